@@ -1,0 +1,1 @@
+"""One vendor each; its exceptions and its types end here."""

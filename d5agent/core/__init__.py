@@ -1,0 +1,1 @@
+"""Decisions: pure functions and values, no I/O, no clock, no logger."""

@@ -1,0 +1,62 @@
+"""Errors whose class says what to do next: try again, call an operator, or distrust the data."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_TRANSIENT = 75
+EXIT_OPERATOR = 78
+
+
+class AgentError(Exception):
+    """An error with the facts of the case and a hint for whoever is on call.
+
+    Facts and hint end up in journals and on terminals: never put a secret into them.
+    """
+
+    exit_code: ClassVar[int] = EXIT_BUG
+
+    def __init__(self, message: str, *, hint: str = "", **facts: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.facts = facts
+
+    def __str__(self) -> str:
+        """Message and facts on one line, as a journal shows them."""
+        if not self.facts:
+            return self.message
+        return f"{self.message} ({', '.join(f'{k}={v}' for k, v in self.facts.items())})"
+
+
+class TransientError(AgentError):
+    """It may heal by itself: try the same thing again."""
+
+    exit_code = EXIT_TRANSIENT
+
+
+class OperatorError(AgentError):
+    """It does not heal by itself: a person must act, and the hint says how."""
+
+    exit_code = EXIT_OPERATOR
+
+
+class CorruptDataError(OperatorError):
+    """Stored bytes are not what was stored: nothing more may be built upon them."""
+
+
+class LogHeldError(OperatorError):
+    """Another agent writes this log: the whole daemon must stop, not one service."""
+
+
+class RefusedError(OperatorError):
+    """A move that the phase table does not allow at this moment."""
+
+
+class UsageError(AgentError):
+    """The command line or the configuration is wrong."""
+
+    exit_code = EXIT_USAGE

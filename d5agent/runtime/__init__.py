@@ -1,0 +1,1 @@
+"""The daemon: wiring, supervision, control socket, stopping."""

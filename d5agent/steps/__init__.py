@@ -1,0 +1,1 @@
+"""What several services do: write and read the log, replay, compare, fence."""
