@@ -1,0 +1,57 @@
+# The verbs of this house. Each stands alone: what it needs is set up first.
+.DEFAULT_GOAL := help
+SHELL := bash
+BIN := .venv/bin
+# Nothing younger than a week is locked: a bad release is usually withdrawn by then.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-annotate --exclude-newer "$$(date -u -d '7 days ago' +%F)" --upgrade
+
+.PHONY: help setup demo test test-all soak bench fmt check lock clean
+
+help:
+	@echo 'make setup  virtual environment and real servers, from the locks'
+	@echo 'make demo   the whole failback on this machine'
+	@echo 'make test   all tests but the soak'
+	@echo 'make soak   long random runs'
+	@echo 'make bench  measurements'
+	@echo 'make fmt    format and mend what can be mended'
+	@echo 'make check  lint, types, layers'
+	@echo 'make lock   new pins, none younger than a week'
+	@echo 'make clean  remove what setup and tests made'
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	$(BIN)/d5agent drill
+
+test: setup
+	$(BIN)/pytest -m 'not soak' $(ARGS)
+
+test-all: test
+
+soak: setup
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -m soak --timeout=1800 $(ARGS)
+
+bench: setup
+	@set -e; for script in bench/*.py; do [ ! -e "$$script" ] || $(BIN)/python "$$script"; done
+
+fmt: setup
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: setup
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) pyproject.toml --group test --group lint --group drill --group build -o requirements-dev.lock
+	$(LOCK) tools/s3-server.in -o requirements-s3.lock
+
+clean:
+	rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+		.coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The whole failback on embedded servers; only the command line imports it."""
