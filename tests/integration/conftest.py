@@ -1,0 +1,79 @@
+"""Real servers for the tests of this folder: started once a session, on ports from the kernel.
+
+The session's fixtures are plain functions: a server is bound to no event loop, and each test has
+a loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymongo import MongoClient
+
+from d5agent.drill.s3_server import S3Server
+from d5agent.drill.servers import Mongod
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SYSTEM_DATABASES = {"admin", "config", "local"}
+_bucket_numbers = itertools.count(1)
+
+
+def _mongod(factory: pytest.TempPathFactory, name: str) -> Iterator[Mongod]:
+    folder = factory.mktemp(name)
+    server = Mongod(folder)
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        asyncio.run(server.kill())
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def source_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """The server whose changes are captured."""
+    yield from _mongod(tmp_path_factory, "source")
+
+
+@pytest.fixture(scope="session")
+def target_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """The server that is restored into."""
+    yield from _mongod(tmp_path_factory, "target")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server."""
+    folder = tmp_path_factory.mktemp("s3")
+    server = S3Server(folder)
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        asyncio.run(server.stop())
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """The name of an empty bucket of the test's own."""
+    name = f"test-{next(_bucket_numbers)}"
+    asyncio.run(s3_server.create_bucket(name))
+    return name
+
+
+@pytest.fixture
+def clean_databases(source_server: Mongod, target_server: Mongod) -> None:
+    """Both servers without any user's database, as the test finds them."""
+    for server in (source_server, target_server):
+        client: MongoClient[dict[str, Any]]
+        with MongoClient(server.uri) as client:
+            for name in client.list_database_names():
+                if name not in _SYSTEM_DATABASES:
+                    client.drop_database(name)
