@@ -1,0 +1,70 @@
+"""Faults on command: {d5Gateway: 1, action: …}, known to the gateway alone.
+
+| action | fields | what happens |
+|---|---|---|
+| status | | what is enabled, open, and going wrong |
+| cutConnections | | every other client connection is reset |
+| delay | ms | each request waits that long; 0 ends it |
+| blackhole | seconds | connections are accepted and nothing is answered, then they are reset |
+| failover | seconds, upstream | connections are cut; not primary for that long; then the upstream named |
+| expireLog | seconds | positions older than that (default: any before now) are lost |
+| maxCursors | count | at most so many change streams at once; null lifts it |
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong at the moment."""
+
+    delay_seconds: float = 0.0
+    max_cursors: int | None = None
+    failing_over: bool = False
+    _lit: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._lit.set()
+
+    @property
+    def is_dark(self) -> bool:
+        return not self._lit.is_set()
+
+    async def hold(self) -> bool:
+        """Wait as the faults demand; True if the connection was in a black hole."""
+        if self.delay_seconds:
+            await _pause(self.delay_seconds)
+        if not self.is_dark:
+            return False
+        await self._lit.wait()
+        return True
+
+    def darken(self, seconds: float) -> None:
+        self._lit.clear()
+        asyncio.get_running_loop().call_later(seconds, self._lit.set)
+
+    def fail_over(self, seconds: float, then: Callable[[], None]) -> None:
+        self.failing_over = True
+
+        def recover() -> None:
+            then()
+            self.failing_over = False
+
+        asyncio.get_running_loop().call_later(seconds, recover)
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "delayMs": self.delay_seconds * 1000,
+            "dark": self.is_dark,
+            "failingOver": self.failing_over,
+            "maxCursors": self.max_cursors,
+        }
+
+
+async def _pause(seconds: float) -> None:
+    done = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, done.set)
+    await done.wait()
