@@ -47,7 +47,7 @@ def elements(buf: bytes, at: int) -> Iterator[Element]:
 
 
 def find(buf: bytes, at: int, name: bytes) -> Element | None:
-    """The first element called `name`, if there is one."""
+    """Find the first element called `name`, if there is one."""
     for element in elements(buf, at):
         if element[1] == name:
             return element

@@ -22,7 +22,7 @@ class Cluster:
     faults: Faults = field(default_factory=Faults)
 
     def oldest(self) -> int:
-        """The clusterTime that the log's length reaches back to; the last one seen is now."""
+        """Tell the clusterTime that the log reaches back to; the last one seen is now."""
         if self.log_seconds is None:
             return 0
         now = int.from_bytes(self.replies.operation_time, "little")

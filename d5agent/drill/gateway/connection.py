@@ -3,11 +3,9 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from d5agent.drill.gateway.cluster import Cluster
-from d5agent.drill.gateway.replies import Rewriter
 from d5agent.drill.gateway.router import Answer, Command, Forward, Router
 from d5agent.drill.gateway.wire import (
     Message,
@@ -16,6 +14,11 @@ from d5agent.drill.gateway.wire import (
     reply_to,
     with_body,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from d5agent.drill.gateway.replies import Rewriter
 
 BUFFER_BYTES: Final = 4 << 20
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -82,7 +85,6 @@ class Connection:
     ) -> None:
         while message := await read_message(reader):
             if await self._cluster.faults.hold():
-                _reset(writer)
                 break
             decision = self._router.decide(message)
             if isinstance(decision, Command):
@@ -105,12 +107,10 @@ class Connection:
                 # A streaming hello: the next reply answers this one.
                 self._awaited[message.request_id] = rewrite
             if self._cluster.faults.is_dark:
+                await self._cluster.faults.hold()
                 break
             writer.write(with_body(message, rewrite(message.raw, message.body)))
             await writer.drain()
-        if self._cluster.faults.is_dark:
-            await self._cluster.faults.hold()
-            _reset(writer)
         raise _EndedError
 
 

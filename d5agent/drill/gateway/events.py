@@ -27,19 +27,19 @@ Shows: TypeAlias = Callable[[Position, bytes, int], bool]
 
 
 def token_position(buf: bytes, at: int) -> Position:
-    """The position in an upstream token document {_data: "<hex>"}."""
+    """Read the position in an upstream token document {_data: "<hex>"}."""
     start = at + _DATA_AT
     return upstream_position(buf[start : buf.index(0, start)])
 
 
 def token_document(token: bytes) -> bytes:
-    """{_data: "<hex>"} in BSON."""
+    """Make {_data: "<hex>"} in BSON."""
     size = len(token)
     return b"".join([pack_int32(size + 17), b"\2_data\0", pack_int32(size + 1), token, b"\0\0"])
 
 
 def namespace_of(buf: bytes, at: int) -> Scope:
-    """The database and collection of a raw event; "" for what it does not name."""
+    """Read database and collection of a raw event; "" for what it does not name."""
     found = find(buf, at, b"ns")
     names = {b"db": "", b"coll": ""}
     if found is not None and found[0] == DOCUMENT:

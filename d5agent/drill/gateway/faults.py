@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from d5agent.drill.child import pause
+
 
 @dataclass(slots=True)
 class Faults:
@@ -36,17 +38,27 @@ class Faults:
     async def hold(self) -> bool:
         """Wait as the faults demand; True if the connection was in a black hole."""
         if self.delay_seconds:
-            await _pause(self.delay_seconds)
+            await pause(self.delay_seconds)
         if not self.is_dark:
             return False
         await self._lit.wait()
         return True
 
-    def darken(self, seconds: float) -> None:
+    def darken(self, seconds: float, then: Callable[[], object]) -> None:
         self._lit.clear()
-        asyncio.get_running_loop().call_later(seconds, self._lit.set)
 
-    def fail_over(self, seconds: float, then: Callable[[], None]) -> None:
+        def relight() -> None:
+            then()
+            self._lit.set()
+
+        asyncio.get_running_loop().call_later(seconds, relight)
+
+    def end(self) -> None:
+        """Hold nobody any longer: the gateway stops."""
+        self.delay_seconds = 0.0
+        self._lit.set()
+
+    def fail_over(self, seconds: float, then: Callable[[], object]) -> None:
         self.failing_over = True
 
         def recover() -> None:
@@ -62,9 +74,3 @@ class Faults:
             "failingOver": self.failing_over,
             "maxCursors": self.max_cursors,
         }
-
-
-async def _pause(seconds: float) -> None:
-    done = asyncio.Event()
-    asyncio.get_running_loop().call_later(seconds, done.set)
-    await done.wait()

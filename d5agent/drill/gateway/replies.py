@@ -35,11 +35,11 @@ class Replies:
     listings: dict[int, RowShaper] = field(default_factory=dict)
 
     def plain(self, buf: bytes, at: int) -> list[bytes]:
-        """Anything else: the same bytes without $clusterTime."""
+        """Pass anything else: the same bytes without $clusterTime."""
         start = at + 4
         pieces: list[bytes] = []
         end = start
-        for _, name, begin, value, end in elements(buf, at):  # noqa: B007 (end is used below)
+        for _, name, begin, value, end in elements(buf, at):
             if name == b"$clusterTime":
                 pieces.append(buf[start:begin])
                 start = end
@@ -49,7 +49,7 @@ class Replies:
         return assemble(pieces)
 
     def shaped(self, shape: Shaper) -> Rewriter:
-        """A small reply, decoded and shaped; an error passes."""
+        """Decode and shape a small reply; an error passes."""
 
         def rewrite(buf: bytes, at: int) -> list[bytes]:
             reply = decode(buf, at)
@@ -62,7 +62,7 @@ class Replies:
         return rewrite
 
     def listing(self, shape_rows: RowShaper) -> Rewriter:
-        """A listing's cursor, and what its getMore will bring."""
+        """Shape a listing's rows, and those that its getMore will bring."""
 
         def shape(reply: dict[str, Any]) -> None:
             cursor = reply["cursor"]
@@ -73,7 +73,7 @@ class Replies:
         return self.shaped(shape)
 
     def stream(self, stream: Stream, cursor_id: int = 0) -> Rewriter:
-        """A change stream's batch; the reply to its opening registers the cursor."""
+        """Rewrite a change stream's batch; the reply to its opening registers the cursor."""
 
         def rewrite(buf: bytes, at: int) -> list[bytes]:
             pieces: list[bytes] = []
@@ -93,11 +93,11 @@ class Replies:
         return rewrite
 
     def error(self, refusal: RefusedError) -> dict[str, Any]:
-        """An error as DocumentDB words it."""
+        """Word an error as DocumentDB does."""
         return {"ok": 0.0, **self.now(), "code": refusal.code, "errmsg": refusal.message}
 
     def now(self) -> dict[str, Any]:
-        """{operationTime}, as every reply of a replica set carries it."""
+        """Give {operationTime}, as every reply of a replica set carries it."""
         if not self.operation_time:
             return {}
         time = int.from_bytes(self.operation_time, "little")

@@ -19,8 +19,9 @@ from d5agent.drill.gateway.refusals import (
 from d5agent.drill.gateway.replies import ROW_SHAPERS, Rewriter
 from d5agent.drill.gateway.scopes import Scope
 from d5agent.drill.gateway.streams import open_stream
-from d5agent.drill.gateway.wire import OP_QUERY, Message, request_instead, with_body
+from d5agent.drill.gateway.wire import OP_QUERY, Message, decode, request_instead, with_body
 
+_UNAUTHORIZED: Final = 13
 HELLO: Final = frozenset({"hello", "isMaster", "ismaster"})
 # What a member that is not primary still answers.
 _ALWAYS: Final = HELLO | {
@@ -71,7 +72,7 @@ class Router:
         }
 
     def decide(self, message: Message) -> Decision:
-        """What to do with a request; a refusal is an answer too."""
+        """Decide what to do with a request; a refusal is an answer too."""
         try:
             return self._decide(read_request(message))
         except RefusedError as refusal:
@@ -170,13 +171,21 @@ class Router:
 
     def at_a_new_time(self, message: Message, apply: Callable[[int], None]) -> Forward:
         """Draw a line in the oplog and act at its clusterTime; clusterManager may, as it must be."""
-        note = {"appendOplogNote": 1, "data": {"gateway": message.command()}, "$db": "admin"}
+        asked = message.command()
+        note = {"appendOplogNote": 1, "data": {"gateway": asked}, "$db": "admin"}
 
-        def shape(reply: dict[str, Any]) -> None:
+        def rewrite(buf: bytes, at: int) -> list[bytes]:
+            reply = decode(buf, at)
+            if reply.get("code") == _UNAUTHORIZED:
+                refusal = RefusedError(_UNAUTHORIZED, f"Authorization failure: {asked}")
+                return [bson.encode(self._replies.error(refusal))]
+            if not reply.get("ok"):
+                return self._replies.plain(buf, at)
             time = reply["operationTime"]
             apply((time.time << 32) | time.inc)
+            return [bson.encode({"ok": 1.0, "operationTime": time})]
 
-        return Forward(request_instead(message, note), self._replies.shaped(shape))
+        return Forward(request_instead(message, note), rewrite)
 
 
 def _first_stage(message: Message) -> bytes:

@@ -40,7 +40,7 @@ class _Saved(TypedDict):
 
 
 def covering(scope: Scope) -> tuple[Scope, ...]:
-    """The scopes that switch all of this one on: itself, its database, the cluster."""
+    """Name the scopes that switch all of this one on: itself, its database, the cluster."""
     return tuple({scope, Scope(scope.database, ""), WHOLE_CLUSTER})
 
 
@@ -55,7 +55,7 @@ class StreamLog:
 
     @classmethod
     def load(cls, path: Path | None) -> "StreamLog":
-        """What the file remembers; a new cluster when there is no file yet."""
+        """Remember what the file holds; begin a new cluster when there is no file yet."""
         if path is None or not path.exists():
             log = cls(path=path)
             log.save()
@@ -77,7 +77,7 @@ class StreamLog:
         saved: _Saved = {
             "cluster_id": self.cluster_id.hex(),
             "horizon": self.horizon,
-            "scopes": [(*scope, [tuple(s) for s in spans]) for scope, spans in self.spans.items()],
+            "scopes": [(*scope, [(s.since, s.until) for s in spans]) for scope, spans in self.spans.items()],
         }
         beside = self.path.with_suffix(".new")
         beside.write_text(json.dumps(saved))
@@ -100,7 +100,7 @@ class StreamLog:
         self.save()
 
     def enabled(self) -> list[dict[str, Any]]:
-        """The rows of $listChangeStreams."""
+        """List the rows of $listChangeStreams."""
         return [scope._asdict() for scope in self.spans if self._is_on(scope)]
 
     def is_covered(self, scope: Scope) -> bool:
@@ -126,12 +126,15 @@ class StreamLog:
         """Whether a stream over this scope can no longer start at this time."""
         if time < self.horizon:
             return True
-        ends = [span.until for each in covering(scope) for span in self.spans.get(each, ()) if span.until is not None]
-        return any(time <= end and not self._is_on_across(scope, end) for end in ends)
-
-    def _is_on_across(self, scope: Scope, time: int) -> bool:
         return any(
-            span.holds(time) and span.until != time for each in covering(scope) for span in self.spans.get(each, ())
+            time < back and not self._is_on_across(scope, off, back)
+            for each in covering(scope)
+            for off, back in _gaps(self.spans.get(each, []))
+        )
+
+    def _is_on_across(self, scope: Scope, off: int, back: int) -> bool:
+        return any(
+            span.holds(off) and span.holds(back) for each in covering(scope) for span in self.spans.get(each, ())
         )
 
     def _is_on(self, scope: Scope) -> bool:
@@ -141,3 +144,13 @@ class StreamLog:
 
 def _overlaps(one: Scope, other: Scope) -> bool:
     return all(a in {b, ""} or b == "" for a, b in zip(one, other, strict=True))
+
+
+def _gaps(spans: list[Span]) -> list[tuple[int, int]]:
+    """When a scope went off, and when it came back (the same moment while it has not)."""
+    following: list[Span | None] = [*spans[1:], None]
+    return [
+        (span.until, span.until if later is None else later.since)
+        for span, later in zip(spans, following, strict=True)
+        if span.until is not None
+    ]

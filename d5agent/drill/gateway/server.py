@@ -58,6 +58,7 @@ class Gateway:
         """Stop listening, reset whoever is connected, return when all of it has ended."""
         if self._server is not None:
             self._server.close()
+        self.cluster.faults.end()
         self.cut_connections()
         await self._idle.wait()
         if self._server is not None:
@@ -115,7 +116,7 @@ class Gateway:
             case "delay":
                 faults.delay_seconds = document["ms"] / 1000
             case "blackhole":
-                faults.darken(document["seconds"])
+                faults.darken(document["seconds"], self.cut_connections)
             case "failover":
                 self._later_fail_over(document)
             case "maxCursors":

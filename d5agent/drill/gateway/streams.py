@@ -78,7 +78,7 @@ class Stream:
 
 
 def scope_of(command: dict[str, Any]) -> Scope:
-    """What a change-stream aggregate is over."""
+    """Tell what a change-stream aggregate is over."""
     collection = command["aggregate"]
     if isinstance(collection, str):
         return Scope(command["$db"], collection)
@@ -105,7 +105,7 @@ def check_pipeline(pipeline: list[dict[str, Any]]) -> None:
 
 
 def start_of(options: dict[str, Any], codec: TokenCodec) -> Position | None:
-    """Where the client wants to start; None for now."""
+    """Find where the client wants to start; None for now."""
     if "resumeAfter" in options:
         token = options["resumeAfter"]
         try:

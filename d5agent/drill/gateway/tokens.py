@@ -49,7 +49,7 @@ class InvalidTokenError(Exception):
 
 
 def upstream_position(token: bytes) -> Position:
-    """The position that a mongod's token (hex, version 1 or 2) stands for."""
+    """Read the position that a mongod's token (hex, version 1 or 2) stands for."""
     time = int(token[_TIME], 16)
     if token[_KIND_AT : _KIND_AT + 6] != _EVENT_KIND:
         return Position(time, 0)
@@ -85,7 +85,7 @@ class TokenCodec:
         return (payload + self._mac(payload, _POST_BATCH_MAC)).hex().encode()
 
     def read(self, token: object) -> Position:
-        """The position of a token of this cluster; InvalidTokenError for anything else."""
+        """Read the position of a token of this cluster; InvalidTokenError for anything else."""
         if not isinstance(token, str) or len(token) not in {EVENT_HEX, POST_BATCH_HEX}:
             raise InvalidTokenError
         try:

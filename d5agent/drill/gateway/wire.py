@@ -53,7 +53,7 @@ class Message:
         return decode(self.raw, self.body)
 
     def command(self) -> str:
-        """The name of the body's first element: what the client asks for."""
+        """Name the body's first element: what the client asks for."""
         return next((e[1].decode() for e in elements(self.raw, self.body)), "")
 
 
@@ -63,7 +63,7 @@ def decode(buf: bytes, at: int) -> dict[str, Any]:
 
 
 async def read_message(reader: asyncio.StreamReader) -> Message | None:
-    """The next message, or None at the end of the connection."""
+    """Read the next message, or None at the end of the connection."""
     try:
         header = await reader.readexactly(_HEADER_BYTES)
         size, request_id, response_to, opcode = _HEADER.unpack(header)
@@ -104,7 +104,7 @@ def _find_body_section(raw: bytes, flags: int) -> int:
 
 
 def with_body(message: Message, pieces: list[bytes]) -> bytes:
-    """The message with another body; other sections stay, a checksum goes."""
+    """Give the message another body; other sections stay, a checksum goes."""
     raw, flags, end = message.raw, message.flags, len(message.raw)
     if message.opcode == OP_MSG and flags & CHECKSUM_PRESENT:
         flags &= ~CHECKSUM_PRESENT
@@ -117,7 +117,7 @@ def with_body(message: Message, pieces: list[bytes]) -> bytes:
 
 
 def reply_to(request: Message, document: dict[str, Any]) -> bytes:
-    """The gateway's own answer to a request."""
+    """Build the gateway's own answer to a request."""
     body = bson.encode(document)
     request_id = next(_request_ids) & 0x7FFFFFFF
     if request.opcode == OP_QUERY:
@@ -131,7 +131,7 @@ def reply_to(request: Message, document: dict[str, Any]) -> bytes:
 
 
 def request_instead(request: Message, document: dict[str, Any]) -> bytes:
-    """Another command in the place of the client's, under the client's request id."""
+    """Put another command in the place of the client's, under the client's request id."""
     body = bson.encode(document)
     size = _BODY_OF_MSG + 1 + len(body)
     header = _HEADER.pack(size, request.request_id, 0, OP_MSG)
