@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from typing_extensions import override
+
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_USAGE = 2
@@ -25,6 +27,7 @@ class AgentError(Exception):
         self.hint = hint
         self.facts = facts
 
+    @override
     def __str__(self) -> str:
         """Message and facts on one line, as a journal shows them."""
         if not self.facts:
@@ -54,9 +57,3 @@ class LogHeldError(OperatorError):
 
 class RefusedError(OperatorError):
     """A move that the phase table does not allow at this moment."""
-
-
-class UsageError(AgentError):
-    """The command line or the configuration is wrong."""
-
-    exit_code = EXIT_USAGE

@@ -1,0 +1,123 @@
+"""The connection to a MongoDB-speaking server, and what its errors mean to us."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
+from pymongo import AsyncMongoClient
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    InvalidName,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from d5agent.errors import AgentError, OperatorError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+Client = AsyncMongoClient[RawBSONDocument]
+APP_NAME: Final = "d5agent"
+SYSTEM_DATABASES: Final = frozenset({"admin", "local", "config"})
+_SELECTION_MS: Final = 5_000
+_UNAUTHORIZED: Final = 13
+_AUTHENTICATION_FAILED: Final = 18
+# "Server Discovery and Monitoring", and DocumentDB's fail-over: another member answers soon.
+_PASSING: Final = frozenset({6, 7, 43, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+
+
+def translated(error: PyMongoError | BSONError, side: str) -> AgentError:
+    """Return what a driver's error means to us. `side` is "source" or "target"; no URI is ever shown."""
+    if isinstance(error, ServerSelectionTimeoutError | AutoReconnect | ConnectionFailure | ExecutionTimeout):
+        return TransientError(f"the {side} is not reached", reason=_short(error))
+    if isinstance(error, OperationFailure):
+        return _from_server(error, side)
+    if isinstance(error, InvalidURI | ConfigurationError | InvalidName):
+        return OperatorError(
+            f"the {side}'s URI is wrong", hint=f"mend [{side}] uri, or the secret it comes from", reason=_short(error)
+        )
+    return OperatorError(f"the {side}'s driver failed", hint="report it", reason=type(error).__name__)
+
+
+def _from_server(error: OperationFailure, side: str) -> AgentError:
+    text = str((error.details or {}).get("errmsg", "")) or _short(error)
+    if error.code == _AUTHENTICATION_FAILED:
+        return OperatorError(
+            f"the {side} refused user or password",
+            hint=f"mend the password in [{side}] uri, or in its secret (docs/runbook: change the user)",
+            code=error.code,
+        )
+    if error.code == _UNAUTHORIZED:
+        return OperatorError(
+            f"a privilege is missing on the {side}",
+            hint="grant it: docs/privileges.md lists what the agent's users need",
+            code=error.code,
+            server_says=text,
+        )
+    if error.code in _PASSING:
+        return TransientError(f"the {side} is changing its primary", code=error.code, server_says=text)
+    return OperatorError(f"the {side} refused a command", hint="see what it says", code=error.code, server_says=text)
+
+
+def _short(error: Exception) -> str:
+    """Return an error's first sentence: a driver's text goes on with the whole topology, or with the URI."""
+    return str(error).split(",")[0].split("://")[0][:200]
+
+
+@contextmanager
+def translating(side: str) -> Iterator[None]:
+    """Turn the driver's errors inside the block into ours."""
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        raise translated(error, side) from error
+
+
+@asynccontextmanager
+async def open_mongo(uri: str, *, side: str, pool_size: int = 16) -> AsyncGenerator[Client]:
+    """Open a client on the primary; nothing is sent yet. OperatorError: the URI is wrong."""
+    with translating(side):
+        try:
+            client: Client = AsyncMongoClient(
+                uri,
+                document_class=RawBSONDocument,
+                appname=APP_NAME,
+                retryWrites=False,  # DocumentDB has none; what is repeated here is safe to repeat
+                readPreference="primary",
+                serverSelectionTimeoutMS=_SELECTION_MS,
+                maxPoolSize=pool_size,
+            )
+        except ValueError as error:  # a port that is none, and the like
+            raise InvalidURI(type(error).__name__) from error
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def hello(client: Client, side: str) -> dict[str, Any]:
+    """Return the server's hello, decoded."""
+    with translating(side):
+        answer = await client.admin.command("hello")
+    return dict(answer)
+
+
+async def replica_set_of(uri: str, side: str) -> str | None:
+    """Return the name of the set that the URI's first host is in; None: it is in none."""
+    with translating(side):
+        client: Client = AsyncMongoClient(
+            uri, replicaSet=None, directConnection=True, serverSelectionTimeoutMS=_SELECTION_MS, appname=APP_NAME
+        )
+    try:
+        return (await hello(client, side)).get("setName")
+    finally:
+        await client.close()

@@ -1,0 +1,80 @@
+"""Where a database's URI comes from: the setting, a secret of AWS Secrets Manager, or a systemd credential."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from d5agent.errors import OperatorError, TransientError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_WANTED: Final = "a JSON object with uri, or with username, password, host and port"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UriOrigin:
+    """Where to look, in this order."""
+
+    side: str
+    uri: str | None
+    secret_id: str | None
+    credentials: Path | None
+
+    async def uri_of(self, *, endpoint_url: str | None, region: str | None) -> str:
+        """Return the URI. It is a secret: it goes into the driver and nowhere else."""
+        if self.uri is not None:
+            return self.uri
+        if self.secret_id is not None:
+            body = await _secret(self.secret_id, endpoint_url=endpoint_url, region=region)
+            return uri_from_secret(body, self.side)
+        return self._credential()
+
+    def _credential(self) -> str:
+        try:
+            if self.credentials is not None:
+                return (self.credentials / f"{self.side}.uri").read_text(encoding="utf-8").strip()
+        except OSError:
+            pass  # the same as no credentials at all
+        raise OperatorError(
+            f"no URI for the {self.side}",
+            hint=f"give [{self.side}] uri or secret_id, or the systemd credential {self.side}.uri",
+        )
+
+
+async def _secret(secret_id: str, *, endpoint_url: str | None, region: str | None) -> str:
+    """Return a secret's text (GetSecretValue)."""
+    try:
+        async with get_session().create_client(
+            "secretsmanager", endpoint_url=endpoint_url, region_name=region
+        ) as client:
+            answer = await client.get_secret_value(SecretId=secret_id)
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", "?"))
+        raise OperatorError(
+            "the secret cannot be read",
+            hint="does it exist in this region, and may the instance's role read it (secretsmanager:GetSecretValue)?",
+            secret_id=secret_id,
+            code=code,
+        ) from error
+    except (BotoCoreError, OSError) as error:
+        raise TransientError("Secrets Manager is not reached", reason=type(error).__name__) from error
+    return answer["SecretString"]
+
+
+def uri_from_secret(body: str, side: str) -> str:
+    """Return the URI that a secret's text means; OperatorError, without the text, when it means none."""
+    try:
+        fields: dict[str, Any] = json.loads(body)
+        if "uri" in fields:
+            return str(fields["uri"])
+        user, password = quote(str(fields["username"]), safe=""), quote(str(fields["password"]), safe="")
+        return f"mongodb://{user}:{password}@{fields['host']}:{fields['port']}/?replicaSet=rs0&authSource=admin"
+    except (ValueError, KeyError, TypeError):
+        raise OperatorError(f"the secret of the {side} is not what it should be", hint=f"it is {_WANTED}") from None

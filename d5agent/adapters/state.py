@@ -1,0 +1,100 @@
+"""The StateStore: small JSON files, each replaced whole, mirrored to the object store for a lost host."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from d5agent.errors import CorruptDataError, OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from d5agent.ports import ObjectStore
+
+MIRROR: Final = "state/"
+_HINT_GARBAGE: Final = (
+    "move the file aside: the agent then takes its mirror under state/ in the bucket; the stored operations are whole"
+)
+
+
+def read_state_file(path: Path) -> dict[str, Any] | None:
+    """Return the content of a state file; None: there is none. CorruptDataError: it is no state."""
+    try:
+        body = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OperatorError("a state file cannot be read", hint="mend its rights", path=path) from error
+    return _parsed(body, str(path))
+
+
+def write_state_file(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a state file: written beside, flushed to disk, renamed, the folder flushed."""
+    beside = path.with_suffix(".new")
+    try:
+        with beside.open("wb") as file:
+            file.write(_encoded(value))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise OperatorError(
+            "a state file cannot be written",
+            hint="free space on the disk, or mend the directory's rights ([state] directory); then start again",
+            path=path,
+            reason=error.strerror,
+        ) from error
+
+
+class MirroredStateStore:
+    """State files in a directory, each put into the object store as well."""
+
+    def __init__(self, directory: Path, store: ObjectStore) -> None:
+        self._directory = directory
+        self._store = store
+
+    async def load(self, name: str) -> dict[str, Any] | None:
+        """Return a state: the local file, or, on a new disk, its mirror."""
+        local = read_state_file(self._path(name))
+        if local is not None:
+            return local
+        body = await self._store.get(self._key(name))
+        return None if body is None else _parsed(body, self._key(name))
+
+    async def save(self, name: str, value: Mapping[str, Any]) -> None:
+        """Replace a state on disk, then in the mirror."""
+        write_state_file(self._path(name), value)
+        await self._store.put(self._key(name), _encoded(value))
+
+    async def delete(self, name: str) -> None:
+        """Remove a state: the mirror first, or a new disk would bring it back."""
+        await self._store.delete([self._key(name)])
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.json"
+
+    def _key(self, name: str) -> str:
+        return f"{MIRROR}{name}.json"
+
+
+def _encoded(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def _parsed(body: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        raise CorruptDataError("a state file is damaged", hint=_HINT_GARBAGE, path=where) from error
+    if not isinstance(value, dict) or not isinstance(value.get("version"), int):
+        raise CorruptDataError("a state file is damaged: it has no version", hint=_HINT_GARBAGE, path=where)
+    return value

@@ -1,0 +1,141 @@
+"""A walk over the top-level elements of a raw BSON document, without decoding any value.
+
+Events are stored as they came, byte for byte, so nothing here builds a dictionary. The layout is that of the BSON
+specification, version 1.1 (bsonspec.org).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple, NewType
+
+from d5agent.errors import CorruptDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DocumentId = NewType("DocumentId", bytes)
+"""An `_id` as it stands in BSON: one type byte, then the value."""
+
+_INT32: Final = struct.Struct("<i")
+_TIMESTAMP: Final = struct.Struct("<II")  # increment first, seconds second
+
+STRING: Final = 0x02
+DOCUMENT: Final = 0x03
+OBJECT_ID: Final = 0x07
+INT32: Final = 0x10
+TIMESTAMP: Final = 0x11
+
+_FIXED_SIZES: Final = {
+    0x01: 8,  # double
+    0x06: 0,  # undefined
+    0x07: 12,  # ObjectId
+    0x08: 1,  # boolean
+    0x09: 8,  # date
+    0x0A: 0,  # null
+    0x10: 4,  # int32
+    0x11: 8,  # timestamp
+    0x12: 8,  # int64
+    0x13: 16,  # decimal128
+    0x7F: 0,  # MaxKey
+    0xFF: 0,  # MinKey
+}
+_LENGTH_PREFIXED: Final = {
+    0x02: 4,  # string: the length counts the bytes after it
+    0x03: 0,  # document: the length counts itself too
+    0x04: 0,  # array
+    0x05: 5,  # binary: length, subtype, then the bytes
+    0x0C: 16,  # DBPointer: string, then 12 bytes
+    0x0D: 4,  # code
+    0x0E: 4,  # symbol
+    0x0F: 0,  # code with scope
+}
+_REGEX: Final = 0x0B
+_SMALLEST_DOCUMENT: Final = 5
+
+
+class Element(NamedTuple):
+    """One element: its type, its name, and where its value lies in the document."""
+
+    type: int
+    name: bytes
+    start: int
+    end: int
+
+
+def _value_end(document: bytes, type_: int, start: int) -> int:
+    """Where the value that begins at `start` ends."""
+    fixed = _FIXED_SIZES.get(type_)
+    if fixed is not None:
+        return start + fixed
+    if type_ == _REGEX:  # two C strings: pattern and flags
+        return document.index(b"\0", document.index(b"\0", start) + 1) + 1
+    return start + int(_INT32.unpack_from(document, start)[0]) + _LENGTH_PREFIXED[type_]
+
+
+def elements(document: bytes) -> Iterator[Element]:
+    """Yield the top-level elements of one document, in order.
+
+    Raises CorruptDataError when the bytes are not one whole BSON document.
+    """
+    end = len(document) - 1
+    if end < _SMALLEST_DOCUMENT - 1 or _INT32.unpack_from(document)[0] != len(document) or document[end] != 0:
+        raise CorruptDataError("not a whole BSON document", bytes=len(document))
+    at = 4
+    try:
+        while at < end:
+            type_ = document[at]
+            name_end = document.index(b"\0", at + 1, end)
+            value_end = _value_end(document, type_, name_end + 1)
+            if not name_end < value_end <= end:
+                raise CorruptDataError("a BSON element runs past its document", offset=at)
+            yield Element(type_, document[at + 1 : name_end], name_end + 1, value_end)
+            at = value_end
+    except (KeyError, ValueError, struct.error) as error:
+        raise CorruptDataError("not a BSON element", offset=at) from error
+
+
+def document_id(document: bytes) -> DocumentId:
+    """Return the `_id` of a document (or of a documentKey); raises CorruptDataError when there is none."""
+    for element in elements(document):
+        if element.name == b"_id":
+            return DocumentId(bytes((element.type,)) + document[element.start : element.end])
+    raise CorruptDataError("a document without _id")
+
+
+def id_document(id_: DocumentId) -> bytes:
+    """Return the raw document `{_id: <id>}`: a filter, or the `_id` in a shape that BSON tools read."""
+    return _enclosed(id_[:1] + b"_id\0" + id_[1:])
+
+
+def any_of_filter(ids: Sequence[DocumentId]) -> bytes:
+    """Return the raw filter `{_id: {$in: [<ids>]}}`, each `_id` in its very type."""
+    array = b"".join(id_[:1] + str(n).encode() + b"\0" + id_[1:] for n, id_ in enumerate(ids))
+    inner = b"\x04$in\0" + _enclosed(array)
+    return _enclosed(b"\x03_id\0" + _enclosed(inner))
+
+
+def _enclosed(elements_: bytes) -> bytes:
+    return _INT32.pack(len(elements_) + 5) + elements_ + b"\0"
+
+
+def string_at(document: bytes, element: Element) -> str:
+    """Return the text of a string element."""
+    return document[element.start + 4 : element.end - 1].decode()
+
+
+def timestamp_at(document: bytes, element: Element) -> tuple[int, int]:
+    """Return a timestamp element as (seconds, increment)."""
+    increment, seconds = _TIMESTAMP.unpack_from(document, element.start)
+    return seconds, increment
+
+
+def split_documents(body: bytes) -> Iterator[bytes]:
+    """Yield the documents of a concatenation; raises CorruptDataError when it ends within one."""
+    at = 0
+    while at < len(body):
+        size = _INT32.unpack_from(body, at)[0] if at + 4 <= len(body) else 0
+        if size < _SMALLEST_DOCUMENT or at + size > len(body):
+            raise CorruptDataError("a segment ends within a document", offset=at, bytes=len(body))
+        yield body[at : at + size]
+        at += size

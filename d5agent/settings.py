@@ -1,0 +1,200 @@
+"""Settings: one TOML file, any key overridden by the environment, read once; an unknown key is an error."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import override
+
+from d5agent.errors import OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_PATH: Final = Path("/etc/d5agent/d5agent.toml")
+_MEBIBYTE: Final = 1024 * 1024
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _DatabaseSection(_Section):
+    uri: SecretStr | None = None
+    secret_id: str | None = None
+
+    @model_validator(mode="after")
+    def _has_at_most_one(self) -> _DatabaseSection:
+        if self.uri is not None and self.secret_id is not None:
+            raise ValueError("give either uri or secret_id, not both")
+        return self
+
+
+class SourceSettings(_DatabaseSection):
+    """Where operations are captured."""
+
+    flavor: Literal["documentdb", "mongodb"] = "documentdb"
+
+
+class TargetSettings(_DatabaseSection):
+    """Where they are replayed."""
+
+
+class StoreSettings(_Section):
+    """The bucket, and what comes before all keys in it."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str | None = None
+    region: str | None = None
+
+
+class StateSettings(_Section):
+    """Where the state files, the lock and the control socket are."""
+
+    directory: Path = Path("/var/lib/d5agent")
+
+
+class CaptureSettings(_Section):
+    """When operations become segments."""
+
+    max_segment_bytes: int = Field(default=8 * _MEBIBYTE, ge=1024, le=64 * _MEBIBYTE)
+    max_segment_seconds: float = Field(default=1, gt=0, le=60)
+
+
+class DrainSettings(_Section):
+    """How the fence is proved."""
+
+    quiet_seconds: float = Field(default=0, ge=0)
+    timeout_seconds: float = Field(default=600, gt=0)
+
+
+class RestoreSettings(_Section):
+    """How operations are replayed."""
+
+    mode: Literal["drained"] = "drained"
+    lanes: int = Field(default=4, ge=1, le=64)
+    window_bytes: int = Field(default=32 * _MEBIBYTE, ge=1024)
+
+
+class VerifySettings(_Section):
+    """How databases are compared."""
+
+    waiting_bytes: int = Field(default=32 * _MEBIBYTE, ge=1024)
+
+
+class BackupSettings(_Section):
+    """How the databases are dumped. No list of databases: all of them but the system's."""
+
+    mongodump: str = "mongodump"
+    databases: tuple[str, ...] = ()
+    check_version: bool = True
+
+
+class LimitsSettings(_Section):
+    """What the daemon may take."""
+
+    memory_bytes: int = Field(default=256 * _MEBIBYTE, ge=64 * _MEBIBYTE)
+    drain_seconds: float = Field(default=20, gt=0)
+
+
+class PowerSettings(_Section):
+    """What switches the machine off."""
+
+    command: tuple[str, ...] = Field(default=("systemctl", "poweroff"), min_length=1)
+
+
+class Settings(BaseSettings):
+    """All of them; see docs/configuration.md."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="D5AGENT_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    source: SourceSettings
+    target: TargetSettings
+    store: StoreSettings
+    state: StateSettings = StateSettings()
+    capture: CaptureSettings = CaptureSettings()
+    drain: DrainSettings = DrainSettings()
+    restore: RestoreSettings = RestoreSettings()
+    verify: VerifySettings = VerifySettings()
+    backup: BackupSettings = BackupSettings()
+    limits: LimitsSettings = LimitsSettings()
+    power: PowerSettings = PowerSettings()
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then what the file says."""
+        return env_settings, init_settings
+
+
+def settings_path(option: Path | None) -> Path:
+    """Return the file to read: what the command line says, else $D5AGENT_CONFIG, else the default."""
+    return option or Path(os.environ.get("D5AGENT_CONFIG") or DEFAULT_PATH)  # noqa: TID251 -- read here only
+
+
+def credentials_directory() -> Path | None:
+    """Return where systemd puts the unit's credentials, if it does."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")  # noqa: TID251 -- read here only
+    return Path(directory) if directory else None
+
+
+def load_settings(path: Path) -> Settings:
+    """Return the settings of a file and the environment.
+
+    OperatorError: no file, no TOML, a key that is not known, or a value that cannot be; the error names the key and
+    never shows the value, which may be a secret.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OperatorError(
+            "no configuration",
+            hint="write it (docs/configuration.md), or name it: --config FILE, or $D5AGENT_CONFIG",
+            path=path,
+            reason=error.strerror,
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OperatorError("the configuration is not TOML", hint="mend the line", path=path, reason=error) from None
+    _refuse_unknown_variables(os.environ)  # noqa: TID251 -- read here only
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise OperatorError(
+            "the configuration is wrong: " + "; ".join(_fault(fault) for fault in error.errors(include_input=False)),
+            hint="docs/configuration.md lists every key",
+            path=path,
+        ) from None
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """Return one fault in an operator's words."""
+    section, *keys = [str(part) for part in fault["loc"]] or ["?"]
+    where = f"[{section}] {'.'.join(keys)}".rstrip()
+    return f"unknown key {where}" if fault["type"] == "extra_forbidden" else f"{where}: {fault['msg']}"
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    """Raise for a D5AGENT_ variable that names no section: a typing error must not pass unseen."""
+    known = {f"D5AGENT_{section.upper()}__" for section in Settings.model_fields}
+    for name in environment:
+        other = name in {"D5AGENT_CONFIG", "D5AGENT_TOOLS"}
+        if name.startswith("D5AGENT_") and not other and not any(name.startswith(k) for k in known):
+            raise OperatorError(
+                f"unknown key in the environment: {name}",
+                hint="variables are D5AGENT_<SECTION>__<KEY>; docs/configuration.md lists them",
+            )

@@ -1,0 +1,161 @@
+"""Reads the log: commits in order, checked as a chain, and the operations of their segments, prefetched."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.log import (
+    ROLLUP_SIZE,
+    ROLLUPS,
+    Commit,
+    Link,
+    check_link,
+    decode_commit,
+    decode_rollup,
+    digest,
+)
+from d5agent.core.naming import LOG, SEGMENTS, commit_key
+from d5agent.core.segment import decode_segment
+from d5agent.errors import CorruptDataError
+from d5agent.steps.parallel import parallel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from d5agent.core.operation import Operation
+    from d5agent.core.segment import SegmentRef
+    from d5agent.ports import ObjectStore
+
+_PREFETCH_BYTES: Final = 32 * 1024 * 1024
+_PREFETCH_SEGMENTS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSummary:
+    """What a whole check of the log found: it is whole up to `last`, and these objects belong to no commit."""
+
+    last: Link | None
+    orphans: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogReader:
+    """Reads one log. It never writes."""
+
+    store: ObjectStore
+
+    async def links(self, *, after: Link | None = None) -> AsyncGenerator[Link]:
+        """Yield the commits after `after` (None: all), each checked against the one before.
+
+        Roll-ups serve what they hold, so a long log is few requests. CorruptDataError: the chain is broken.
+        """
+        before = after
+        async with aclosing(self._bodies(0 if after is None else after.commit.sequence + 1)) as bodies:
+            async for key, body in bodies:
+                link = Link(commit=decode_commit(body, key=key), digest=digest(body))
+                check_link(before, link)
+                yield link
+                before = link
+
+    async def last(self) -> Link | None:
+        """Return the newest commit; None: the log is empty. The chain before it is not read."""
+        newest: str | None = None
+        async for page in self.store.list_objects(LOG, after=_before(await self._rolled_up())):
+            newest = max([newest or "", *(found.key for found in page if _is_commit(found.key))])
+        body = await self.store.get(newest) if newest else None
+        if not newest or body is None:
+            return None
+        return Link(commit=decode_commit(body, key=newest), digest=digest(body))
+
+    async def operations(self, commit: Commit) -> AsyncGenerator[Operation]:
+        """Yield the operations of a commit: in order by namespace."""
+        async with aclosing(self._bodies_of(commit.segments)) as bodies:
+            async for ref, body in bodies:
+                for operation in decode_segment(ref, body):
+                    yield operation
+
+    async def check(self, *, after: Link | None = None) -> LogSummary:
+        """Read all of the log after a commit and check it: chain, hashes, counts. CorruptDataError names the fault."""
+        last = after
+        named: set[str] = set()
+        async for link in self.links(after=after):
+            async for _ in self.operations(link.commit):
+                pass
+            named.update(ref.key for ref in link.commit.segments)
+            last = link
+        if after is not None:
+            return LogSummary(last=last, orphans=())
+        orphans: list[str] = []
+        async for page in self.store.list_objects(SEGMENTS):
+            orphans += [f.key for f in page if not f.key.startswith(LOG) and f.key not in named]
+        return LogSummary(last=last, orphans=tuple(orphans))
+
+    async def _rolled_up(self) -> int:
+        """Return how many commits stand in roll-ups."""
+        last = ""
+        async for page in self.store.list_objects(ROLLUPS):
+            last = max([last, *(found.key for found in page)])
+        return _first_of(last) + ROLLUP_SIZE if last else 0
+
+    async def _bodies(self, first: int) -> AsyncGenerator[tuple[str, bytes]]:
+        async for number, body in self._rolled_up_bodies(first):
+            first = number + 1
+            yield commit_key(number), body
+        async for page in self.store.list_objects(LOG, after=_before(first)):
+            keys = [found.key for found in page if _is_commit(found.key)]
+            for at in range(0, len(keys), _PREFETCH_SEGMENTS):
+                some = keys[at : at + _PREFETCH_SEGMENTS]
+                for key, body in zip(some, await self._get_all(some), strict=True):
+                    yield key, body
+
+    async def _rolled_up_bodies(self, first: int) -> AsyncGenerator[tuple[int, bytes]]:
+        async for page in self.store.list_objects(ROLLUPS):
+            for found in page:
+                begin = _first_of(found.key)
+                if begin + ROLLUP_SIZE > first:
+                    lines = decode_rollup(await self._get(found.key))
+                    for number, line in enumerate(lines, begin):
+                        if number >= first:
+                            yield number, line
+
+    async def _bodies_of(self, refs: tuple[SegmentRef, ...]) -> AsyncGenerator[tuple[SegmentRef, bytes]]:
+        at = 0
+        while at < len(refs):
+            end, size = at, 0
+            while end < len(refs) and end - at < _PREFETCH_SEGMENTS and (end == at or size < _PREFETCH_BYTES):
+                size += refs[end].bytes
+                end += 1
+            some = refs[at:end]
+            for ref, body in zip(some, await self._get_all([ref.key for ref in some]), strict=True):
+                yield ref, body
+            at = end
+
+    async def _get_all(self, keys: list[str]) -> list[bytes]:
+        return await parallel(self._get, keys, limit=_PREFETCH_SEGMENTS)
+
+    async def _get(self, key: str) -> bytes:
+        body = await self.store.get(key)
+        if body is None:
+            raise CorruptDataError(
+                "an object of the log is missing",
+                hint="bring it back (bucket versioning), then run it again; nothing was written",
+                key=key,
+            )
+        return body
+
+
+def _is_commit(key: str) -> bool:
+    name = key.removeprefix(LOG)
+    return name.endswith(".json") and name[:12].isdigit()
+
+
+def _before(sequence: int) -> str:
+    """Return the key after which a listing begins with the commit of that number."""
+    return commit_key(sequence - 1) if sequence else LOG
+
+
+def _first_of(key: str) -> int:
+    """Return the first sequence number in a roll-up, from its key."""
+    return int(key.removeprefix(ROLLUPS).split(".")[0])
