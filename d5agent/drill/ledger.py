@@ -1,0 +1,41 @@
+"""What the drill's microservices were told by the database: the books that a restore is held to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts by kind of operation, and by kind of elementary write."""
+
+    attempted: Counter[str] = field(default_factory=Counter)
+    acknowledged: Counter[str] = field(default_factory=Counter)
+    # The connection broke before the answer: done or not, nobody knows.
+    unknown: Counter[str] = field(default_factory=Counter)
+    # The server said no; `refusals` holds its codes.
+    refused: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    # insert, update, replace, delete, drop, rename, dropDatabase, create: each acknowledged.
+    writes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """All acknowledged operations."""
+        return self.acknowledged.total()
+
+    def wrote(self, kind: str, count: int = 1) -> None:
+        """Book acknowledged writes."""
+        self.writes[kind] += count
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {
+            "acknowledged": dict(sorted(self.acknowledged.items())),
+            "unknown": dict(sorted(self.unknown.items())),
+            "refused": dict(sorted(self.refused.items())),
+            "refusals": dict(sorted(self.refusals.items())),
+            "writes": dict(sorted(self.writes.items())),
+        }
