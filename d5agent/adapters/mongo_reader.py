@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 from bson.raw_bson import RawBSONDocument
@@ -58,7 +58,7 @@ class MongoReader:
             with translating(self._side):
                 pages = self._collection(namespace).find_raw_batches(RawBSONDocument(any_of_filter(ids)))
                 async for page in pages:
-                    found.update({document_id(document): document for document in split_documents(page)})
+                    found.update({document_id(document): document for document in split_documents(cast("bytes", page))})
             return found
 
         return await retrying(once, clock=self._clock)
@@ -69,7 +69,7 @@ class MongoReader:
             pages = self._collection(namespace).find_raw_batches({}, sort=[("_id", 1)])
             try:
                 async for page in pages:
-                    yield list(split_documents(page))
+                    yield list(split_documents(cast("bytes", page)))
             finally:
                 await pages.close()
 

@@ -40,7 +40,7 @@ class MongoTarget:
     async def write(self, batch: WriteBatch) -> Sequence[Failure]:
         """Make each document what the batch says.
 
-        What began with an insert is tried as one, which is cheapest, and becomes a replacement where the `_id` is taken.
+        What began with an insert is tried as one, which is cheapest, a replacement where the `_id` is taken.
         """
         failures = await self._write(batch.namespace, batch.writes, may_insert=True)
         taken = [failure.write for failure in failures if failure.index == "_id_"]

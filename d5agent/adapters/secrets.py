@@ -65,7 +65,7 @@ async def _secret(secret_id: str, *, endpoint_url: str | None, region: str | Non
         ) from error
     except (BotoCoreError, OSError) as error:
         raise TransientError("Secrets Manager is not reached", reason=type(error).__name__) from error
-    return answer["SecretString"]
+    return str(answer["SecretString"])
 
 
 def uri_from_secret(body: str, side: str) -> str:

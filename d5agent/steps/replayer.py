@@ -22,7 +22,7 @@ from d5agent.errors import OperatorError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from d5agent.core.log import Commit, Link
     from d5agent.core.operation import Namespace, Operation
@@ -100,9 +100,14 @@ class Replayer:
     _has_barrier: bool = False
     _failed: int = 0
 
-    async def apply_log(self, links: Sequence[Link]) -> None:
-        """Apply commits, in order, and save the checkpoint after each window that the target has acknowledged."""
-        for link in links:
+    async def apply_log(self, links: AsyncIterator[Link]) -> None:
+        """Apply commits, in order; the checkpoint is saved after each window that the target has acknowledged.
+
+        Commits that the checkpoint covers are passed over.
+        """
+        async for link in links:
+            if link.commit.sequence <= self.checkpoint.sequence:
+                continue
             await self._apply_commit(link.commit)
             if self._window.bytes >= self.window_bytes:
                 await self._flush()

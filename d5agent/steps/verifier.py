@@ -13,7 +13,7 @@ from d5agent.core.report import VerifyReport, index_differences
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from d5agent.core.log import Link
     from d5agent.core.operation import Namespace
@@ -40,12 +40,12 @@ class Verifier:
     on_progress: Callable[[VerifyReport], None] = lambda _: None
     report: VerifyReport = field(default_factory=lambda: VerifyReport(scope="full"))
 
-    async def touched(self, reader: LogReader, links: Sequence[Link], whole: Iterable[Namespace]) -> VerifyReport:
+    async def touched(self, reader: LogReader, links: AsyncIterator[Link], whole: Iterable[Namespace]) -> VerifyReport:
         """Compare every document that these commits touched, and whole those namespaces whose names moved."""
         began = self.clock.monotonic()
         entire = set(whole)
         ids: dict[Namespace, set[DocumentId]] = {}
-        for link in links:
+        async for link in links:
             async with aclosing(reader.operations(link.commit)) as operations:
                 async for operation in operations:
                     if operation.is_ours:
