@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PROBE_SECONDS = 0.02
 _REAP_SECONDS = 10.0
+_handed_out: set[int] = set()
 
 
 async def pause(seconds: float) -> None:
@@ -26,9 +27,7 @@ async def pause(seconds: float) -> None:
     await asyncio.sleep(seconds)  # noqa: TID251 - the drill's only sleep, see above
 
 
-async def wait_until(
-    probe: Callable[[], Awaitable[bool]], *, seconds: float, what: str, log: Path
-) -> None:
+async def wait_until(probe: Callable[[], Awaitable[bool]], *, seconds: float, what: str, log: Path) -> None:
     """Return when the probe says yes; after so many seconds say what did not come true."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not await probe():
@@ -38,11 +37,15 @@ async def wait_until(
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that the kernel says is free."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 that the kernel says is free, and that we gave to no other server."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+        # A stopped server keeps its port for its next start, though the kernel knows nothing of it.
+        if port not in _handed_out:
+            _handed_out.add(port)
+            return port
 
 
 async def accepts_connections(port: int) -> bool:
@@ -64,9 +67,7 @@ class Child:
     in another.
     """
 
-    def __init__(
-        self, argv: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, argv: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
         self._argv = list(argv)
         self._environment = environment

@@ -50,9 +50,7 @@ class S3Server:
         """Start it and wait until it answers: about a second, four at the very first time."""
         self._port = free_port()
         self._child = self._spawn()
-        await wait_until(
-            self._is_ready, seconds=_START_SECONDS, what="the S3 server answers", log=self.log
-        )
+        await wait_until(self._is_ready, seconds=_START_SECONDS, what="the S3 server answers", log=self.log)
 
     async def stop(self) -> None:
         """End it; its objects are gone then."""

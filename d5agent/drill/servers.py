@@ -129,16 +129,11 @@ class Member:
 class ReplicaSet:
     """Members in folders below `folder`; killed or stopped, it starts again on the same data."""
 
-    def __init__(
-        self, folder: Path, *, members: int = 1, options: ServerOptions | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, members: int = 1, options: ServerOptions | None = None) -> None:
         self.folder = folder
         self.options = options or ServerOptions()
         self._key_file = folder / "key"
-        self.members = [
-            Member(folder / f"member{number}", self.options, self._key_file)
-            for number in range(members)
-        ]
+        self.members = [Member(folder / f"member{number}", self.options, self._key_file) for number in range(members)]
         self._is_initiated = False
 
     @property

@@ -168,9 +168,7 @@ def test_a_missing_program_is_named_with_what_to_type(monkeypatch: pytest.Monkey
     assert missing.value.hint == "make setup"
 
 
-def test_a_program_of_the_tools_folder_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_of_the_tools_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "some-program"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
@@ -188,9 +186,7 @@ async def test_one_of_32_conditional_puts_wins(s3_server: S3Server, bucket: str)
 
         async def put(number: int) -> None:
             try:
-                await s3.put_object(
-                    Bucket=bucket, Key="key", Body=str(number).encode(), IfNoneMatch="*"
-                )
+                await s3.put_object(Bucket=bucket, Key="key", Body=str(number).encode(), IfNoneMatch="*")
             except ClientError as error:
                 outcomes.append(error.response["Error"]["Code"])
             else:
