@@ -1,0 +1,116 @@
+"""What surrounds the data path: a dump tool, a power switch, a journal."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.operation import ClusterTime
+from d5agent.ports import DumpResult
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from d5agent.errors import AgentError
+
+
+_TIME: Final = ClusterTime(1_793_600_000, 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeDump:
+    """One running dump; its error comes after its chunks, as a tool's exit status does."""
+
+    pieces: Sequence[bytes]
+    documents: Mapping[str, int]
+    error: AgentError | None
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        for piece in self.pieces:
+            yield piece
+        if self.error is not None:
+            raise self.error
+
+    def result(self) -> DumpResult:
+        return DumpResult(documents=self.documents)
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeDumpTool:
+    """Dumps what it was given: by database, an archive in pieces, and the documents of each collection.
+
+    `errors` names the databases whose dump fails; `running` those being dumped, `ended` those that no longer are.
+    """
+
+    archives: dict[str, Sequence[bytes]] = field(default_factory=dict)
+    documents: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    errors: dict[str, AgentError] = field(default_factory=dict)
+    tool_version: str = "100.12.2"
+    version_error: AgentError | None = None
+    time: ClusterTime = _TIME
+    running: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    async def version(self) -> str:
+        if self.version_error is not None:
+            raise self.version_error
+        return self.tool_version
+
+    async def databases(self) -> Sequence[str]:
+        return sorted(self.archives)
+
+    async def operation_time(self) -> ClusterTime:
+        return self.time
+
+    @asynccontextmanager
+    async def dump(self, database: str) -> AsyncGenerator[FakeDump]:
+        self.running.append(database)
+        try:
+            yield FakeDump(
+                pieces=self.archives[database],
+                documents=self.documents.get(database, {}),
+                error=self.errors.get(database),
+            )
+        finally:
+            self.running.remove(database)
+            self.ended.append(database)
+
+
+@dataclass(slots=True, kw_only=True)
+class FakePowerSwitch:
+    """Counts the requests; fails with `error`, if there is one."""
+
+    error: AgentError | None = None
+    requests: int = 0
+
+    async def off(self) -> None:
+        self.requests += 1
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of a journal."""
+
+    level: str
+    event: str
+    facts: Mapping[str, object]
+
+
+@dataclass(slots=True)
+class FakeJournal:
+    """Keeps what was said."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def info(self, event: str, **facts: object) -> None:
+        self.entries.append(Entry(level="info", event=event, facts=facts))
+
+    def warning(self, event: str, **facts: object) -> None:
+        self.entries.append(Entry(level="warning", event=event, facts=facts))
+
+    def facts_of(self, event: str) -> list[Mapping[str, object]]:
+        """Return the facts of each entry of that name."""
+        return [entry.facts for entry in self.entries if entry.event == event]

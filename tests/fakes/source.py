@@ -1,0 +1,100 @@
+"""The change stream of a cluster in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from bson import decode, encode
+
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position
+from d5agent.errors import OperatorError
+from d5agent.ports import EventBatch
+from tests.fakes.cluster import FakeCluster, drop_database, insert, token_data
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from d5agent.ports import Clock
+
+MARKS: Final = Namespace(OWN_DATABASE, "marks")
+_AWAIT_SECONDS: Final = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeChangeSource:
+    """Reads a FakeCluster. `batch_sizes` go round; `opened` and `closed` count the streams.
+
+    `may_write`: whether a mark may be written. `writes`: what `running_writes` tells. `is_enabled`: whether changes
+    are kept.
+    """
+
+    cluster: FakeCluster
+    clock: Clock
+    batch_sizes: Sequence[int] = (1000,)
+    may_write: bool = True
+    is_enabled: bool = True
+    writes: list[str] = field(default_factory=list)
+    opened: int = 0
+    closed: int = 0
+
+    async def check(self) -> None:
+        if not self.is_enabled:
+            raise OperatorError("change streams are not enabled", hint="enable them")
+
+    @asynccontextmanager
+    async def stream(self, after: Position | None) -> AsyncGenerator[AsyncGenerator[EventBatch]]:
+        if after is None:
+            after = Position(cluster_time=self.cluster.now(), token=None)
+        self.opened += 1
+        try:
+            async with aclosing(self._batches(after)) as batches:
+                yield batches
+        finally:
+            self.closed += 1
+
+    async def mark(self, mark_id: str) -> bool:
+        if self.may_write:
+            self.cluster.apply(insert(MARKS, {"_id": mark_id}))
+        return self.may_write
+
+    async def running_writes(self) -> Sequence[str]:
+        return list(self.writes)
+
+    async def now(self) -> ClusterTime:
+        return self.cluster.now()
+
+    async def close_stream(self) -> None:
+        if self.cluster.database.names(OWN_DATABASE):
+            self.cluster.apply(drop_database(OWN_DATABASE))
+        self.is_enabled = False
+
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        at = self._first_after(after)
+        yield EventBatch(events=[], position=self._position(at))
+        for size in itertools.cycle(self.batch_sizes):
+            await asyncio.sleep(0)
+            if at == len(self.cluster):
+                await self.clock.sleep(_AWAIT_SECONDS)
+            end = min(at + size, len(self.cluster))
+            events = [self.cluster.event(number) for number in range(at, end)]
+            at = end
+            yield EventBatch(events=events, position=self._position(at))
+
+    def _first_after(self, after: Position) -> int:
+        if after.token is None:
+            first = self.cluster.first_at(after.cluster_time)
+        else:
+            data = decode(after.token)["_data"]
+            # An event's own token: go on after it. A token between events: go on with the next.
+            first = int(data[1:], 16) if data.startswith("-") else int(data, 16) + 1
+        if first < self.cluster.kept_from or not self.is_enabled:
+            raise OperatorError("the position is lost", hint="see the runbook")
+        return first
+
+    def _position(self, at: int) -> Position:
+        """Return where the stream goes on; the time beside it is the server's own, as in every reply."""
+        return Position(cluster_time=self.cluster.now(), token=encode({"_data": f"-{token_data(at)}"}))

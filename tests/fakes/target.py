@@ -1,0 +1,118 @@
+"""Both sides of a restore in memory: what reads documents, and what writes them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from d5agent.core.operation import OWN_DATABASE
+from d5agent.core.raw import document_id
+from d5agent.core.replay import Failure
+from d5agent.ports import CollectionFacts
+from tests.fakes.documents import FakeDatabase, identity
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+    from d5agent.core.operation import Namespace
+    from d5agent.core.raw import DocumentId
+    from d5agent.core.replay import Barrier, Write, WriteBatch
+    from tests.fakes.cluster import FakeCluster
+
+_PAGE: Final = 3
+
+
+class FakeReader:
+    """Reads a FakeCluster's documents, as they are at the moment of the call."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self._cluster = cluster
+
+    @property
+    def database(self) -> FakeDatabase:
+        return self._cluster.database
+
+    async def collections(self) -> Sequence[Namespace]:
+        await asyncio.sleep(0)
+        return sorted((n for n in self.database.collections if n.database != OWN_DATABASE), key=str)
+
+    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+        await asyncio.sleep(0)
+        found = (self.database.find(namespace, id_) for id_ in ids)
+        return {document_id(document): document for document in found if document is not None}
+
+    async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
+        documents = [document for _, document in sorted(self.database.collections.get(namespace, {}).items())]
+        for at in range(0, len(documents), _PAGE):
+            await asyncio.sleep(0)
+            yield documents[at : at + _PAGE]
+
+    async def facts(self, namespace: Namespace) -> CollectionFacts:
+        await asyncio.sleep(0)
+        names = self.database.unique.get(namespace, frozenset())
+        indexes = {f"{name}_1": f'{{"{name}": 1}} {{"sparse": true, "unique": true}}' for name in sorted(names)}
+        return CollectionFacts(count=len(self.database.collections.get(namespace, {})), indexes=indexes)
+
+
+class FakeTarget(FakeReader):
+    """A database to write into, with unique indexes; it can be read as well.
+
+    `shuffle` gives the order of a batch's writes. `before_each` is called before each single write: what it raises
+    leaves a batch half done, as a crash does.
+    """
+
+    def __init__(
+        self,
+        database: FakeDatabase | None = None,
+        *,
+        shuffle: random.Random | None = None,
+        before_each: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._database = database or FakeDatabase()
+        self._shuffle = shuffle
+        self.before_each = before_each
+
+    @property
+    @override
+    def database(self) -> FakeDatabase:
+        return self._database
+
+    async def write(self, batch: WriteBatch) -> Sequence[Failure]:
+        writes = list(batch.writes)
+        if self._shuffle is not None:
+            self._shuffle.shuffle(writes)
+        failures = []
+        for write in writes:
+            await asyncio.sleep(0)
+            self.before_each()
+            failures += self._write(batch.namespace, write)
+        return failures
+
+    async def apply(self, barrier: Barrier) -> None:
+        await asyncio.sleep(0)
+        self.before_each()
+        if barrier.kind == "dropDatabase":
+            self._database.drop_database(barrier.namespace.database)
+        elif barrier.rename_to is None:
+            self._database.drop(barrier.namespace)
+        else:
+            self._database.rename(barrier.namespace, barrier.rename_to)
+
+    async def create_collection(self, namespace: Namespace) -> None:
+        await asyncio.sleep(0)
+        self._database.collections.setdefault(namespace, {})
+
+    def _write(self, namespace: Namespace, write: Write) -> list[Failure]:
+        if write.document is None:
+            self._database.remove(namespace, write.id)
+            return []
+        # The document that a look-up found may have an equal `_id` of another type: the server compares values.
+        assert identity(document_id(write.document)) == identity(write.id)
+        index = self._database.put(namespace, write.id, write.document)
+        if index is None:
+            return []
+        reason = f"the unique index {index} holds the value for another document"
+        return [Failure(namespace=namespace, write=write, reason=reason, is_conflict=True, index=index)]
