@@ -242,6 +242,11 @@ class Coordinator(Protocol):
         """The phase state as it is now."""
         ...
 
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What the service has reported so far."""
+        ...
+
     async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
         """Change the phase state and save it."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _GRACE_SECONDS: Final = 10
 _CHUNK: Final = 256 * 1024
 _LAST_LINES: Final = 5
+_CREDENTIALS: Final = re.compile(r"//[^/@\s]+@")  # of a URI that a tool repeats in its complaint
 
 
 class Child:
@@ -25,7 +27,8 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
         self._process = process
         self._name = name
-        self.last_lines: list[str] = []
+        self._errors_read = asyncio.Event()
+        self._last_lines: list[str] = []
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield standard output; when it ends, OperatorError unless the child ended well."""
@@ -33,21 +36,23 @@ class Child:
         while stdout is not None and (chunk := await stdout.read(_CHUNK)):
             yield chunk
         code = await self._process.wait()
+        await self._errors_read.wait()
         if code != 0:
             raise OperatorError(
                 f"{self._name} failed",
                 hint="its last words say why",
                 status=code,
-                stderr=" | ".join(self.last_lines)[-1000:],
+                stderr=" | ".join(self._last_lines)[-1000:],
             )
 
     async def read_errors(self, on_line: Callable[[str], None]) -> None:
         """Read standard error to its end, line by line."""
         stderr = self._process.stderr
         while stderr is not None and (line := await stderr.readline()):
-            text = line.decode(errors="replace").rstrip()
-            self.last_lines = [*self.last_lines[1 - _LAST_LINES :], text]
+            text = _CREDENTIALS.sub("//***@", line.decode(errors="replace").rstrip())
+            self._last_lines = [*self._last_lines[1 - _LAST_LINES :], text]
             on_line(text)
+        self._errors_read.set()
 
     async def end(self) -> None:
         """End the child and all of its group: TERM, some grace, KILL."""

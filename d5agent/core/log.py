@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from bson import decode, encode
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps, loads
 
-from d5agent.core.naming import LOG, commit_key
-from d5agent.core.operation import ClusterTime, Position
+from d5agent.core.naming import LOG, SEGMENTS, commit_key
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Position
 from d5agent.core.segment import SegmentRef
 from d5agent.errors import CorruptDataError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 ROLLUP_SIZE: Final = 1000
 ROLLUPS: Final = f"{LOG}rollup/"
+_OWN: Final = f"{SEGMENTS}{OWN_DATABASE}/"
 _BROKEN: Final = "nothing was written; the stored operations stay as they are: d5agent log verify names each fault"
 
 
@@ -140,6 +141,16 @@ class Link:
 
     commit: Commit
     digest: str
+
+
+def is_own(ref: SegmentRef) -> bool:
+    """Whether a segment holds the agent's own marks."""
+    return ref.key.startswith(_OWN)
+
+
+def foreign_operations(commit: Commit) -> int:
+    """Return how many of a commit's operations are not the agent's own marks."""
+    return sum(ref.count for ref in commit.segments if not is_own(ref))
 
 
 def check_link(before: Link | None, link: Link) -> None:

@@ -89,7 +89,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseState:
-    """All that the state file holds."""
+    """All that the state file holds. `is_clearing`: the log is being deleted, and nothing can be built upon it."""
 
     phase: Phase = Phase.IDLE
     run_id: str = ""
@@ -97,6 +97,7 @@ class PhaseState:
     ready_at: str = ""
     fence: Fence | None = None
     verified: Verified | None = None
+    is_clearing: bool = False
     services: dict[Service, ServiceState] = field(default_factory=dict)
 
     def status(self, service: Service) -> Status | None:
@@ -141,12 +142,16 @@ _CLEANING: Final = (
     "let clean finish (d5agent status), then start replication anew",
 )
 
+_POWERING_OFF: Final = (
+    "monitor-clean is about to power the instance off",
+    "type: d5agent stop monitor-clean, then start replication",
+)
+
 
 def _refusal(state: PhaseState, service: Service) -> tuple[str, str] | None:
     """Return why a service may not be started now and what to type instead; None when it may."""
-    cleaning = state.status(Service.CLEAN) is not None and state.status(Service.CLEAN) != Status.PENDING
     if service is Service.REPLICATION:
-        return _CLEANING if cleaning and state.status(Service.CLEAN) != Status.DONE else None
+        return _refusal_of_replication(state)
     if not state.ready_at:
         return _NEVER_READY
     if service in {Service.CLEAN, Service.MONITOR_CLEAN}:
@@ -154,7 +159,13 @@ def _refusal(state: PhaseState, service: Service) -> tuple[str, str] | None:
     if service is Service.MONITOR_RESTORE:
         no_restore = state.phase is Phase.REPLICATION
         return ("no restore has been started", "type: d5agent start restore") if no_restore else None
-    return _CLEANING if cleaning else None
+    return _CLEANING if state.is_clearing else None
+
+
+def _refusal_of_replication(state: PhaseState) -> tuple[str, str] | None:
+    if state.status(Service.CLEAN) is Status.DONE and state.status(Service.MONITOR_CLEAN) in ACTIVE:
+        return _POWERING_OFF
+    return _CLEANING if state.is_clearing and state.status(Service.CLEAN) is not Status.DONE else None
 
 
 def start(state: PhaseState, request: Service | Phase, *, now: str, new_run_id: str) -> PhaseState:
@@ -223,5 +234,10 @@ def stop(state: PhaseState, request: Service | Phase, *, now: str) -> PhaseState
 
 
 def finish(state: PhaseState, *, now: str) -> PhaseState:
-    """Return the state after the last service of a failback: idle, with the rows left to read."""
-    return replace(state, phase=Phase.IDLE, since=now, ready_at="", fence=None, verified=None)
+    """Return the state after the last service of a failback: idle, with the rows left to read.
+
+    The last service counts as done before it has asked for the power-off: a machine that boots again must not find an
+    unfinished service that switches it off.
+    """
+    state = state.with_service(Service.MONITOR_CLEAN, ServiceState(status=Status.DONE, since=now))
+    return replace(state, phase=Phase.IDLE, since=now, ready_at="", fence=None, verified=None, is_clearing=False)

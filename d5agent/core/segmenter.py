@@ -44,6 +44,11 @@ class Segmenter:
         """Whether everything that came in has been handed out for a commit."""
         return self._last is None
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether all that came in may be committed."""
+        return self._sealed is not None
+
     def add(self, operation: Operation, *, now: float) -> Iterator[Cut]:
         """Take the next operation; yield what is to be stored, in order."""
         if self._last is not None and self._ends_before(operation, now=now):

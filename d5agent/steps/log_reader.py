@@ -15,6 +15,7 @@ from d5agent.core.log import (
     decode_commit,
     decode_rollup,
     digest,
+    is_own,
 )
 from d5agent.core.naming import LOG, SEGMENTS, commit_key
 from d5agent.core.segment import decode_segment
@@ -72,6 +73,14 @@ class LogReader:
     async def operations(self, commit: Commit) -> AsyncGenerator[Operation]:
         """Yield the operations of a commit: in order by namespace."""
         async with aclosing(self._bodies_of(commit.segments)) as bodies:
+            async for ref, body in bodies:
+                for operation in decode_segment(ref, body):
+                    yield operation
+
+    async def own_operations(self, commit: Commit) -> AsyncGenerator[Operation]:
+        """Yield the agent's own marks of a commit; other segments are not fetched."""
+        own = tuple(ref for ref in commit.segments if is_own(ref))
+        async with aclosing(self._bodies_of(own)) as bodies:
             async for ref, body in bodies:
                 for operation in decode_segment(ref, body):
                     yield operation

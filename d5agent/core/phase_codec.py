@@ -1,0 +1,54 @@
+"""The phase state as JSON values, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from d5agent.core.operation import ClusterTime
+from d5agent.core.phase import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.errors import CorruptDataError, OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION: Final = 1
+
+
+def encode_phase(state: PhaseState) -> dict[str, Any]:
+    """Return the state as JSON values (docs/formats.md)."""
+    return {"version": VERSION, **asdict(state)}
+
+
+def decode_phase(value: Mapping[str, Any]) -> PhaseState:
+    """Return the state that `encode_phase` wrote.
+
+    OperatorError: a newer version wrote it. CorruptDataError: it is no phase state.
+    """
+    if value.get("version") != VERSION:
+        raise OperatorError(
+            "the phase state is of another version",
+            hint="run the d5agent version that wrote it, or a newer one; nothing was changed",
+            version=value.get("version"),
+        )
+    try:
+        fence, verified = value["fence"], value["verified"]
+        return PhaseState(
+            phase=Phase(value["phase"]),
+            run_id=value["run_id"],
+            since=value["since"],
+            ready_at=value["ready_at"],
+            fence=fence and Fence(**{**fence, "cluster_time": ClusterTime(*fence["cluster_time"])}),
+            verified=verified and Verified(**verified),
+            is_clearing=value["is_clearing"],
+            services={
+                Service(name): ServiceState(**{**row, "status": Status(row["status"])})
+                for name, row in value["services"].items()
+            },
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CorruptDataError(
+            "the phase state is damaged",
+            hint="move phase.json aside: the agent then takes its mirror under state/ in the bucket",
+            reason=type(error).__name__,
+        ) from error

@@ -1,0 +1,207 @@
+"""replication: change stream → segments in S3 → position."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.log import Link, Writer, token_to_json
+from d5agent.core.operation import Position, parse_event
+from d5agent.core.phase import ACTIVE, Service
+from d5agent.core.segmenter import Cut, Segmenter
+from d5agent.errors import OperatorError
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_writer import LogWriter
+from d5agent.steps.marks import mark_document_id, new_mark_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from d5agent.core.operation import Operation
+    from d5agent.core.phase import PhaseState
+    from d5agent.core.raw import DocumentId
+    from d5agent.ports import ChangeSource, Clock, Coordinator, EventBatch, ObjectStore, StateStore
+
+TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as operators know it
+_IDLE_SECONDS: Final = 60
+_IDLE_SECONDS_BEFORE_FENCE: Final = 1
+_AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
+_BATCHES_TO_SEAL: Final = 3  # read after the request to stop, so that what is in hand can be committed
+
+
+@dataclass(slots=True, kw_only=True)
+class Replication:
+    """Captures every operation. `agent_id` and `host` say who writes the log."""
+
+    source: ChangeSource
+    store: ObjectStore
+    states: StateStore
+    clock: Clock
+    agent_id: str
+    host: str
+    max_segment_bytes: int
+    max_segment_seconds: float
+    drains: bool = True
+
+    async def run(self, coordinator: Coordinator) -> None:
+        """Open the log and the stream, become ready, and capture until stopped."""
+        await self.source.check()
+        last = await self._last_commit(coordinator)
+        # Asked before the stream opens: what happens in between is then in the stream, not before it.
+        start = Position(cluster_time=await self.source.now(), token=None) if last is None else last.commit.position
+        async with self.source.stream(start) as batches:
+            first = await anext(batches)
+            capture = _Capture(self, coordinator, self._writer(coordinator, last))
+            if last is None:
+                await capture.take(Cut(segments=(), position=first.position or start))
+            await capture.become_ready()
+            await capture.follow(batches, first)
+
+    async def _last_commit(self, coordinator: Coordinator) -> Link | None:
+        last = await LogReader(store=self.store).last()
+        if last is not None and last.commit.writer.run_id != coordinator.state.run_id:
+            raise OperatorError(
+                "the bucket holds the log of another run",
+                hint="clean that run first (its state is under state/), or choose another [store] prefix",
+                run_id=last.commit.writer.run_id,
+                host=last.commit.writer.host,
+                since=last.commit.writer.since,
+            )
+        return last
+
+    def _writer(self, coordinator: Coordinator, last: Link | None) -> LogWriter:
+        who = Writer(
+            run_id=coordinator.state.run_id,
+            agent_id=self.agent_id,
+            host=self.host,
+            since=self.clock.now().isoformat(timespec="seconds"),
+        )
+        return LogWriter(store=self.store, clock=self.clock, writer=who, last=last)
+
+
+def position_to_json(sequence: int, position: Position) -> dict[str, object]:
+    """Return the content of `data_resume_token.json`: a copy for operators; the commit is the position."""
+    return {
+        "version": 1,
+        "sequence": sequence,
+        "cluster_time": position.cluster_time,
+        "token": token_to_json(position.token),
+    }
+
+
+class _Capture:
+    """One stretch of capturing, from one open stream."""
+
+    def __init__(self, service: Replication, coordinator: Coordinator, writer: LogWriter) -> None:
+        self._service = service
+        self._coordinator = coordinator
+        self._writer = writer
+        self._segmenter = Segmenter(max_bytes=service.max_segment_bytes, max_age_seconds=service.max_segment_seconds)
+        self._committed_at = service.clock.monotonic()
+        self._mark: DocumentId | None = None
+        self._after_fence = 0
+
+    async def become_ready(self) -> None:
+        """Write a mark that must come out of the stream; without the right to write, be ready at once."""
+        mark_id = new_mark_id("ready")
+        if await self._service.source.mark(mark_id):
+            self._mark = mark_document_id(mark_id)
+        else:
+            self._coordinator.journal.warning("mark_not_written", hint="grant the agent's user insert on d5agent")
+            await self._set_ready()
+
+    async def follow(self, batches: AsyncGenerator[EventBatch], first: EventBatch) -> None:
+        """Capture batches until the service is to stop, and what is in hand then."""
+        await self._handle(first)
+        left = _BATCHES_TO_SEAL
+        async with aclosing(batches):
+            async for batch in batches:
+                await self._handle(batch)
+                if self._coordinator.stopping.is_set():
+                    left -= 1
+                    if self._segmenter.is_empty or self._segmenter.is_sealed or left == 0:
+                        break
+        last = self._segmenter.drain()
+        if last is not None:
+            await self.take(last)
+
+    async def _handle(self, batch: EventBatch) -> None:
+        now = self._service.clock.monotonic()
+        for event in batch.events:
+            operation = parse_event(event)
+            for cut in self._segmenter.add(operation, now=now):
+                await self.take(cut)
+            await self._watch(operation)
+        if not batch.events:
+            self._segmenter.seal(batch.position)
+            await self._handle_silence(batch)
+        self._report(batch)
+
+    async def _handle_silence(self, batch: EventBatch) -> None:
+        now = self._service.clock.monotonic()
+        due = self._segmenter.tick(now=now)
+        if due is not None:
+            await self.take(due)
+        elif self._segmenter.is_empty and now - self._committed_at >= self._idle_seconds() and batch.position:
+            # An old position makes the server read its log from there, and one day it is too old.
+            await self.take(Cut(segments=(), position=batch.position))
+
+    def _idle_seconds(self) -> float:
+        # Without a mark, the fence is a position that has passed a time: it must not take a minute to see it.
+        fencing = self._coordinator.state.status(Service.MONITOR_REPLICATION) in ACTIVE
+        return _IDLE_SECONDS_BEFORE_FENCE if fencing else _IDLE_SECONDS
+
+    async def take(self, cut: Cut) -> None:
+        """Store and commit what was cut; then the local copy of the position follows."""
+        commit = await self._writer.take(cut)
+        if commit is None:
+            return
+        for ref in commit.segments:
+            self._coordinator.journal.info("segment_stored", key=ref.key, operations=ref.count, bytes=ref.bytes)
+        await self._service.states.save(TOKEN, position_to_json(commit.sequence, commit.position))
+        self._committed_at = self._service.clock.monotonic()
+
+    async def _watch(self, operation: Operation) -> None:
+        """Look for the mark, and for an application's write after the fence: it is not lost, but it must be known."""
+        if operation.is_ours:
+            if operation.document_id == self._mark:
+                self._mark = None
+                await self._set_ready()
+            return
+        fence = self._coordinator.state.fence
+        if fence is not None and operation.cluster_time > fence.cluster_time:
+            self._after_fence += 1
+            if self._after_fence % _AFTER_FENCE_LINES == 1:
+                self._coordinator.journal.warning(
+                    "operation_after_fence",
+                    namespace=str(operation.namespace),
+                    cluster_time=str(operation.cluster_time),
+                    count=self._after_fence,
+                )
+
+    async def _set_ready(self) -> None:
+        def ready(state: PhaseState) -> PhaseState:
+            now = self._service.clock.now().isoformat(timespec="seconds")
+            return state if state.ready_at else replace(state, ready_at=now)
+
+        await self._coordinator.update(ready)
+        self._coordinator.journal.info(
+            "replication_ready", sequence=self._writer.last.commit.sequence if self._writer.last else 0
+        )
+
+    def _report(self, batch: EventBatch) -> None:
+        total, last = self._writer.total, self._writer.last
+        if last is None:
+            return
+        time = last.commit.position.cluster_time
+        is_idle = not batch.events and self._segmenter.is_empty
+        lag = 0.0 if is_idle else max(0.0, self._service.clock.now().timestamp() - time.seconds)
+        self._coordinator.report(
+            operations=total.operations,
+            bytes=total.bytes,
+            segments=total.segments,
+            lag_seconds=round(lag, 1),
+            last_cluster_time=list(time),
+            operations_after_fence=self._after_fence,
+        )

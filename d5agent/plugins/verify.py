@@ -1,0 +1,68 @@
+"""verify: compares on demand, and writes nothing but its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from d5agent.core.report import VerifyReport
+from d5agent.errors import OperatorError
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.replayer import load_checkpoint
+from d5agent.steps.reports import store_report
+from d5agent.steps.verifier import Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from d5agent.ports import Clock, Coordinator, DocumentReader, ObjectStore, StateStore
+
+
+@dataclass(slots=True, kw_only=True)
+class Verify:
+    """Compares source and target, as a service or for the command line."""
+
+    source: DocumentReader
+    target_reader: DocumentReader
+    store: ObjectStore
+    states: StateStore
+    clock: Clock
+    waiting_bytes: int
+    drains: bool = False
+
+    async def run(self, coordinator: Coordinator) -> None:
+        """Compare every touched document; OperatorError when one differs."""
+
+        def on_progress(report: VerifyReport) -> None:
+            coordinator.report(compared=report.compared, different=report.different)
+
+        report, key = await self.compare(coordinator.state.run_id, is_full=False, on_progress=on_progress)
+        on_progress(report)
+        if not report.is_equal:
+            raise OperatorError(
+                "source and target are not equal",
+                hint=f"the report names each difference: {key}",
+                different=report.different,
+            )
+
+    async def compare(
+        self, run_id: str, *, is_full: bool, on_progress: Callable[[VerifyReport], None]
+    ) -> tuple[VerifyReport, str]:
+        """Return the report, and the key that it is stored under. Full: whole collections, else what was touched."""
+        verifier = Verifier(
+            source=self.source,
+            target=self.target_reader,
+            repair_into=None,
+            clock=self.clock,
+            waiting_bytes=self.waiting_bytes,
+            on_progress=on_progress,
+            report=VerifyReport(scope="full" if is_full else "touched", run_id=run_id),
+        )
+        if is_full:
+            report = await verifier.full()
+        else:
+            reader = LogReader(store=self.store)
+            checkpoint = await load_checkpoint(self.states, run_id)
+            report = await verifier.touched(reader, reader.links(), checkpoint.doubts.whole)
+        at = self.clock.now().isoformat(timespec="seconds")
+        return report, await store_report(self.store, report, at=at)

@@ -1,0 +1,19 @@
+"""Marks: documents that the agent writes to the source, to see them come out of the stream."""
+
+from __future__ import annotations
+
+import uuid
+
+from bson import encode
+
+from d5agent.core.raw import DocumentId, document_id
+
+
+def new_mark_id(purpose: str) -> str:
+    """Return an `_id` for a mark that nobody else has."""
+    return f"{purpose}-{uuid.uuid4()}"
+
+
+def mark_document_id(mark_id: str) -> DocumentId:
+    """Return the `_id` of a mark as it stands in BSON."""
+    return document_id(encode({"_id": mark_id}))
