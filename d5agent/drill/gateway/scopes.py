@@ -151,6 +151,6 @@ def _gaps(spans: list[Span]) -> list[tuple[int, int]]:
     following: list[Span | None] = [*spans[1:], None]
     return [
         (span.until, span.until if later is None else later.since)
-        for span, later in zip(spans, following, strict=True)
+        for span, later in zip(spans, following, strict=False)
         if span.until is not None
     ]
