@@ -233,9 +233,15 @@ class Journal(Protocol):
 class Coordinator(Protocol):
     """What a running service knows of its surroundings, and how it speaks to them."""
 
-    journal: Journal
-    stopping: asyncio.Event
-    """Set when the service is to end, drained."""
+    @property
+    def journal(self) -> Journal:
+        """Where the service's events go."""
+        ...
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when the service is to end, drained."""
+        ...
 
     @property
     def state(self) -> PhaseState:

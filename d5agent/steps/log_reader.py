@@ -77,6 +77,11 @@ class LogReader:
                 for operation in decode_segment(ref, body):
                     yield operation
 
+    async def segment(self, ref: SegmentRef) -> AsyncGenerator[Operation]:
+        """Yield the operations of one segment."""
+        for operation in decode_segment(ref, await self._get(ref.key)):
+            yield operation
+
     async def own_operations(self, commit: Commit) -> AsyncGenerator[Operation]:
         """Yield the agent's own marks of a commit; other segments are not fetched."""
         own = tuple(ref for ref in commit.segments if is_own(ref))

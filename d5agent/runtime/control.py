@@ -1,0 +1,169 @@
+"""The control socket: one line of JSON asks, lines of JSON answer; for the user that runs the daemon only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from d5agent.core.phase import Service, Status, parse_request, services_of
+from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, TransientError
+from d5agent.runtime.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from d5agent.runtime.daemon import Daemon
+
+VERSION: Final = 1
+_LONGEST_PATH: Final = 107  # bytes of a Unix socket's path, unix(7)
+_ENDED: Final = frozenset({Status.DONE, Status.FAILED, Status.STOPPED})
+_LIMIT: Final = 1024 * 1024
+
+
+def socket_path(directory: Path) -> Path:
+    """Return where the socket stands; OperatorError when the path is longer than a socket's may be."""
+    path = directory / "control.sock"
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise OperatorError(
+            "the control socket's path is too long", hint="choose a shorter [state] directory", path=path
+        )
+    return path
+
+
+@asynccontextmanager
+async def control_server(path: Path, daemon: Daemon) -> AsyncGenerator[None]:
+    """Serve the socket while the block runs. A stale socket is replaced; any other file is left alone, and refused."""
+    _remove_stale(path)
+    before = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(_Session(daemon).serve, path, limit=_LIMIT)
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        server.close()
+        _remove_stale(path)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that a killed daemon left; the state directory's lock says that none lives."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OperatorError("the control socket's path is taken by a file", hint="move it aside", path=path)
+    path.unlink()
+
+
+class _Session:
+    """Answers requests."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one connection."""
+        try:
+            line = await reader.readline()
+            async for answer in self._answers(line):
+                writer.write(json.dumps(answer, default=str).encode() + b"\n")
+                await writer.drain()
+        except (ConnectionError, ValueError):
+            pass  # whoever asked is gone, or sent more than a request may be
+        finally:
+            writer.close()
+
+    async def _answers(self, line: bytes) -> AsyncGenerator[dict[str, Any]]:
+        verbs = {"status": self._status, "start": self._start, "stop": self._stop, "cutover": self._cutover}
+        try:
+            request = json.loads(line)
+            if request["version"] != VERSION or request["verb"] not in verbs:
+                raise OperatorError("the daemon is of another version", hint="type: systemctl restart d5agent")
+            async for answer in verbs[request["verb"]](request):
+                yield answer
+        except AgentError as error:
+            yield {"exit": error.exit_code, "error": str(error), "hint": error.hint}
+        except (KeyError, TypeError, ValueError):
+            yield {"exit": EXIT_OPERATOR, "error": "not a request", "hint": "d5agent start, stop or status"}
+
+    async def _status(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        yield status_of(self._daemon.state, self._daemon.facts, is_up=True)
+
+    async def _stop(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        await self._daemon.stop(parse_request(request["name"]))
+        yield {"exit": EXIT_DONE}
+
+    async def _cutover(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        error = "cutover refused: restore.mode is drained, where the fence is drawn by itself"
+        yield {"exit": EXIT_OPERATOR, "error": error, "hint": "type: d5agent start restore"}
+
+    async def _start(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        wanted = parse_request(request["name"])
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        services = services_of(wanted)
+        for service in services:
+            self._daemon.followers.add(service, queue)
+        try:
+            await self._daemon.start(wanted)
+            yield {"accepted": str(wanted)}
+            if not request.get("follow"):
+                yield {"exit": EXIT_DONE}
+                return
+            async for answer in self._follow(services, queue):
+                yield answer
+        finally:
+            for service in services:
+                self._daemon.followers.remove(service, queue)
+
+    async def _follow(
+        self, services: tuple[Service, ...], queue: asyncio.Queue[dict[str, Any]]
+    ) -> AsyncGenerator[dict[str, Any]]:
+        said = ""
+        while True:
+            while not queue.empty():
+                yield queue.get_nowait()
+            now = self._standing(services)
+            if now != said:
+                said = now
+                yield {"status": now}
+            rows = [self._daemon.state.services[service] for service in services]
+            failed = [row for row in rows if row.status is Status.FAILED]
+            if failed:
+                yield {"exit": EXIT_OPERATOR, "error": failed[0].error, "hint": failed[0].hint}
+                return
+            if all(row.status in _ENDED for row in rows):
+                yield {"exit": EXIT_DONE}
+                return
+            await self._daemon.wait_for_change()
+
+    def _standing(self, services: tuple[Service, ...]) -> str:
+        rows = {service: self._daemon.state.services[service] for service in services}
+        return ", ".join(
+            f"{service} {row.status}" + (f" for {row.reason}" if row.reason else "") for service, row in rows.items()
+        )
+
+
+async def ask(path: Path, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    """Send a request and yield the answers. TransientError: no daemon listens."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise TransientError("the daemon is not running", hint="type: systemctl start d5agent", socket=path) from error
+    except PermissionError as error:
+        raise OperatorError("the control socket may not be used", hint="type it as root, or with sudo") from error
+    try:
+        writer.write(json.dumps({"version": VERSION, **request}).encode() + b"\n")
+        await writer.drain()
+        while line := await reader.readline():
+            yield json.loads(line)
+    except ConnectionError as error:
+        raise TransientError("the daemon has gone", hint="see journalctl -u d5agent") from error
+    finally:
+        writer.close()

@@ -1,0 +1,292 @@
+"""The daemon: runs the services, moves the phases, keeps the state file, starts again what may be started again."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from d5agent.core import phase
+from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError
+from d5agent.runtime.events import Followers, ServiceJournal
+from d5agent.runtime.stopping import drained
+from d5agent.steps.parallel import leaf_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from d5agent.ports import Clock, Plugin, StateStore
+
+PHASE: Final = "phase"
+_LONGEST_PAUSE_SECONDS: Final = 60
+_MOMENT_SECONDS: Final = 0.25
+_MIRROR_SECONDS: Final = 10
+
+
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    """A service at work."""
+
+    plugin: Plugin
+    stopping: asyncio.Event
+    task: asyncio.Task[None]
+    is_stopped_by_request: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Daemon:
+    """Hosts the services of one agent. `plugins` makes a service anew each time that it starts."""
+
+    plugins: Mapping[Service, Callable[[], Plugin]]
+    states: StateStore
+    clock: Clock
+    drain_seconds: float
+    followers: Followers = field(default_factory=Followers)
+    state: PhaseState = field(default_factory=PhaseState)
+    facts: dict[Service, dict[str, object]] = field(default_factory=dict)
+    exit_code: int = EXIT_DONE
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: dict[Service, _Running] = field(default_factory=dict)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _group: asyncio.TaskGroup | None = None
+    _is_mirrored: bool = True
+
+    async def load(self) -> None:
+        """Take the state file. OperatorError: it is damaged, or of a newer version; nothing is changed then."""
+        value = await self.states.load(PHASE)
+        if value is not None:
+            self.state = decode_phase(value)
+
+    async def serve(self, group: asyncio.TaskGroup) -> None:
+        """Carry on with what the state file says, and run until told to end; then drain."""
+        self._group = group
+        mirror = group.create_task(self._keep_mirror(), name="mirror")
+        for service in phase.to_resume(self.state):
+            self._log().info("service_resumed", service=str(service))
+            self._launch(service)
+        await self.ended.wait()
+        await self._end_all()
+        mirror.cancel()
+
+    def end(self, error: AgentError | None = None) -> None:
+        """End the daemon, drained; an error decides its exit code."""
+        if error is not None and self.exit_code == EXIT_DONE:
+            self.exit_code = error.exit_code
+        self.ended.set()
+
+    async def start(self, request: Service | Phase) -> None:
+        """Start a service or a phase; RefusedError when the phase table does not allow it now."""
+        now, run_id = self._now(), str(uuid.uuid4())
+        async with self._lock:
+            await self._save(phase.start(self.state, request, now=now, new_run_id=run_id))
+            for service in phase.to_run(self.state, request):
+                self._launch(service)
+
+    async def stop(self, request: Service | Phase) -> None:
+        """Stop a service or a phase, drained."""
+        for service in phase.services_of(request):
+            await self._end(service, Status.STOPPED)
+        async with self._lock:
+            await self._save(phase.stop(self.state, request, now=self._now()))
+
+    async def stop_as_done(self, service: Service) -> None:
+        """End a service for another one, drained; it counts as done."""
+        await self._end(service, Status.DONE)
+        await self.set_row(service, Status.DONE)
+
+    async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
+        """Change the state and save it; it is on disk when this returns."""
+        async with self._lock:
+            await self._save(change(self.state))
+
+    async def set_row(
+        self, service: Service, status: Status, *, reason: str = "", error: AgentError | None = None
+    ) -> None:
+        """Set a service's row, if that changes it."""
+        row = self.state.services.get(service)
+        message, hint = (str(error), error.hint) if error is not None else ("", "")
+        if row is not None and (row.status, row.reason, row.error) == (status, reason, message):
+            return
+        new = ServiceState(status=status, since=self._now(), reason=reason, error=message, hint=hint)
+        await self.update(lambda state: state.with_service(service, new))
+
+    async def wait_for_change(self) -> None:
+        """Wait until something changed, at most a moment."""
+        try:
+            async with asyncio.timeout(_MOMENT_SECONDS):
+                await self.changed.wait()
+        except TimeoutError:
+            return
+
+    def is_fed(self) -> bool:
+        """Whether the working loops are alive: what captures has shown a sign of life not long ago."""
+        last = self.facts.get(Service.REPLICATION, {}).get("seen_at")
+        running = self.state.status(Service.REPLICATION) is Status.RUNNING and isinstance(last, float)
+        return not running or self.clock.monotonic() - float(str(last)) < _LONGEST_PAUSE_SECONDS
+
+    def _launch(self, service: Service) -> None:
+        if service in self._running or self._group is None or self.ended.is_set():
+            return
+        plugin, stopping = self.plugins[service](), asyncio.Event()
+        task = self._group.create_task(self._supervise(service, plugin, stopping), name=str(service))
+        self._running[service] = _Running(plugin=plugin, stopping=stopping, task=task)
+
+    async def _supervise(self, service: Service, plugin: Plugin, stopping: asyncio.Event) -> None:
+        """Run a service to its end. What may pass is tried again, as systemd would; what needs a person is not."""
+        journal = ServiceJournal(service, self.followers, run_id=self.state.run_id)
+        attempt = 0
+        try:
+            while True:
+                began = self.clock.monotonic()
+                error = await self._run_once(service, plugin, stopping, journal)
+                if error is None or isinstance(error, OperatorError):
+                    await self._conclude(service, error, journal)
+                    return
+                ran_well = self.clock.monotonic() - began > _LONGEST_PAUSE_SECONDS
+                attempt = 1 if ran_well else attempt + 1
+                pause = min(2**attempt, _LONGEST_PAUSE_SECONDS)
+                await self.set_row(service, Status.WAITING, reason=f"trying again in {pause} s", error=error)
+                await self._pause(stopping, pause)
+                if stopping.is_set():
+                    return
+        finally:
+            self._running.pop(service, None)
+            self._notice()
+
+    async def _run_once(
+        self, service: Service, plugin: Plugin, stopping: asyncio.Event, journal: ServiceJournal
+    ) -> AgentError | None:
+        """Run a service once and return why it failed. The one place that logs a failure."""
+        self.facts[service] = {}
+        await self.set_row(service, Status.RUNNING)
+        journal.info("service_started")
+        try:
+            await plugin.run(_Surroundings(self, service, journal, stopping))
+        except (Exception, BaseExceptionGroup) as raised:  # noqa: BLE001 -- the top of a task: all ends here
+            error = leaf_of(raised)
+            if isinstance(error, AgentError):
+                journal.error("service_failed", error=error.message, hint=error.hint, **_named(error.facts))
+                return error
+            journal.error("service_failed", error=f"a bug: {type(error).__name__}", exc_info=error)
+            return TransientError(f"a bug: {type(error).__name__}", hint="report the traceback in the journal")
+        return None
+
+    async def _conclude(self, service: Service, error: AgentError | None, journal: ServiceJournal) -> None:
+        if isinstance(error, LogHeldError):
+            self.end(error)  # not this service's affair: nothing of this agent may go on
+        elif error is not None:
+            await self.set_row(service, Status.FAILED, error=error)
+        elif not self.ended.is_set() and not self._is_stopping(service):
+            await self.set_row(service, Status.DONE)
+            journal.info("service_done")
+        else:
+            journal.info("service_drained")
+
+    def _is_stopping(self, service: Service) -> bool:
+        running = self._running.get(service)
+        return running is not None and running.stopping.is_set()
+
+    async def _pause(self, stopping: asyncio.Event, seconds: float) -> None:
+        until = self.clock.monotonic() + seconds
+        while self.clock.monotonic() < until and not stopping.is_set():
+            await self.wait_for_change()
+
+    async def _end(self, service: Service, status: Status) -> None:
+        running = self._running.get(service)
+        if running is not None:
+            running.stopping.set()
+            await drained(running.task, may_drain=running.plugin.drains, seconds=self.drain_seconds)
+            await self.set_row(service, status)
+
+    async def _end_all(self) -> None:
+        """End all services, drained, within one budget; their rows stay as they are, for the next start."""
+        for running in self._running.values():
+            running.stopping.set()
+        for running in list(self._running.values()):
+            await drained(running.task, may_drain=running.plugin.drains, seconds=self.drain_seconds)
+
+    async def _save(self, state: PhaseState) -> None:
+        if state != self.state:
+            await self._store(state)
+            self.state = state
+            self._notice()
+
+    async def _store(self, state: PhaseState) -> None:
+        try:
+            await self.states.save(PHASE, encode_phase(state))
+            self._is_mirrored = True
+        except TransientError as error:
+            # On disk it is; the mirror is for a lost host, and follows when the store answers again.
+            self._is_mirrored = False
+            self._log().warning("state_not_mirrored", error=str(error))
+
+    async def _keep_mirror(self) -> None:
+        while True:
+            await self.clock.sleep(_MIRROR_SECONDS)
+            if not self._is_mirrored:
+                async with self._lock:
+                    await self._store(self.state)
+
+    def _notice(self) -> None:
+        """Wake all who wait for a change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def _now(self) -> str:
+        return self.clock.now().isoformat(timespec="seconds")
+
+    def _log(self) -> structlog.typing.FilteringBoundLogger:
+        log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+        return log
+
+
+class _Surroundings:
+    """The Coordinator of one service."""
+
+    def __init__(self, daemon: Daemon, service: Service, journal: ServiceJournal, stopping: asyncio.Event) -> None:
+        self._daemon = daemon
+        self._service = service
+        self.journal = journal
+        self.stopping = stopping
+
+    @property
+    def state(self) -> PhaseState:
+        """The phase state as it is now."""
+        return self._daemon.state
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What the service has reported."""
+        return self._daemon.facts[self._service]
+
+    async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
+        """Change the phase state and save it."""
+        await self._daemon.update(change)
+
+    async def wait(self, reason: str) -> None:
+        """Say what the service waits for, and wait a moment."""
+        await self._daemon.set_row(self._service, Status.WAITING, reason=reason)
+        await self._daemon.wait_for_change()
+
+    async def start(self, service: Service) -> None:
+        """Start another service."""
+        await self._daemon.start(service)
+
+    async def stop(self, service: Service) -> None:
+        """End another service, drained."""
+        await self._daemon.stop_as_done(service)
+
+    def report(self, **facts: object) -> None:
+        """Say how far the service is."""
+        self._daemon.facts[self._service].update(facts, seen_at=self._daemon.clock.monotonic())
+
+
+def _named(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return an error's facts under names that do not meet the journal's own."""
+    return {f"{name}_" if name in {"event", "error", "hint", "service"} else name: v for name, v in facts.items()}

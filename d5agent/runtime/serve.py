@@ -1,0 +1,98 @@
+"""`d5agent serve`: the lock, the lease, the state, the socket, the services, and the way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from d5agent.errors import AgentError, LogHeldError
+from d5agent.runtime.control import control_server, socket_path
+from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.holder import Holder, Lease
+from d5agent.runtime.lock import locked
+from d5agent.runtime.notify import Notifier
+from d5agent.runtime.stopping import on_signals
+from d5agent.runtime.wiring import Adapters, agent_identity, open_adapters, plugins
+from d5agent.steps.parallel import leaf_of
+
+if TYPE_CHECKING:
+    from d5agent.settings import Settings
+
+_WATCHDOG_SECONDS: Final = 5
+
+
+async def serve(settings: Settings, *, notify_socket: str | None) -> int:
+    """Run the daemon until a signal ends it; return its exit code.
+
+    AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
+    """
+    directory = settings.state.directory
+    with locked(directory):
+        path = socket_path(directory)
+        async with open_adapters(settings) as adapters:
+            agent_id = agent_identity(directory)
+            daemon = Daemon(
+                plugins=plugins(settings, adapters, agent_id),
+                states=adapters.states,
+                clock=adapters.clock,
+                drain_seconds=settings.limits.drain_seconds,
+            )
+            await daemon.load()
+            lease = Lease(
+                store=adapters.store, clock=adapters.clock, journal=structlog.get_logger(), me=_me(adapters, agent_id)
+            )
+            await lease.acquire()
+            await daemon.load()  # again: who held the log until now may have moved on
+            try:
+                async with control_server(path, daemon), asyncio.TaskGroup() as group:
+                    await _run(daemon, lease, Notifier(notify_socket), group)
+            except BaseExceptionGroup as error:
+                raise leaf_of(error) from None
+            finally:
+                with suppress(AgentError):  # the next agent then waits for it to show no life
+                    await lease.release()
+            return daemon.exit_code
+
+
+async def _run(daemon: Daemon, lease: Lease, notifier: Notifier, group: asyncio.TaskGroup) -> None:
+    log = structlog.get_logger()
+    with on_signals(daemon.end):
+        helpers = [
+            group.create_task(_keep(lease, daemon), name="lease"),
+            group.create_task(_tell_systemd(daemon, notifier), name="watchdog-ping"),
+        ]
+        notifier.tell("READY=1")
+        log.info("daemon_started", phase=str(daemon.state.phase), run_id=daemon.state.run_id)
+        await daemon.serve(group)
+        notifier.tell("STOPPING=1")
+        log.info("daemon_drained", exit=daemon.exit_code)
+        for helper in helpers:
+            helper.cancel()
+
+
+async def _keep(lease: Lease, daemon: Daemon) -> None:
+    """Keep the lease; when another agent has taken the log, end the daemon."""
+    try:
+        await lease.keep()
+    except LogHeldError as error:
+        structlog.get_logger().error("log_lost", error=error.message, hint=error.hint, **error.facts)
+        daemon.end(error)
+
+
+async def _tell_systemd(daemon: Daemon, notifier: Notifier) -> None:
+    """Ping the watchdog while the working loops show life, and say how things stand."""
+    while True:
+        if daemon.is_fed():
+            active = [f"{service} {row.status}" for service, row in daemon.state.services.items()]
+            notifier.tell("WATCHDOG=1", f"STATUS={daemon.state.phase}: {', '.join(active) or 'nothing to do'}")
+        await daemon.clock.sleep(_WATCHDOG_SECONDS)
+
+
+def _me(adapters: Adapters, agent_id: str) -> Holder:
+    since = adapters.clock.now().isoformat(timespec="seconds")
+    return Holder(agent_id=agent_id, host=socket.gethostname(), pid=os.getpid(), since=since)

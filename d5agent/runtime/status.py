@@ -1,0 +1,46 @@
+"""What `d5agent status` says: the phase state and what the services reported, as JSON values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from d5agent.core.phase import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from d5agent.core.phase import PhaseState
+
+_CAPTURE = ("operations", "bytes", "segments", "lag_seconds", "last_cluster_time")
+_RESTORE = ("operations_total", "operations_applied", "documents_written", "eta_seconds")
+
+
+def status_of(state: PhaseState, facts: Mapping[Service, Mapping[str, object]], *, is_up: bool) -> dict[str, Any]:
+    """Return the status. `is_up`: the daemon runs; without it the rows are what it left behind."""
+    services = {}
+    for service, row in state.services.items():
+        reported = facts.get(service, {})
+        services[str(service)] = {
+            "state": str(row.status),
+            "reason": row.reason,
+            "since": row.since,
+            "error": row.error,
+            "hint": row.hint,
+            **{name: value for name, value in reported.items() if name != "seen_at"},
+        }
+    compared = {**facts.get(Service.RESTORE, {}), **facts.get(Service.VERIFY, {})}
+    verified = state.verified
+    return {
+        "daemon": "up" if is_up else "down",
+        "phase": str(state.phase),
+        "run_id": state.run_id,
+        "ready_at": state.ready_at,
+        "services": services,
+        "capture": {name: facts.get(Service.REPLICATION, {}).get(name) for name in _CAPTURE},
+        "restore": {name: facts.get(Service.RESTORE, {}).get(name) for name in _RESTORE},
+        "fence": None if state.fence is None else {"sequence": state.fence.sequence, "at": state.fence.at},
+        "verify": {
+            "compared": compared.get("compared", verified.compared if verified else None),
+            "different": compared.get("different", 0 if verified else None),
+        },
+    }
