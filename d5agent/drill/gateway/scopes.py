@@ -134,7 +134,9 @@ class StreamLog:
 
     def _is_on_across(self, scope: Scope, off: int, back: int) -> bool:
         return any(
-            span.holds(off) and span.holds(back) for each in covering(scope) for span in self.spans.get(each, ())
+            span.since < off and (span.until is None or span.until > back)
+            for each in covering(scope)
+            for span in self.spans.get(each, ())
         )
 
     def _is_on(self, scope: Scope) -> bool:
