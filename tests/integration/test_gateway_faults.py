@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pymongo.errors import AutoReconnect, ConnectionFailure, NotPrimaryError, PyMongoError
@@ -30,137 +31,8 @@ from tests.integration.test_gateway_rig import (
     rig_before,
 )
 
-LOST = "CappedPositionLost: CollectionScan died due to position in capped collection being deleted"
-NEVER = "modifyChangeStreams has not been run for this collection"
-
-
-async def _listed(client: Client) -> list[tuple[str, str]]:
-    cursor = await client.admin.aggregate([{"$listChangeStreams": 1}])
-    return sorted([(row["database"], row["collection"]) async for row in cursor])
-
-
-async def test_scopes_are_enabled_and_listed(source_server: Mongod, tmp_path: Path) -> None:
-    state = tmp_path / "state.json"
-    async with rig_before(source_server, state_path=state) as rig:
-        assert await _listed(rig.client) == []
-        await rig.enable()
-        await rig.enable()
-        await rig.enable("d")
-        await rig.enable("d", "c")
-        await rig.enable("d", on=False)
-        assert await _listed(rig.client) == [("", ""), ("d", "c")]
-        command = {"modifyChangeStreams": 1, "database": "", "collection": "c", "enable": True}
-        assert (await refused(rig.client.admin.command(command)))[0] == 2
-        assert (await refused(rig.client.d.command({**command, "database": "d"})))[0] == 2
-    async with rig_before(source_server, state_path=state) as rig:
-        assert await _listed(rig.client) == [("", ""), ("d", "c")]
-
-
-async def test_a_cluster_stream_is_silent_until_enabled(source_server: Mongod) -> None:
-    name = fresh_name()
-    async with rig_before(source_server) as rig:
-        tail = Tail(rig.client)
-        batch = await tail.open()
-        first = batch.token
-        for number in range(3):
-            await rig.client[name].a.insert_one({"_id": number})
-            batch = await tail.more(wait_ms=50)
-            assert batch.events == []
-            assert batch.token == first
-        await rig.enable(name)
-        fence = await fence_in(rig.client, name)
-        while not (batch := await tail.more()).events:
-            pass
-        assert [event["documentKey"]["_id"] for event in batch.events] == [fence]
-        assert batch.token != first
-        await tail.close()
-        again = events_of(await read_to(rig.client, fence, resumeAfter=first))
-        assert [event["documentKey"]["_id"] for event in again] == [fence]
-
-
-async def test_a_collection_stream_needs_enabling(source_server: Mongod) -> None:
-    name = fresh_name()
-    async with rig_before(source_server) as rig:
-        await rig.client[name].a.insert_one({"_id": 0})
-        for over in ((name, "a"), (name, "")):
-            assert await refused(Tail(rig.client, over=over).open()) == (136, NEVER)
-        await rig.enable(name, "other")
-        assert await refused(Tail(rig.client, over=(name, "a")).open()) == (136, NEVER)
-        for scope in ((name, "a"), (name, ""), ("", "")):
-            await rig.enable(*scope)
-            tail = Tail(rig.client, over=(name, "a"))
-            await tail.open()
-            await tail.close()
-            await rig.enable(*scope, on=False)
-
-
-async def test_enabling_covers_later_events_only(source_server: Mongod) -> None:
-    name = fresh_name()
-    async with rig_before(source_server) as rig:
-        start = await rig.now()
-        await rig.client[name].a.insert_one({"_id": 1})
-        await rig.enable(name, "a")
-        await rig.client[name].a.insert_one({"_id": 2})
-        await rig.client[name].b.insert_one({"_id": 3})
-        fence = await fence_in(rig.client, name, "a")
-        events = events_of(await read_to(rig.client, fence, startAtOperationTime=start))
-    assert [event["documentKey"]["_id"] for event in events] == [2, fence]
-
-
-async def test_off_and_on_again_ends_the_history(source_server: Mongod) -> None:
-    name = fresh_name()
-    async with rig_before(source_server) as rig:
-        await rig.enable()
-        await rig.enable(name)
-        start = await rig.now()
-        fence = await fence_in(rig.client, name)
-        batches = await read_to(rig.client, fence, startAtOperationTime=start)
-        token = dict(events_of(batches)[-1]["_id"])
-        await rig.enable(on=False)
-        await rig.enable()
-        for options in ({"resumeAfter": token}, {"startAtOperationTime": start}):
-            assert await refused(Tail(rig.client).open(**options)) == (136, LOST)
-        # The database was on all the while: a stream over it has lost nothing.
-        over = Tail(rig.client, over=(name, ""))
-        await over.open(resumeAfter=token)
-        await over.close()
-        now = await rig.now()
-        fence = await fence_in(rig.client, name)
-        assert events_of(await read_to(rig.client, fence, startAtOperationTime=now))
-
-
-async def test_an_expired_position_is_lost(source_server: Mongod, tmp_path: Path) -> None:
-    name = fresh_name()
-    state = tmp_path / "state.json"
-    async with rig_before(source_server, state_path=state) as rig:
-        await rig.enable()
-        start = await rig.now()
-        fence = await fence_in(rig.client, name)
-        batches = await read_to(rig.client, fence, startAtOperationTime=start)
-        tokens = [dict(events_of(batches)[0]["_id"]), batches[-1].token]
-        await rig.fault("expireLog", seconds=3_600)
-        for token in tokens:
-            tail = Tail(rig.client)
-            await tail.open(resumeAfter=token)
-            await tail.close()
-        await rig.fault("expireLog")
-        for token in tokens:
-            assert await refused(Tail(rig.client).open(resumeAfter=token)) == (136, LOST)
-    async with rig_before(source_server, state_path=state) as rig:
-        assert await refused(Tail(rig.client).open(resumeAfter=tokens[0])) == (136, LOST)
-        assert await refused(Tail(rig.client).open(startAtOperationTime=start)) == (136, LOST)
-
-
-async def test_a_position_older_than_the_retention_is_lost(source_server: Mongod) -> None:
-    async with rig_before(source_server, log_seconds=3_600) as rig:
-        await rig.enable()
-        now = await rig.now()
-        tail = Tail(rig.client)
-        await tail.open(startAtOperationTime=now)
-        await tail.close()
-        rig.gateway.cluster.log_seconds = 0
-        early = type(now)(now.time - 1, 1)
-        assert await refused(Tail(rig.client).open(startAtOperationTime=early)) == (136, LOST)
+if TYPE_CHECKING:
+    from bson.timestamp import Timestamp
 
 
 async def test_the_cursor_quota_refuses_a_stream(source_server: Mongod) -> None:
@@ -292,6 +164,85 @@ async def _write_through(rig: Rig, done: asyncio.Event) -> list[int]:
         else:
             acknowledged.append(number)
     return acknowledged
+
+
+async def test_an_upstream_that_dies_takes_the_connections_with_it(tmp_path: Path) -> None:
+    server = Mongod(tmp_path / "mongod")
+    try:
+        await server.start()
+        async with rig_before(server) as rig:
+            line = f"mongodb://{rig.gateway.address}/?directConnection=true"
+            async with connected(line, serverMonitoringMode="poll") as client:
+                await client.admin.command("ping")
+                await server.kill()
+                with pytest.raises(AutoReconnect):
+                    await client.admin.command("hello")
+                await server.start()
+                assert (await client.admin.command("ping"))["ok"] == 1.0
+    finally:
+        await server.kill()
+
+
+async def test_a_reader_cut_again_and_again_sees_each_event_once(source_server: Mongod) -> None:
+    name = fresh_name()
+    seed = random.Random(7)
+    async with rig_before(source_server) as rig:
+        await rig.enable()
+        start = await rig.now()
+        done = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(_read_on(rig, start, done, seed))
+            cutting = group.create_task(_cut_on(rig, seed))
+            await _write_hostile(rig.direct, name, seed)
+            cutting.cancel()
+            done.set()
+        fence = await fence_in(rig.direct, name)
+        seen, token = reading.result()
+        rest = events_of(await read_to(rig.client, fence, resumeAfter=token))
+        expected = events_of(await read_to(rig.client, fence, startAtOperationTime=start))
+        assert [*seen, *(event.raw for event in rest)] == [event.raw for event in expected]
+        assert len(expected) > 2_000
+
+
+async def _write_hostile(client: Client, name: str, seed: random.Random) -> None:
+    async with client.start_session() as session:
+        for number in range(300):
+            rows = [{"_id": number * 10 + each, "x": "y" * 500} for each in range(5)]
+            await client[name].a.insert_many(rows)
+            async with await session.start_transaction():
+                for each in range(seed.randrange(1, 6)):
+                    change = {"$set": {"v": each}}
+                    await client[name].a.update_one({"_id": number * 10}, change, session=session)
+
+
+async def _cut_on(rig: Rig, seed: random.Random) -> None:
+    while True:
+        await pause(seed.uniform(0.01, 0.1))
+        rig.gateway.cut_connections()
+
+
+async def _read_on(
+    rig: Rig, start: Timestamp, done: asyncio.Event, seed: random.Random
+) -> tuple[list[bytes], dict[str, str]]:
+    """Read and resume until told to stop: from an event's token, or from a batch's."""
+    seen: list[bytes] = []
+    token: dict[str, str] = {}
+    options: dict[str, Any] = {"startAtOperationTime": start}
+    line = f"mongodb://{rig.gateway.address}/?directConnection=true&retryReads=false"
+    async with connected(line) as client:
+        while not done.is_set() or not token:
+            tail = Tail(client, size=seed.choice([1, 2, 7, 100]))
+            try:
+                batch = await tail.open(**options)
+                while not done.is_set():
+                    seen += [bytes(event.raw) for event in batch.events]
+                    of_batch = not batch.events or seed.random() < 0.5
+                    token = (batch.token or {}) if of_batch else dict(batch.events[-1]["_id"])
+                    options = {"resumeAfter": token}
+                    batch = await tail.more(wait_ms=20)
+            except PyMongoError:
+                continue
+    return seen, token
 
 
 async def test_it_serves_as_a_process_and_ends_on_sigterm(source_server: Mongod) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from typing import TYPE_CHECKING, Any
 
+import bson
 import pytest
 from bson import SON
 from pymongo import MongoClient, monitoring
@@ -13,7 +15,6 @@ from pymongo.read_concern import ReadConcern
 from typing_extensions import override
 
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
-from d5agent.drill.tools import find_tool
 from tests.integration.test_gateway_rig import connected, fresh_name, refused, rig_before
 
 if TYPE_CHECKING:
@@ -243,43 +244,26 @@ async def test_authentication_passes_through(tmp_path: Path) -> None:
         await server.kill()
 
 
-async def _run(*argv: str) -> tuple[int | None, str]:
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    return process.returncode, output.decode()
-
-
-async def test_mongodump_needs_atlas_version(source_server: Mongod, tmp_path: Path) -> None:
-    tool = str(find_tool("mongodump"))
+async def test_only_hello_may_come_the_legacy_way(source_server: Mongod) -> None:
     async with rig_before(source_server) as rig:
-        status, output = await _run(tool, "--uri", rig.uri, "--db", "a", "--out", str(tmp_path))
-        assert status == 1
-        assert "Feature not supported: atlasVersion" in output
+        host, port = rig.gateway.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            hello = await _op_query(reader, writer, {"isMaster": 1, "helloOk": True})
+            assert hello["hosts"] == [rig.gateway.address]
+            assert hello["helloOk"]
+            assert "$clusterTime" not in hello
+            assert (await _op_query(reader, writer, {"find": "a"}))["code"] == 352
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
 
-async def test_a_dump_through_the_gateway_restores(
-    source_server: Mongod, target_server: Mongod, tmp_path: Path
-) -> None:
-    name = fresh_name()
-    out = str(tmp_path / "dump")
-    async with (
-        rig_before(source_server, allow=frozenset({"atlasVersion"})) as rig,
-        connected(target_server.uri) as target,
-    ):
-        rows = [{"_id": number, "x": number, "y": "z" * 2_000} for number in range(2_000)]
-        await rig.client[name].a.insert_many(rows)
-        await rig.client[name].a.create_index([("x", 1)], unique=True)
-        dump = [str(find_tool("mongodump")), "--uri", rig.uri, "--db", name, "--out", out]
-        status, output = await _run(*dump)
-        assert status == 0, output
-        restore = [str(find_tool("mongorestore")), "--uri", target_server.uri]
-        status, output = await _run(*restore, out)
-        assert status == 1
-        assert "documentDB is not a registered storage engine" in output
-        status, output = await _run(*restore, "--drop", "--noOptionsRestore", out)
-        assert status == 0, output
-        hashes = [(await each[name].command("dbHash"))["collections"] for each in (rig.direct, target)]
-        assert hashes[0] == hashes[1]
-        assert "x_1" in await target[name].a.index_information()
+async def _op_query(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, command: dict[str, Any]
+) -> dict[str, Any]:
+    body = struct.pack("<i", 4) + b"admin.$cmd\0" + struct.pack("<ii", 0, -1) + bson.encode(command)
+    writer.write(struct.pack("<iiii", len(body) + 16, 5, 0, 2004) + body)
+    size, _, answers, opcode = struct.unpack("<iiii", await reader.readexactly(16))
+    assert (answers, opcode) == (5, 1)
+    return bson.decode((await reader.readexactly(size - 16))[20:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,12 +24,11 @@ if TYPE_CHECKING:
 
 Client = AsyncMongoClient[dict[str, Any]]
 RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
-_names = itertools.count(1)
 
 
 def fresh_name() -> str:
     """Give a database name that no other test uses."""
-    return f"gateway{next(_names)}"
+    return f"gateway_{ObjectId()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
