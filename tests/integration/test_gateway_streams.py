@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import struct
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +25,7 @@ from bson import (
 )
 from bson.raw_bson import RawBSONDocument
 
+from d5agent.drill.servers import Mongod, ServerOptions
 from tests.integration.test_gateway_rig import (
     Batch,
     Client,
@@ -35,17 +38,28 @@ from tests.integration.test_gateway_rig import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pymongo.asynchronous.client_session import AsyncClientSession as Session
     from pymongo.asynchronous.database import AsyncDatabase
-
-    from d5agent.drill.servers import Mongod
 
     Database = AsyncDatabase[dict[str, Any]]
 
 
 ABSENT = {"wallTime", "lsid", "txnNumber", "collectionUUID"}
+
+
+@pytest.fixture(scope="module")
+def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """A server whose cache holds a transaction of more than 16 MB."""
+    folder = tmp_path_factory.mktemp("roomy")
+    server = Mongod(folder, options=ServerOptions(cache_gigabytes=1.0))
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        asyncio.run(server.kill())
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _every_type() -> RawBSONDocument:
@@ -143,9 +157,9 @@ def _updates(event: RawBSONDocument) -> bool:
     return bool(event["operationType"] == "update")
 
 
-async def test_events_equal_the_direct_stream_less_what_is_absent(source_server: Mongod) -> None:
+async def test_events_equal_the_direct_stream_less_what_is_absent(roomy_server: Mongod) -> None:
     name = fresh_name()
-    async with rig_before(source_server) as rig:
+    async with rig_before(roomy_server) as rig:
         await rig.enable()
         start = await rig.now()
         await _hostile(rig.client, name)
@@ -191,10 +205,10 @@ async def test_tokens_have_their_lengths(source_server: Mongod) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_resuming_from_every_token_is_exact(source_server: Mongod) -> None:
+async def test_resuming_from_every_token_is_exact(roomy_server: Mongod) -> None:
     name = fresh_name()
     only = {"$match": {"ns.db": {"$in": [name, f"{name}x"]}}}
-    async with rig_before(source_server) as rig:
+    async with rig_before(roomy_server) as rig:
         await rig.enable()
         start = await rig.now()
         await _hostile(rig.client, name)
