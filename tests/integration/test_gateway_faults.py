@@ -103,6 +103,7 @@ async def test_a_black_hole_answers_nothing_then_resets(source_server: Mongod) -
 async def test_an_unknown_fault_is_an_error(source_server: Mongod) -> None:
     async with rig_before(source_server) as rig:
         assert (await refused(rig.fault("explode")))[0] == 2
+        assert (await refused(rig.fault("delay")))[0] == 2
 
 
 async def test_while_failing_over_it_is_no_primary(source_server: Mongod) -> None:

@@ -101,6 +101,9 @@ class Gateway:
             result = self._act(str(action), document, asking)
         except RefusedError as refusal:
             return Answer(self.cluster.replies.error(refusal))
+        except (KeyError, TypeError, ValueError) as error:
+            wrong = RefusedError(facts.BAD_VALUE, f"{action}: missing or wrong field: {error}")
+            return Answer(self.cluster.replies.error(wrong))
         return Answer({**result, "ok": 1.0})
 
     def _expire_log(self, document: dict[str, Any], message: Message) -> Forward:
