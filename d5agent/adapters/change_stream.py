@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from bson import Timestamp, encode
+from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from d5agent.ports import Clock
 
 _SIDE: Final = "source"
+_RAW: Final = CodecOptions(document_class=RawBSONDocument)
 _MARKS: Final = "marks"
 _AWAIT_MS: Final = 500
 _FIRST_PAUSE_SECONDS: Final = 0.2
@@ -191,8 +193,8 @@ class ChangeStreamSource:
                 token = cursor.get("postBatchResumeToken")
                 at = _cluster_time(reply) or position.cluster_time
                 yield EventBatch(
-                    events=[event.raw for event in cursor.get("nextBatch", ())],
-                    position=None if token is None else Position(cluster_time=at, token=token.raw),
+                    events=[bytes(event.raw) for event in cursor.get("nextBatch", ())],
+                    position=None if token is None else Position(cluster_time=at, token=bytes(token.raw)),
                 )
                 more = {"getMore": cursor_id, "collection": "$cmd.aggregate", "maxTimeMS": _AWAIT_MS}
                 reply = await self._command(more, session)
@@ -202,7 +204,7 @@ class ChangeStreamSource:
 
     async def _command(self, command: dict[str, Any], session: AsyncClientSession) -> Mapping[str, Any]:
         try:
-            return await self._client.admin.command(command, session=session)
+            return await self._client.admin.command(command, session=session, codec_options=_RAW)
         except PyMongoError as error:
             raise stream_error(error) from error
 

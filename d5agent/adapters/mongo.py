@@ -90,6 +90,7 @@ async def open_mongo(uri: str, *, side: str, pool_size: int = 16) -> AsyncGenera
             client: Client = AsyncMongoClient(
                 uri,
                 document_class=RawBSONDocument,
+                datetime_conversion="DATETIME_AUTO",  # an error may quote an _id that is a date of the year 40000
                 appname=APP_NAME,
                 retryWrites=False,  # DocumentDB has none; what is repeated here is safe to repeat
                 readPreference="primary",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.json_util import dumps
 from bson.raw_bson import RawBSONDocument
-from pymongo import DeleteOne, InsertOne, ReplaceOne, WriteConcern
-from pymongo.errors import BulkWriteError, CollectionInvalid, OperationFailure
+from pymongo import WriteConcern
+from pymongo.errors import CollectionInvalid, OperationFailure
 
 from d5agent.adapters.mongo import Client, translating
 from d5agent.adapters.retry import retrying
@@ -16,7 +17,7 @@ from d5agent.core.replay import Failure
 from d5agent.errors import TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from d5agent.core.operation import Namespace
     from d5agent.core.replay import Barrier, Write, WriteBatch
@@ -27,7 +28,12 @@ _DURABLE: Final = WriteConcern("majority", j=True, wtimeout=30_000)
 _DUPLICATE_KEY: Final = 11000
 _NAMESPACE_NOT_FOUND: Final = 26
 _SHOWN: Final = 300  # characters of a server's message
-_Request = InsertOne[RawBSONDocument] | ReplaceOne[RawBSONDocument] | DeleteOne
+_BATCH_WRITES: Final = 1000
+_BATCH_BYTES: Final = 8 * 1024 * 1024  # a command is one BSON document: 16 MiB at most
+_STATEMENT_BYTES: Final = 64
+_STATEMENTS: Final = {"delete": "deletes", "insert": "documents", "update": "updates"}
+# An error may quote an _id that is a date of the year 40000.
+_LENIENT: Final[CodecOptions[dict[str, Any]]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 
 class MongoTarget:
@@ -92,38 +98,60 @@ class MongoTarget:
                     raise
 
     async def _write(self, namespace: Namespace, writes: Sequence[Write], *, may_insert: bool) -> list[Failure]:
-        collection = self._client[namespace.database].get_collection(namespace.collection or "", write_concern=_DURABLE)
-        requests = [_request(write, may_insert=may_insert) for write in writes]
+        """Send deletes, inserts and replacements as plain commands: the driver's bulk writes decode each document."""
+        kinds: dict[str, list[Write]] = {"delete": [], "insert": [], "update": []}
+        for write in writes:
+            is_insert = write.is_new and may_insert
+            kinds["delete" if write.document is None else "insert" if is_insert else "update"].append(write)
+        failures = []
+        for kind, some in kinds.items():
+            for batch in _batches(some):
+                failures += await self._send(kind, namespace, batch)
+        return failures
+
+    async def _send(self, kind: str, namespace: Namespace, writes: Sequence[Write]) -> list[Failure]:
+        command = {
+            kind: namespace.collection,
+            _STATEMENTS[kind]: [_statement(kind, write) for write in writes],
+            "ordered": False,
+            "writeConcern": _DURABLE.document,
+        }
 
         async def once() -> list[Mapping[str, Any]]:
             with translating(_SIDE):
-                try:
-                    await collection.bulk_write(requests, ordered=False)
-                except BulkWriteError as error:
-                    return _write_errors(error)
-            return []
+                answer = await self._client[namespace.database].command(command, codec_options=_LENIENT)
+            unacknowledged = answer.get("writeConcernError")
+            if unacknowledged:
+                reason = unacknowledged.get("errmsg", "?")
+                raise TransientError("writes are not acknowledged by a majority", reason=reason)
+            errors: list[Mapping[str, Any]] = answer.get("writeErrors", [])
+            return errors
 
-        return [_failure(namespace, writes[error["index"]], error) for error in await retrying(once, clock=self._clock)]
+        errors = await retrying(once, clock=self._clock)
+        return [_failure(namespace, writes[error["index"]], error) for error in errors]
 
 
-def _request(write: Write, *, may_insert: bool) -> _Request:
+def _statement(kind: str, write: Write) -> RawBSONDocument | dict[str, Any]:
     which = RawBSONDocument(id_document(write.id))
     if write.document is None:
-        return DeleteOne(which)
+        return {"q": which, "limit": 1}
     document = RawBSONDocument(write.document)
-    if write.is_new and may_insert:
-        return InsertOne(document)
-    return ReplaceOne(which, document, upsert=True)
+    return document if kind == "insert" else {"q": which, "u": document, "upsert": True}
 
 
-def _write_errors(error: BulkWriteError) -> list[Mapping[str, Any]]:
-    """Return the errors of single writes; TransientError when the others are not acknowledged by a majority."""
-    details: Mapping[str, Any] = error.details or {}
-    unacknowledged = details.get("writeConcernErrors")
-    if unacknowledged:
-        raise TransientError("writes are not acknowledged by a majority", reason=unacknowledged[0].get("errmsg", "?"))
-    found: list[Mapping[str, Any]] = details.get("writeErrors", [])
-    return found
+def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
+    """Yield writes in portions that fit into one command; a document of 16 MB is a command of its own."""
+    batch: list[Write] = []
+    size = 0
+    for write in writes:
+        bytes_ = len(write.document or b"") + len(write.id) + _STATEMENT_BYTES
+        if batch and (len(batch) == _BATCH_WRITES or size + bytes_ > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(write)
+        size += bytes_
+    if batch:
+        yield batch
 
 
 def _failure(namespace: Namespace, write: Write, error: Mapping[str, Any]) -> Failure:

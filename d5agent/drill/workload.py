@@ -166,10 +166,12 @@ async def _prepare(writer: Writer) -> None:
     accounts, counters = writer.collection(ACCOUNTS), writer.collection(COUNTERS)
     await accounts.create_index("email", unique=True)
     for number in range(HOT_DOCUMENTS):
-        await counters.update_one({"_id": number}, {"$setOnInsert": {"n": 0}}, upsert=True)
+        made = await counters.update_one({"_id": number}, {"$setOnInsert": {"n": 0}}, upsert=True)
+        writer.ledger.wrote("insert", int(made.upserted_id is not None))
     missing = compound.ACCOUNTS_OF_A_WRITER - await accounts.count_documents({"writer": writer.number})
     for number in itertools.islice(writer.numbers, max(missing, 0)):
         await accounts.insert_one({"_id": number, "writer": writer.number, "email": f"{number}@example.org"})
+        writer.ledger.wrote("insert")
 
 
 def _share(operations: int | None, writers: int, number: int) -> int | None:

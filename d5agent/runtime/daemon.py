@@ -171,7 +171,10 @@ class Daemon:
         except (Exception, BaseExceptionGroup) as raised:  # noqa: BLE001 -- the top of a task: all ends here
             error = leaf_of(raised)
             if isinstance(error, AgentError):
-                journal.error("service_failed", error=error.message, hint=error.hint, **_named(error.facts))
+                cause = type(error.__cause__).__name__ if error.__cause__ else None
+                journal.error(
+                    "service_failed", error=error.message, hint=error.hint, cause=cause, **_named(error.facts)
+                )
                 return error
             journal.error("service_failed", error=f"a bug: {type(error).__name__}", exc_info=error)
             return TransientError(f"a bug: {type(error).__name__}", hint="report the traceback in the journal")

@@ -173,4 +173,6 @@ class Verifier:
 
 async def _next_page(pages: AsyncGenerator[Sequence[bytes]]) -> Sequence[bytes]:
     """Return the next documents; none at the end."""
-    return await anext(pages, ())
+    async for page in pages:
+        return page
+    return ()

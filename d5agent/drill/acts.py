@@ -1,0 +1,172 @@
+"""The acts of the drill, in the order of a real outage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure
+
+from d5agent.core.naming import SEGMENTS
+from d5agent.drill import dataset
+from d5agent.drill.child import pause
+from d5agent.drill.stage import APPLICATION
+from d5agent.drill.workload import Workload
+from d5agent.drill.writer import ACCOUNTS, SHOP
+from d5agent.errors import OperatorError
+from d5agent.runtime.wiring import open_store
+from d5agent.settings import load_settings
+from d5agent.steps.log_reader import LogReader
+
+if TYPE_CHECKING:
+    from d5agent.drill.agent import Agent
+    from d5agent.drill.findings import Findings
+    from d5agent.drill.ledger import Ledger
+    from d5agent.drill.stage import Stage
+
+_PATIENCE_SECONDS: Final = 120.0
+_PROBE_SECONDS: Final = 0.01
+_NOT_APPLICATIONS: Final = frozenset({"admin", "local", "config", "d5agent"})
+_UNAUTHORIZED: Final = 13
+_EVENTS: Final = ("insert", "update", "replace", "delete", "drop", "rename", "dropDatabase")
+_STREAM: Final = {"modifyChangeStreams": 1, "database": "", "collection": ""}
+Client = AsyncMongoClient[dict[str, Any]]
+
+
+async def copy_forward(stage: Stage, findings: Findings) -> None:
+    """Both databases hold the same, as when DMS has copied everything; the primary has its unique index."""
+    async with Client(stage.source.uri) as source, Client(stage.target.uri) as target:
+        async with asyncio.TaskGroup() as group:
+            loaded = group.create_task(dataset.load(source))
+            group.create_task(dataset.load(target))
+        for client in (source, target):
+            await client[SHOP][ACCOUNTS].create_index("email", unique=True)
+    findings.figures["documents copied beforehand"] = loaded.result()
+
+
+async def begin_capture(stage: Stage, agent: Agent) -> None:
+    """Switch the stream on, start replication, wait until it is ready: what the Lambda start-replication does."""
+    async with Client(stage.admin_uri) as admin:
+        await admin.admin.command({**_STREAM, "enable": True})
+    await agent.start()
+    await agent.call("check")
+    await agent.call("start", "replication")
+    await agent.until(lambda status: bool(status["ready_at"]), what="replication is ready", seconds=_PATIENCE_SECONDS)
+
+
+async def outage(stage: Stage, agent: Agent, operations: int, seed: int) -> Ledger:
+    """Let the microservices work on DocumentDB; kill the daemon in the midst of it, and start it again."""
+    workload = Workload(stage.application_uri, seed)
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(workload.run(operations=operations))
+        while workload.ledger.total < operations * 2 // 5:
+            await pause(_PROBE_SECONDS)
+        if work.done() or not (await agent.status())["capture"]["operations"]:
+            raise OperatorError("the daemon cannot be killed while it captures", hint="give more --operations")
+        await agent.kill()
+        await agent.start()
+    return work.result()
+
+
+async def make_read_only(stage: Stage) -> None:
+    """Take the application its right to write, proved by a write that must fail (Lambda restore-replication)."""
+    async with Client(stage.source.uri) as source:
+        await source.admin.command({"updateUser": APPLICATION, "roles": [{"role": "readAnyDatabase", "db": "admin"}]})
+    async with Client(stage.application_uri) as application:
+        try:
+            await application["shop"]["probe"].insert_one({"_id": "a write after the end"})
+        except OperationFailure as error:
+            if error.code == _UNAUTHORIZED:
+                return
+            raise
+    raise OperatorError("the application can still write", hint="this is a bug of the drill")
+
+
+async def restore(agent: Agent, stage: Stage) -> None:
+    """Backup, fence, replay, verify; the daemon is killed between two windows, and started again."""
+    await agent.call("start", "restore")
+    checkpoint = stage.folder / "state" / "restore_checkpoint.json"  # there since the first window
+    while not checkpoint.exists():
+        await pause(_PROBE_SECONDS)
+        _raise_failure(await agent.status(), agent)
+    await agent.kill()
+    await agent.start()
+    await agent.until(
+        lambda status: status["services"]["restore"]["state"] == "done",
+        what="restore is verified",
+        seconds=_PATIENCE_SECONDS,
+    )
+
+
+def _raise_failure(status: dict[str, Any], agent: Agent) -> None:
+    for name, row in status["services"].items():
+        if row["state"] == "failed":
+            raise OperatorError(f"{name} failed: {row['error']}", hint=row["hint"], log=agent.log)
+
+
+async def compare(stage: Stage, agent: Agent, ledger: Ledger, findings: Findings) -> None:
+    """Hold the log against the microservices' own books, and the two servers against each other."""
+    log = await agent.json("log", "verify")
+    captured = await _captured(stage)
+    promised = Counter({kind: ledger.writes[kind] for kind in _EVENTS if ledger.writes[kind]})
+    findings.figures |= {
+        "operations acknowledged to the microservices": promised.total(),
+        "operations captured": captured.total(),
+        "segments": log["segments"],
+        "commits": log["commits"],
+        "bytes stored": log["bytes"],
+        "orphan segments of the crash": len(log["orphans"]),
+        "PUTs to S3": stage.s3.count_requests().get("PutObject", 0),
+    }
+    findings.check(
+        "every acknowledged operation is in the log, and no other", holds=captured == promised and not ledger.unknown
+    )
+    if captured != promised:
+        findings.differences.append(f"acknowledged {dict(promised)}, captured {dict(captured)}")
+    report = await agent.json("verify", "--full")
+    findings.figures |= {"documents compared": report["compared"], "differences": report["different"]}
+    findings.check("verify --full finds no difference", holds=report["equal"])
+    findings.differences += [str(difference) for difference in report["differences"][:10]]
+    await _compare_hashes(stage, findings)
+
+
+async def _captured(stage: Stage) -> Counter[str]:
+    found: Counter[str] = Counter()
+    async with open_store(load_settings(stage.config)) as store:
+        reader = LogReader(store=store)
+        async for link in reader.links():
+            async for operation in reader.operations(link.commit):
+                if not operation.is_ours:
+                    found[operation.kind] += 1
+    return found
+
+
+async def _compare_hashes(stage: Stage, findings: Findings) -> None:
+    async with Client(stage.source.uri) as source, Client(stage.target.uri) as target:
+        names = {*await source.list_database_names(), *await target.list_database_names()} - _NOT_APPLICATIONS
+        for name in sorted(names):
+            hashes = [(await client[name].command("dbHash"))["md5"] for client in (source, target)]
+            findings.hashes.append((name, hashes[0], hashes[1]))
+    equal = bool(findings.hashes) and all(source == target for _, source, target in findings.hashes)
+    findings.check("dbHash is the same on both servers, for each database", holds=equal)
+
+
+async def clean(stage: Stage, agent: Agent, findings: Findings) -> None:
+    """Let log, token and stream go, and the instance be powered off; dumps and reports stay."""
+    await agent.call("start", "monitor-restore")
+    await agent.until(lambda status: status["phase"] == "idle", what="clean is done", seconds=_PATIENCE_SECONDS)
+    while not stage.power_record.exists():
+        await pause(_PROBE_SECONDS)
+        _raise_failure(await agent.status(), agent)
+    findings.check("the power-off was requested, once", holds=True)
+    async with open_store(load_settings(stage.config)) as store:
+        left = [found.key async for page in store.list_objects(SEGMENTS) for found in page]
+        dumps = [found.key async for page in store.list_objects("dump/") for found in page]
+    findings.check("nothing is left under replication/", holds=not left)
+    findings.check("the dumps of both sides are kept", holds=sum(key.endswith("manifest.json") for key in dumps) == 2)
+    async with Client(stage.admin_uri) as admin:
+        streams = [found async for found in await admin.admin.aggregate([{"$listChangeStreams": 1}])]
+    findings.check("the change stream is closed", holds=not streams)
+    findings.figures["dump archives kept"] = sum(key.endswith(".archive.gz") for key in dumps)

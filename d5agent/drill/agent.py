@@ -1,0 +1,106 @@
+"""The agent under drill: the daemon as a process of its own, and the command line beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from d5agent.drill.child import Child, pause, wait_until
+from d5agent.drill.tools import inherited_environment
+from d5agent.errors import OperatorError
+from d5agent.runtime.control import ask, socket_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from d5agent.drill.stage import Stage
+
+_START_SECONDS = 20.0
+_PROBE_SECONDS = 0.05
+
+
+class Agent:
+    """Starts, kills and asks the agent, as an operator and a power cut would."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.log = stage.folder / "d5agent.log"
+        self._socket = socket_path(stage.folder / "state")
+        environment = inherited_environment(
+            AWS_ACCESS_KEY_ID=stage.s3.access_key, AWS_SECRET_ACCESS_KEY=stage.s3.secret_key
+        )
+        self._daemon = Child(self._argv("serve"), log=self.log, environment=environment)
+        self._environment = environment
+
+    async def start(self) -> None:
+        """Start the daemon and wait until it answers."""
+        self._daemon.start()
+        await wait_until(self._answers, seconds=_START_SECONDS, what="the daemon answers", log=self.log)
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        await self._daemon.kill()
+
+    async def stop(self) -> None:
+        """SIGTERM, and time to drain."""
+        await self._daemon.stop(grace_seconds=30)
+
+    async def call(self, *arguments: str, expected: int = 0) -> str:
+        """Run a verb of the command line, and return what it printed; OperatorError on another exit code."""
+        process = await asyncio.create_subprocess_exec(
+            *self._argv(*arguments),
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            out, err = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        if process.returncode != expected:
+            raise OperatorError(
+                f"d5agent {' '.join(arguments)} ended with {process.returncode}, not {expected}",
+                hint=f"read {self.log}",
+                said=(out + err).decode(errors="replace").strip()[-2000:],
+            )
+        return out.decode()
+
+    async def json(self, *arguments: str) -> dict[str, Any]:
+        """Return what a verb prints with --json."""
+        values: dict[str, Any] = json.loads(await self.call(*arguments, "--json"))
+        return values
+
+    async def status(self) -> dict[str, Any]:
+        """Ask the daemon how things stand."""
+        async for answer in ask(self._socket, {"verb": "status"}):
+            return answer
+        raise OperatorError("the daemon said nothing", hint=f"read {self.log}")
+
+    async def until(self, is_so: Callable[[dict[str, Any]], bool], *, what: str, seconds: float) -> dict[str, Any]:
+        """Wait until the status is so; OperatorError when a service fails, or time is over."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            status = await self.status()
+            if is_so(status):
+                return status
+            for name, row in status["services"].items():
+                if row["state"] == "failed":
+                    raise OperatorError(f"{name} failed: {row['error']}", hint=row["hint"], log=self.log)
+            if asyncio.get_running_loop().time() > deadline:
+                raise OperatorError(f"not within {seconds:g} s: {what}", hint=f"read {self.log}")
+            await pause(_PROBE_SECONDS)
+
+    def _argv(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "d5agent", *arguments, "--config", str(self._stage.config)]
+
+    async def _answers(self) -> bool:
+        self._daemon.require_alive()
+        try:
+            await self.status()
+        except Exception:  # noqa: BLE001 -- not yet, whatever the reason: the log has it
+            return False
+        return True

@@ -1,0 +1,141 @@
+"""`d5agent drill`: the whole failback on this machine, on real servers, and the proof that nothing was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from d5agent.drill import acts
+from d5agent.drill.agent import Agent
+from d5agent.drill.findings import Findings
+from d5agent.drill.stage import BUCKET, open_stage
+from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError
+from d5agent.steps.parallel import leaf_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from d5agent.drill.stage import Stage
+
+_ACTS = 7
+
+
+class _Show:
+    """Progress on standard error, so that --json keeps standard output for machines."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._loop = asyncio.get_running_loop()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        self._task = self._progress.add_task("", total=_ACTS)
+
+    @asynccontextmanager
+    async def act(self, what: str) -> AsyncGenerator[None]:
+        """Show an act while it runs, and leave a line with its time."""
+        self._progress.start()
+        self._progress.update(self._task, description=what)
+        began = self._loop.time()
+        try:
+            yield
+        except BaseException:
+            self.console.print(f"[red]✗[/] {what}")
+            self._progress.stop()
+            raise
+        self.console.print(f"[green]✓[/] {what} [dim]{self._loop.time() - began:.1f} s[/]")
+        self._progress.advance(self._task)
+
+    def now(self) -> float:
+        """Return seconds that never go back."""
+        return self._loop.time()
+
+    def end(self) -> None:
+        """Take the progress bar away."""
+        self._progress.stop()
+
+
+async def run_drill(*, operations: int, seed: int, keep: bool, as_json: bool) -> int:
+    """Perform the drill; return the exit code: 0 only if all is equal."""
+    folder = Path(tempfile.mkdtemp(prefix="d5-"))  # private; and short, since a Unix socket's path must fit
+    show, findings = _Show(), Findings()
+    try:
+        async with AsyncExitStack() as stack:
+            stack.callback(show.end)
+            async with show.act("MongoDB twice, the DocumentDB gateway and an S3 server start"):
+                stage = await stack.enter_async_context(open_stage(folder))
+            agent = Agent(stage)
+            stack.push_async_callback(agent.stop)
+            await _perform(stage, agent, show, findings, operations=operations, seed=seed)
+            show.end()
+            _print(findings, as_json=as_json)
+            if keep:
+                await _keep(stage, show.console)
+    except (AgentError, ExceptionGroup) as raised:
+        error = leaf_of(raised)
+        if isinstance(error, AgentError):
+            error.facts.setdefault("logs", folder)
+        raise error from None
+    if not findings.is_good:
+        show.console.print(f"The logs are kept in {folder}")
+        return EXIT_OPERATOR
+    shutil.rmtree(folder)
+    return EXIT_DONE
+
+
+async def _perform(stage: Stage, agent: Agent, show: _Show, findings: Findings, *, operations: int, seed: int) -> None:
+    began = show.now()
+    async with show.act("both hold the same data, as DMS would have copied them"):
+        await acts.copy_forward(stage, findings)
+    async with show.act("capture begins: change stream on, replication ready"):
+        await acts.begin_capture(stage, agent)
+    async with show.act("MongoDB is down, microservices work on DocumentDB; the daemon is killed once"):
+        ledger = await acts.outage(stage, agent, operations, seed)
+    read_only = show.now()
+    async with show.act("read-only; backup, fence, restore, verify; the daemon is killed once"):
+        await acts.make_read_only(stage)
+        await acts.restore(agent, stage)
+    findings.figures["read-only window, with backup and the kill"] = show.now() - read_only
+    async with show.act("the log against the books, every document, dbHash of both servers"):
+        await acts.compare(stage, agent, ledger, findings)
+    async with show.act("clean, power off"):
+        await acts.clean(stage, agent, findings)
+    findings.figures["whole drill"] = show.now() - began
+
+
+def _print(findings: Findings, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(findings.to_json()) + "\n")
+    else:
+        Console(highlight=False).print(findings.table())
+
+
+async def _keep(stage: Stage, console: Console) -> None:
+    """Leave the servers up until Ctrl-C, and say how to look at them."""
+    console.print("The servers stay up until Ctrl-C. To look at them, from another terminal:")
+    for what, how in (
+        ("the agent", f"d5agent status --config {stage.config}"),
+        ("DocumentDB, through the gateway", f'mongosh "{stage.admin_uri}"'),
+        ("MongoDB", f'mongosh "{stage.target.uri}"'),
+        ("the bucket", f"aws --endpoint-url {stage.s3.endpoint_url} s3 ls --recursive s3://{BUCKET}/"),
+        ("logs and configuration", str(stage.folder)),
+    ):
+        console.print(f"  {what}:\n    {how}", markup=False, soft_wrap=True)
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        console.print("Stopping the servers.")
+        raise
