@@ -1,0 +1,189 @@
+"""Random histories of a cluster, and the log that was captured of them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from bson import Int64, decode
+from hypothesis import strategies as st
+
+from d5agent.core.log import Writer
+from d5agent.core.operation import Namespace, parse_event
+from d5agent.core.segmenter import Segmenter
+from d5agent.steps.log_writer import LogWriter
+from tests.fakes.clock import FakeClock
+from tests.fakes.cluster import (
+    FakeCluster,
+    ImpossibleError,
+    Op,
+    delete,
+    drop,
+    drop_database,
+    insert,
+    rename,
+    replace,
+    update,
+)
+from tests.fakes.documents import FakeDatabase, raw_id
+from tests.fakes.store import FakeObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+UNIQUE: Final = Namespace("shop", "unique")
+PLAIN: Final = Namespace("shop", "plain")
+OTHER: Final = Namespace("stock", "other")
+WRITER: Final = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
+_IDS: Final = (1, 2, 3, 4, 1.0, Int64(2), "a")
+_VALUES: Final = (None, None, 1, 2, 3)
+_DOCUMENT_KINDS: Final = ("write", "write", "write", "replace", "delete", "recreate", "take_over", "exchange", "twice")
+_BARRIERS: Final = ("drop", "rename", "rename", "drop_database")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happens: somebody writes, or the agent reads the stream, or time passes."""
+
+    kind: str
+    namespace: Namespace = UNIQUE
+    other: Namespace = PLAIN
+    ids: tuple[object, object] = (1, 2)
+    value: object = None
+    count: int = 0
+
+
+def steps(*, with_barriers: bool) -> st.SearchStrategy[list[Step]]:
+    """Return histories; without barriers, only documents change."""
+    pairs = st.tuples(st.sampled_from(_IDS), st.sampled_from(_IDS))
+    # A unique field in a hot collection is where the order matters most.
+    namespaces = st.sampled_from((UNIQUE, UNIQUE, UNIQUE, PLAIN, OTHER))
+    moves = _BARRIERS if with_barriers else ()
+    kinds = st.sampled_from((*_DOCUMENT_KINDS * 4, *("capture", "wait") * 6, *moves))
+    return st.lists(
+        st.builds(Step, kinds, namespaces, namespaces, pairs, st.sampled_from(_VALUES), st.integers(1, 5)),
+        min_size=20,
+        max_size=60,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Recording:
+    """A cluster that lives, and a log that follows it: as a segmenter cuts it, at whatever moments."""
+
+    segment_bytes: int = 400
+    looks_up_by_name: bool = False
+    clock: FakeClock = field(default_factory=FakeClock)
+    store: FakeObjectStore = field(default_factory=lambda: FakeObjectStore(page_size=3))
+    numbers: int = 0
+    at: int = 0
+    seconds: float = 0.0
+    cluster: FakeCluster = field(init=False)
+    _segmenter: Segmenter = field(init=False)
+    _writer: LogWriter = field(init=False)
+
+    def __post_init__(self) -> None:
+        database = FakeDatabase(unique={UNIQUE: frozenset({"u"})})
+        self.cluster = FakeCluster(clock=self.clock, database=database, looks_up_by_name=self.looks_up_by_name)
+        self.cluster.apply(*[insert(UNIQUE, {"_id": n, "u": n}) for n in (1, 2, 3)], insert(UNIQUE, {"_id": "a"}))
+        self.cluster.apply(*[insert(PLAIN, {"_id": n, "u": 1}) for n in (1, 2)], insert(OTHER, {"_id": 1}))
+        self._segmenter = Segmenter(max_bytes=self.segment_bytes, max_age_seconds=2)
+        self._writer = LogWriter(store=self.store, clock=self.clock, writer=WRITER, last=None)
+
+    def begin(self) -> None:
+        """Let the log begin here: what happened before is not in it."""
+        self.at = len(self.cluster)
+
+    async def do(self, step: Step) -> None:
+        """Let a step happen, as far as a cluster would allow it."""
+        if step.kind == "capture":
+            await self.capture(step.count)
+        elif step.kind == "wait":
+            self.seconds += step.count
+            await self._tick()
+        else:
+            self.numbers += 1
+            try:
+                self.cluster.apply(*self._ops(step))
+            except ImpossibleError:
+                return
+
+    async def capture(self, count: int) -> None:
+        """Read some events; looked-up documents are as they are at this moment."""
+        for _ in range(min(count, len(self.cluster) - self.at)):
+            operation = parse_event(self.cluster.event(self.at))
+            self.at += 1
+            for cut in self._segmenter.add(operation, now=self.seconds):
+                await self._writer.take(cut)
+        if self.at == len(self.cluster):
+            self._segmenter.seal(None)
+            await self._tick()
+
+    @property
+    def sequence(self) -> int:
+        """The number of the newest commit; -1: there is none."""
+        return -1 if self._writer.last is None else self._writer.last.commit.sequence
+
+    async def finish(self) -> None:
+        """Capture all that is left, and commit it."""
+        await self.capture(len(self.cluster))
+        cut = self._segmenter.drain()
+        if cut is not None:
+            await self._writer.take(cut)
+
+    async def _tick(self) -> None:
+        cut = self._segmenter.tick(now=self.seconds)
+        if cut is not None:
+            await self._writer.take(cut)
+
+    def _ops(self, step: Step) -> Sequence[Op]:
+        namespace, (first, second) = step.namespace, step.ids
+        made: dict[str, Callable[[], Sequence[Op]]] = {
+            "write": lambda: [self._write(namespace, first, step.value)],
+            "twice": lambda: [self._write(namespace, first, None), update(namespace, self._fields(first, step.value))],
+            "replace": lambda: [replace(namespace, self._fields(first, step.value))],
+            "delete": lambda: [delete(namespace, first)],
+            "recreate": lambda: [delete(namespace, first), insert(namespace, self._fields(second, step.value))],
+            "take_over": lambda: self._take_over(namespace, first, step.value),
+            "exchange": lambda: self._exchange(namespace, first, second),
+            "drop": lambda: [drop(namespace)],
+            "rename": lambda: [rename(namespace, step.other)],
+            "drop_database": lambda: [drop_database(namespace.database)],
+        }
+        return made[step.kind]()
+
+    def _write(self, namespace: Namespace, id_: object, value: object) -> Op:
+        is_there = self.cluster.database.find(namespace, raw_id(id_)) is not None
+        return (update if is_there else insert)(namespace, self._fields(id_, value))
+
+    def _take_over(self, namespace: Namespace, id_: object, value: object) -> Sequence[Op]:
+        """Give a document a value; who held it gives it up in the same transaction."""
+        documents = self.cluster.database.contents().get(namespace, {}).values()
+        fields = [decode(document) for document in documents]
+        holders = [found["_id"] for found in fields if value is not None and found.get("u") == value]
+        released = [update(namespace, self._fields(holder, None)) for holder in holders]
+        return [*released, self._write(namespace, id_, value)]
+
+    def _exchange(self, namespace: Namespace, first: object, second: object) -> Sequence[Op]:
+        """Swap two documents' values in one transaction, by way of no value."""
+        values = [_value_of(self.cluster.database, namespace, id_) for id_ in (first, second)]
+        return [
+            update(namespace, self._fields(first, None)),
+            update(namespace, self._fields(second, values[0])),
+            update(namespace, self._fields(first, values[1])),
+        ]
+
+    def _fields(self, id_: object, value: object) -> Mapping[str, object]:
+        unique = {} if value is None else {"u": value}
+        return {"_id": id_, **unique, "n": self.numbers}
+
+
+def shuffled(seed: int) -> random.Random:
+    """Return an order of writes."""
+    return random.Random(seed)
+
+
+def _value_of(database: FakeDatabase, namespace: Namespace, id_: object) -> object:
+    document = database.find(namespace, raw_id(id_))
+    return None if document is None else decode(document).get("u")

@@ -1,0 +1,171 @@
+"""Operations in, the log, operations out: nothing lost, nothing twice, each namespace in order."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from bson import Timestamp, decode, encode
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d5agent.core.operation import ClusterTime, Namespace, Position, parse_event
+from d5agent.core.segmenter import Segmenter
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_writer import LogWriter
+from tests.fakes.clock import FakeClock
+from tests.fakes.mortal import DiedError, Life, mortal
+from tests.fakes.store import FakeObjectStore
+from tests.property.histories import WRITER
+
+if TYPE_CHECKING:
+    from d5agent.core.operation import Operation
+    from d5agent.ports import ObjectStore
+
+_NAMES: Final = (Namespace("shop", "a"), Namespace("shop", "b"), Namespace("stock", "a"))
+_KINDS: Final = (*("insert", "update", "replace", "delete") * 5, "drop", "rename", "dropDatabase", "unheardOf")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event, and what happens before it: it is later by `later` increments; the stream was empty; time passed."""
+
+    kind: str
+    namespace: Namespace
+    id: int
+    later: int
+    size: int
+    is_quiet_before: bool
+    names_position: bool
+    seconds: float
+
+
+_EVENTS: Final = st.lists(
+    st.builds(
+        Event,
+        st.sampled_from(_KINDS),
+        st.sampled_from(_NAMES),
+        st.integers(1, 3),
+        st.sampled_from((0, 0, 1)),
+        st.integers(0, 300),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from((0.0, 0.0, 0.3, 5.0)),
+    ),
+    min_size=15,
+    max_size=60,
+)
+_SIZES: Final = st.sampled_from((1, 300, 1500, 1_000_000))
+_AGES: Final = st.sampled_from((0.0, 1.0, 60.0))
+
+
+def _operations(events: list[Event]) -> list[Operation]:
+    operations = []
+    increment = 1
+    for number, event in enumerate(events):
+        increment += event.later
+        is_document = event.kind in {"insert", "update", "replace", "delete"}
+        namespace = {"db": event.namespace.database, "coll": event.namespace.collection}
+        if event.kind == "dropDatabase":
+            del namespace["coll"]
+        raw = {
+            "_id": {"_data": f"{number:08x}"},
+            "operationType": event.kind,
+            "clusterTime": Timestamp(1_793_600_000, increment),
+            "ns": namespace,
+            **({"to": {"db": "shop", "coll": "new"}} if event.kind == "rename" else {}),
+            **({"documentKey": {"_id": event.id}} if is_document else {}),
+            "fullDocument": {"_id": event.id, "filling": "x" * event.size},
+        }
+        operations.append(parse_event(encode(raw)))
+    return operations
+
+
+async def _capture(
+    store: ObjectStore, events: list[Event], operations: list[Operation], *, max_bytes: int, max_age: float
+) -> None:
+    """Write the log of what comes after its last commit, as the service does."""
+    reader = LogReader(store=store)
+    last = await reader.last()
+    writer = LogWriter(store=store, clock=FakeClock(), writer=WRITER, last=last)
+    begin = 0 if last is None else _number_after(last.commit.position)
+    segmenter = Segmenter(max_bytes=max_bytes, max_age_seconds=max_age)
+    now = 0.0
+    for event, operation in list(zip(events, operations, strict=True))[begin:]:
+        now += event.seconds
+        if event.is_quiet_before and event.later:
+            between = encode({"_data": f"-{decode(operation.token)['_data']}"})
+            position = Position(cluster_time=operation.cluster_time, token=between)
+            segmenter.seal(position if event.names_position else None)
+            if (cut := segmenter.tick(now=now)) is not None:
+                await writer.take(cut)
+        for cut in segmenter.add(operation, now=now):
+            await writer.take(cut)
+    segmenter.seal(None)
+    if (cut := segmenter.drain()) is not None:
+        await writer.take(cut)
+    assert segmenter.is_empty
+
+
+def _number_after(position: Position) -> int:
+    data = decode(position.token or b"")["_data"]
+    return int(data[1:], 16) if data.startswith("-") else int(data, 16) + 1
+
+
+async def _require_whole(store: FakeObjectStore, operations: list[Operation]) -> None:
+    reader = LogReader(store=store)
+    stored = [[o async for o in reader.operations(link.commit)] async for link in reader.links()]
+    everything = [operation for commit in stored for operation in commit]
+    assert sorted(o.raw for o in everything) == sorted(o.raw for o in operations)
+    for namespace in {operation.namespace for operation in operations}:
+        of_one = [o.raw for o in everything if o.namespace == namespace]
+        assert of_one == [o.raw for o in operations if o.namespace == namespace]
+    times: list[ClusterTime] = []
+    for commit in stored:
+        assert len(commit) == 1 or not any(operation.is_barrier for operation in commit)
+        times += sorted({o.cluster_time for o in commit})
+    assert times == sorted(times)
+    shared = [time for time in times if times.count(time) > 1]
+    assert all(any(o.is_barrier for o in operations if o.cluster_time == time) for time in shared)
+    await _require_order_across_barriers(everything, operations)
+
+
+async def _require_order_across_barriers(stored: list[Operation], operations: list[Operation]) -> None:
+    for barrier in (operation for operation in operations if operation.is_barrier):
+        at, came_at = stored.index(barrier), operations.index(barrier)
+        assert {o.raw for o in stored[:at]} == {o.raw for o in operations[:came_at]}
+
+
+@given(events=_EVENTS, max_bytes=_SIZES, max_age=_AGES)
+def test_what_is_captured_comes_out_of_the_log_again(events: list[Event], max_bytes: int, max_age: float) -> None:
+    async def run() -> None:
+        store = FakeObjectStore(page_size=3)
+        operations = _operations(events)
+        await _capture(store, events, operations, max_bytes=max_bytes, max_age=max_age)
+        await _require_whole(store, operations)
+        summary = await LogReader(store=store).check()
+        assert not summary.orphans
+        assert summary.last is not None
+        assert summary.last.commit.total.operations == len(operations)
+
+    asyncio.run(run())
+
+
+@given(events=_EVENTS, max_bytes=_SIZES, max_age=_AGES, deaths=st.lists(st.integers(1, 60), min_size=1, max_size=4))
+def test_a_capture_that_dies_at_any_call_loses_nothing_and_stores_nothing_twice(
+    events: list[Event], max_bytes: int, max_age: float, deaths: list[int]
+) -> None:
+    async def run() -> None:
+        store = FakeObjectStore(page_size=3)
+        operations = _operations(events)
+        for halves in [*deaths, None]:
+            try:
+                mortal_store = mortal(store, Life(halves))
+                await _capture(mortal_store, events, operations, max_bytes=max_bytes, max_age=max_age)
+            except DiedError:
+                continue
+        await _require_whole(store, operations)
+        await LogReader(store=store).check()
+
+    asyncio.run(run())
