@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -32,6 +33,9 @@ _BATCH_WRITES: Final = 1000
 _BATCH_BYTES: Final = 8 * 1024 * 1024  # a command is one BSON document: 16 MiB at most
 _STATEMENT_BYTES: Final = 64
 _STATEMENTS: Final = {"delete": "deletes", "insert": "documents", "update": "updates"}
+# The server puts the current time in the place of a top-level Timestamp(0, 0), on insert and on replacement ("BSON
+# types", MongoDB manual), but not in what a pipeline computes. A hit elsewhere in the document does no harm.
+_ZERO_TIMESTAMP: Final = re.compile(rb"\x11[^\0]*\0{9}")
 # An error may quote an _id that is a date of the year 40000.
 _LENIENT: Final[CodecOptions[dict[str, Any]]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
@@ -101,7 +105,7 @@ class MongoTarget:
         """Send deletes, inserts and replacements as plain commands: the driver's bulk writes decode each document."""
         kinds: dict[str, list[Write]] = {"delete": [], "insert": [], "update": []}
         for write in writes:
-            is_insert = write.is_new and may_insert
+            is_insert = write.is_new and may_insert and not _ZERO_TIMESTAMP.search(write.document or b"")
             kinds["delete" if write.document is None else "insert" if is_insert else "update"].append(write)
         failures = []
         for kind, some in kinds.items():
@@ -136,7 +140,10 @@ def _statement(kind: str, write: Write) -> RawBSONDocument | dict[str, Any]:
     if write.document is None:
         return {"q": which, "limit": 1}
     document = RawBSONDocument(write.document)
-    return document if kind == "insert" else {"q": which, "u": document, "upsert": True}
+    if kind == "insert":
+        return document
+    literally = _ZERO_TIMESTAMP.search(write.document) is not None
+    return {"q": which, "u": [{"$replaceWith": {"$literal": document}}] if literally else document, "upsert": True}
 
 
 def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:

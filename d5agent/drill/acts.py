@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
+from d5agent.adapters.clock import SystemClock
+from d5agent.adapters.s3 import S3Store
 from d5agent.core.naming import SEGMENTS
 from d5agent.drill import dataset
 from d5agent.drill.child import pause
-from d5agent.drill.stage import APPLICATION
+from d5agent.drill.stage import APPLICATION, BUCKET
 from d5agent.drill.workload import Workload
 from d5agent.drill.writer import ACCOUNTS, SHOP
 from d5agent.errors import OperatorError
-from d5agent.runtime.wiring import open_store
-from d5agent.settings import load_settings
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from d5agent.drill.agent import Agent
     from d5agent.drill.findings import Findings
     from d5agent.drill.ledger import Ledger
@@ -132,9 +135,15 @@ async def compare(stage: Stage, agent: Agent, ledger: Ledger, findings: Findings
     await _compare_hashes(stage, findings)
 
 
+@asynccontextmanager
+async def _store(stage: Stage) -> AsyncGenerator[S3Store]:
+    async with stage.s3.client() as client:
+        yield S3Store(client, bucket=BUCKET, prefix="", clock=SystemClock())
+
+
 async def _captured(stage: Stage) -> Counter[str]:
     found: Counter[str] = Counter()
-    async with open_store(load_settings(stage.config)) as store:
+    async with _store(stage) as store:
         reader = LogReader(store=store)
         async for link in reader.links():
             async for operation in reader.operations(link.commit):
@@ -161,7 +170,7 @@ async def clean(stage: Stage, agent: Agent, findings: Findings) -> None:
         await pause(_PROBE_SECONDS)
         _raise_failure(await agent.status(), agent)
     findings.check("the power-off was requested, once", holds=True)
-    async with open_store(load_settings(stage.config)) as store:
+    async with _store(stage) as store:
         left = [found.key async for page in store.list_objects(SEGMENTS) for found in page]
         dumps = [found.key async for page in store.list_objects("dump/") for found in page]
     findings.check("nothing is left under replication/", holds=not left)
