@@ -28,6 +28,7 @@ _START_SECONDS: Final = 20.0
 SOURCE_ROLES: Final = [
     {"role": "readAnyDatabase", "db": "admin"},
     {"role": "clusterMonitor", "db": "admin"},
+    {"role": "clusterManager", "db": "admin"},  # to close the change stream
     {"role": "dbOwner", "db": "d5agent"},
 ]
 TARGET_ROLES: Final = [

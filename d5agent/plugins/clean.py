@@ -32,13 +32,19 @@ class Clean:
         await self.source.close_stream()
         coordinator.journal.info("change_stream_closed")
         deleted = 0
-        async for page in self.store.list_objects(SEGMENTS):
-            await self.store.delete([found.key for found in page])
-            deleted += len(page)
+        # From the beginning each time: a listing that goes on while its objects vanish may pass some over.
+        while keys := await self._some_keys():
+            await self.store.delete(keys)
+            deleted += len(keys)
             coordinator.report(deleted=deleted)
         for name in self.state_names:
             await self.states.delete(name)
         coordinator.journal.info("log_deleted", objects=deleted)
+
+    async def _some_keys(self) -> list[str]:
+        async for page in self.store.list_objects(SEGMENTS):
+            return [found.key for found in page]
+        return []
 
     async def _stop_replication(self, coordinator: Coordinator) -> None:
         # Drained first: what it holds is then in the log, and counts.
