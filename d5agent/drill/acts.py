@@ -145,10 +145,9 @@ async def _captured(stage: Stage) -> Counter[str]:
     found: Counter[str] = Counter()
     async with _store(stage) as store:
         reader = LogReader(store=store)
-        async for link in reader.links():
-            async for operation in reader.operations(link.commit):
-                if not operation.is_ours:
-                    found[operation.kind] += 1
+        async for _, operation in reader.operations_of(reader.links()):
+            if operation is not None and not operation.is_ours:
+                found[operation.kind] += 1
     return found
 
 

@@ -75,7 +75,7 @@ async def run_drill(*, operations: int, seed: int, keep: bool, as_json: bool) ->
     try:
         async with AsyncExitStack() as stack:
             stack.callback(show.end)
-            async with show.act("MongoDB twice, the DocumentDB gateway and an S3 server start"):
+            async with show.act("MongoDB twice, DocumentDB gateway and S3 server start"):
                 stage = await stack.enter_async_context(open_stage(folder))
             agent = Agent(stage)
             stack.push_async_callback(agent.stop)
@@ -98,18 +98,18 @@ async def run_drill(*, operations: int, seed: int, keep: bool, as_json: bool) ->
 
 async def _perform(stage: Stage, agent: Agent, show: _Show, findings: Findings, *, operations: int, seed: int) -> None:
     began = show.now()
-    async with show.act("both hold the same data, as DMS would have copied them"):
+    async with show.act("both hold the same data, as DMS would have copied it"):
         await acts.copy_forward(stage, findings)
     async with show.act("capture begins: change stream on, replication ready"):
         await acts.begin_capture(stage, agent)
-    async with show.act("MongoDB is down, microservices work on DocumentDB; the daemon is killed once"):
+    async with show.act("MongoDB is down: the outage; the daemon is killed once"):
         ledger = await acts.outage(stage, agent, operations, seed)
     read_only = show.now()
-    async with show.act("read-only; backup, fence, restore, verify; the daemon is killed once"):
+    async with show.act("backup, fence, restore, verify; the daemon is killed once"):
         await acts.make_read_only(stage)
         await acts.restore(agent, stage)
     findings.figures["read-only window, with backup and the kill"] = show.now() - read_only
-    async with show.act("the log against the books, every document, dbHash of both servers"):
+    async with show.act("log against books, every document, both dbHash"):
         await acts.compare(stage, agent, ledger, findings)
     async with show.act("clean, power off"):
         await acts.clean(stage, agent, findings)

@@ -23,7 +23,7 @@ from d5agent.errors import CorruptDataError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from d5agent.core.operation import Operation
     from d5agent.core.segment import SegmentRef
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _PREFETCH_BYTES: Final = 32 * 1024 * 1024
 _PREFETCH_SEGMENTS: Final = 16
+_GROUP_SEGMENTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,24 @@ class LogReader:
                 for operation in decode_segment(ref, body):
                     yield operation
 
+    async def operations_of(self, links: AsyncIterator[Link]) -> AsyncGenerator[tuple[Link, Operation | None]]:
+        """Yield the operations of commits, in order; after the last one of each commit, None.
+
+        Segments of several small commits are fetched together: a trickle's log is many objects of a few bytes.
+        """
+        group: list[Link] = []
+        size = count = 0
+        async for link in links:
+            bytes_, segments = sum(ref.bytes for ref in link.commit.segments), len(link.commit.segments)
+            if group and (size + bytes_ > _PREFETCH_BYTES or count + segments > _GROUP_SEGMENTS):
+                async for found in self._operations_of_group(group):
+                    yield found
+                group, size, count = [], 0, 0
+            group.append(link)
+            size, count = size + bytes_, count + segments
+        async for found in self._operations_of_group(group):
+            yield found
+
     async def segment(self, ref: SegmentRef) -> AsyncGenerator[Operation]:
         """Yield the operations of one segment."""
         for operation in decode_segment(ref, await self._get(ref.key)):
@@ -94,17 +113,32 @@ class LogReader:
         """Read all of the log after a commit and check it: chain, hashes, counts. CorruptDataError names the fault."""
         last = after
         named: set[str] = set()
-        async for link in self.links(after=after):
-            async for _ in self.operations(link.commit):
-                pass
-            named.update(ref.key for ref in link.commit.segments)
-            last = link
+        async with aclosing(self.operations_of(self.links(after=after))) as operations:
+            async for link, operation in operations:
+                if operation is None:
+                    named.update(ref.key for ref in link.commit.segments)
+                    last = link
         if after is not None:
             return LogSummary(last=last, orphans=())
         orphans: list[str] = []
         async for page in self.store.list_objects(SEGMENTS):
             orphans += [f.key for f in page if not f.key.startswith(LOG) and f.key not in named]
         return LogSummary(last=last, orphans=tuple(orphans))
+
+    async def _operations_of_group(self, group: list[Link]) -> AsyncGenerator[tuple[Link, Operation | None]]:
+        if len(group) == 1:  # perhaps larger than memory: in portions
+            async with aclosing(self.operations(group[0].commit)) as operations:
+                async for operation in operations:
+                    yield group[0], operation
+            yield group[0], None
+            return
+        keys = [ref.key for link in group for ref in link.commit.segments]
+        bodies = dict(zip(keys, await self._get_all(keys), strict=True))
+        for link in group:
+            for ref in link.commit.segments:
+                for operation in decode_segment(ref, bodies.pop(ref.key)):
+                    yield link, operation
+            yield link, None
 
     async def _rolled_up(self) -> int:
         """Return how many commits stand in roll-ups."""

@@ -43,14 +43,14 @@ async def make_plan(
     rows: dict[Namespace, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_COLUMNS, 0))
     touched: dict[Namespace, set[DocumentId]] = defaultdict(set)
     operations = 0
-    async for link in reader.links():
-        async with aclosing(reader.operations(link.commit)) as found:
-            async for operation in found:
-                if not operation.is_ours:
-                    operations += 1
-                    _count(rows[operation.namespace], operation)
-                    if operation.document_id is not None:
-                        touched[operation.namespace].add(operation.document_id)
+    async with aclosing(reader.operations_of(reader.links())) as found:
+        async for _, operation in found:
+            if operation is None or operation.is_ours:
+                continue
+            operations += 1
+            _count(rows[operation.namespace], operation)
+            if operation.document_id is not None:
+                touched[operation.namespace].add(operation.document_id)
     for namespace, ids in touched.items():
         rows[namespace]["documents"] = len(ids)
         await _compare(rows[namespace], namespace, sorted(ids), source, target)

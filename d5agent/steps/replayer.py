@@ -22,7 +22,7 @@ from d5agent.errors import OperatorError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from d5agent.core.log import Commit, Link
     from d5agent.core.operation import Namespace, Operation
@@ -105,15 +105,21 @@ class Replayer:
 
         Commits that the checkpoint covers are passed over.
         """
-        async for link in links:
-            if link.commit.sequence <= self.checkpoint.sequence:
-                continue
-            await self._apply_commit(link.commit)
-            if self._window.bytes >= self.window_bytes:
-                await self._flush()
-                await self._save()
+        async with aclosing(self.reader.operations_of(self._beyond(links))) as operations:
+            async for link, operation in operations:
+                if operation is None:
+                    await self._end_commit(link.commit)
+                else:
+                    await self._apply(operation)
         await self._flush()
         await self._save()
+
+    async def _beyond(self, links: AsyncIterator[Link]) -> AsyncGenerator[Link]:
+        """Yield the commits that the checkpoint does not cover."""
+        reached = self.checkpoint.sequence
+        async for link in links:
+            if link.commit.sequence > reached:
+                yield link
 
     async def settle(self) -> Sequence[Failure]:
         """Make each document in doubt what the source has, which is the truth now; return what the target refuses."""
@@ -137,14 +143,14 @@ class Replayer:
             self.checkpoint.doubts.remove(namespace, id_)
         return failures
 
-    async def _apply_commit(self, commit: Commit) -> None:
-        async with aclosing(self.reader.operations(commit)) as operations:
-            async for operation in operations:
-                await self._apply(operation)
+    async def _end_commit(self, commit: Commit) -> None:
         self._reached, self._operations = commit.sequence, commit.total.operations
-        if self._has_barrier:
-            self._has_barrier = False
+        if self._window.bytes >= self.window_bytes:
+            await self._flush()
             await self._save()
+        elif self._has_barrier:
+            await self._save()
+        self._has_barrier = False
 
     async def _apply(self, operation: Operation) -> None:
         if operation.is_ours:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from d5agent.steps.log_reader import LogReader
 
 _BATCH: Final = 500  # documents looked up at a time
-_MANY_IDS: Final = 50_000  # touched documents held in memory before they are compared
+_MANY_IDS: Final = 50_000  # operations whose documents are remembered before these are compared
 _ROUNDS: Final = 4  # comparisons of a document that differs: it may be changing at this moment
 _PAUSE_SECONDS: Final = 0.25
 _SCANS: Final = 4  # collections compared at the same time
@@ -45,18 +45,19 @@ class Verifier:
         began = self.clock.monotonic()
         entire = set(whole)
         ids: dict[Namespace, set[DocumentId]] = {}
-        async for link in links:
-            async with aclosing(reader.operations(link.commit)) as operations:
-                async for operation in operations:
-                    if operation.is_ours:
-                        continue
-                    if operation.document_id is None:
-                        entire.update(n for n in (operation.namespace, operation.rename_to) if n is not None)
-                        continue
-                    ids.setdefault(operation.namespace, set()).add(operation.document_id)
-            if sum(map(len, ids.values())) >= _MANY_IDS:
-                await self._compare_ids(ids)
-                ids = {}
+        pending = 0
+        async with aclosing(reader.operations_of(links)) as operations:
+            async for _, operation in operations:
+                if operation is None or operation.is_ours:
+                    continue
+                if operation.document_id is None:
+                    entire.update(n for n in (operation.namespace, operation.rename_to) if n is not None)
+                    continue
+                ids.setdefault(operation.namespace, set()).add(operation.document_id)
+                pending += 1
+                if pending >= _MANY_IDS:
+                    await self._compare_ids(ids)
+                    ids, pending = {}, 0
         await self._compare_ids(ids)
         await self._compare_whole(await self._expanded(entire))
         await self._compare_indexes()
