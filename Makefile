@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 help:
 	@echo 'make setup  virtual environment and real servers, from the locks'
 	@echo 'make demo   the whole failback on this machine'
-	@echo 'make test   all tests but the soak'
+	@echo 'make test   make check, and all tests but the soak'
 	@echo 'make soak   long random runs'
 	@echo 'make bench  measurements'
 	@echo 'make fmt    format and mend what can be mended'
@@ -25,7 +25,7 @@ setup:
 demo: setup
 	$(BIN)/d5agent drill
 
-test: setup
+test: check
 	$(BIN)/pytest -m 'not soak' $(ARGS)
 
 test-all: test

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH: Final = Path("/etc/d5agent/d5agent.toml")
 _MEBIBYTE: Final = 1024 * 1024
+_PARTS: Final = 8  # of the memory, for each of what grows: window, comparison, prefetched segments, batch, upload
 
 
 class _Section(BaseModel):
@@ -79,13 +80,13 @@ class RestoreSettings(_Section):
 
     mode: Literal["drained"] = "drained"
     lanes: int = Field(default=4, ge=1, le=64)
-    window_bytes: int = Field(default=32 * _MEBIBYTE, ge=1024)
+    window_bytes: int | None = Field(default=None, ge=1024)
 
 
 class VerifySettings(_Section):
     """How databases are compared."""
 
-    waiting_bytes: int = Field(default=32 * _MEBIBYTE, ge=1024)
+    waiting_bytes: int | None = Field(default=None, ge=1024)
 
 
 class BackupSettings(_Section):
@@ -127,6 +128,16 @@ class Settings(BaseSettings):
     backup: BackupSettings = BackupSettings()
     limits: LimitsSettings = LimitsSettings()
     power: PowerSettings = PowerSettings()
+
+    @property
+    def window_bytes(self) -> int:
+        """What a window of the restore may hold."""
+        return self.restore.window_bytes or self.limits.memory_bytes // _PARTS
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What a comparison may hold of documents that wait for their partner."""
+        return self.verify.waiting_bytes or self.limits.memory_bytes // _PARTS
 
     @classmethod
     @override

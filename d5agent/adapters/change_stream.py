@@ -168,9 +168,14 @@ class ChangeStreamSource:
     async def _batches(self, position: Position) -> AsyncGenerator[EventBatch]:
         """Yield batches for ever, reopening after what passes: a lost cursor, a cut line, a fail-over."""
         failures = 0
+        is_open = False
         while True:
             try:
                 async with aclosing(self._cursor(position)) as replies:
+                    if is_open:
+                        # A new cursor's first batch is always empty: no sign that a transaction cut in two is whole.
+                        await anext(replies)
+                    is_open = True
                     async for batch in replies:
                         yield batch
                         failures = 0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from d5agent.ports import Clock
 
 _NAMESPACE_NOT_FOUND: Final = 26
+_PAGE: Final = 1000  # documents in a page; the server cuts it at 16 MiB
 # What servers write into an index specification beside what the index is (documentdb.md, listIndexes).
 _NO_PART_OF_AN_INDEX: Final = frozenset({"v", "ns", "name", "background", "textIndexVersion", "2dsphereIndexVersion"})
 
@@ -66,7 +67,7 @@ class MongoReader:
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
         """Yield a collection in the server's `_id` order. It does not go on after an error: begin it again."""
         with translating(self._side):
-            pages = self._collection(namespace).find_raw_batches({}, sort=[("_id", 1)])
+            pages = self._collection(namespace).find_raw_batches({}, sort=[("_id", 1)], batch_size=_PAGE)
             try:
                 async for page in pages:
                     yield list(split_documents(_bytes(page)))

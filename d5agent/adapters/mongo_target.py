@@ -30,7 +30,7 @@ _DUPLICATE_KEY: Final = 11000
 _NAMESPACE_NOT_FOUND: Final = 26
 _SHOWN: Final = 300  # characters of a server's message
 _BATCH_WRITES: Final = 1000
-_BATCH_BYTES: Final = 8 * 1024 * 1024  # a command is one BSON document: 16 MiB at most
+_BATCH_BYTES: Final = 4 * 1024 * 1024  # a command is one BSON document: 16 MiB at most
 _STATEMENT_BYTES: Final = 64
 _STATEMENTS: Final = {"delete": "deletes", "insert": "documents", "update": "updates"}
 # The server puts the current time in the place of a top-level Timestamp(0, 0), on insert and on replacement ("BSON

@@ -84,7 +84,7 @@ def differences_of(
 class Matcher:
     """Meets the documents of two sides. What is equal is forgotten, what differs or waits is named by its `_id`."""
 
-    suspects: set[DocumentId] = field(default_factory=set)
+    suspects: dict[DocumentId, int] = field(default_factory=dict)
     compared: int = 0
     _waiting: tuple[dict[DocumentId, bytes], dict[DocumentId, bytes]] = field(default_factory=lambda: ({}, {}))
     waiting_bytes: int = 0
@@ -99,17 +99,20 @@ class Matcher:
         self.compared += 1
         self.waiting_bytes -= len(partner)
         if partner != document:
-            self.suspects.add(id_)
+            self.suspects[id_] = max(len(partner), len(document))
 
     def take_compared(self) -> int:
         """Return how many documents met since the last call."""
         compared, self.compared = self.compared, 0
         return compared
 
-    def take_suspects(self) -> set[DocumentId]:
-        """Return the documents to look up on both sides: what differed, and what still waits for its partner."""
-        taken = self.suspects | self._waiting[0].keys() | self._waiting[1].keys()
-        self.suspects = set()
+    def take_suspects(self) -> dict[DocumentId, int]:
+        """Return the documents to look up on both sides, with their sizes: what differed, and what still waits."""
+        taken = dict(self.suspects)
+        for waiting in self._waiting:
+            for id_, document in waiting.items():
+                taken[id_] = max(len(document), taken.get(id_, 0))
+        self.suspects = {}
         self._waiting = ({}, {})
         self.waiting_bytes = 0
         return taken

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from d5agent.drill.stage import Stage
 
 _PATIENCE_SECONDS: Final = 120.0
+_MEBIBYTE: Final = 1024 * 1024
+_MEMORY_BYTES: Final = 256 * _MEBIBYTE
 _PROBE_SECONDS: Final = 0.01
 _NOT_APPLICATIONS: Final = frozenset({"admin", "local", "config", "d5agent"})
 _UNAUTHORIZED: Final = 13
@@ -169,6 +171,9 @@ async def clean(stage: Stage, agent: Agent, findings: Findings) -> None:
         await pause(_PROBE_SECONDS)
         _raise_failure(await agent.status(), agent)
     findings.check("the power-off was requested, once", holds=True)
+    agent.note_memory()
+    findings.figures["the agent's peak memory"] = f"{agent.peak_bytes / _MEBIBYTE:.0f} MiB"
+    findings.check("the agent stayed within 256 MiB", holds=agent.peak_bytes <= _MEMORY_BYTES)
     async with _store(stage) as store:
         left = [found.key async for page in store.list_objects(SEGMENTS) for found in page]
         dumps = [found.key async for page in store.list_objects("dump/") for found in page]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d5agent.drill.child import Child, pause, wait_until
@@ -33,6 +34,7 @@ class Agent:
         )
         self._daemon = Child(self._argv("serve"), log=self.log, environment=environment)
         self._environment = environment
+        self.peak_bytes = 0
 
     async def start(self) -> None:
         """Start the daemon and wait until it answers."""
@@ -41,11 +43,18 @@ class Agent:
 
     async def kill(self) -> None:
         """SIGKILL."""
+        self.note_memory()
         await self._daemon.kill()
 
     async def stop(self) -> None:
         """SIGTERM, and time to drain."""
         await self._daemon.stop(grace_seconds=30)
+
+    def note_memory(self) -> None:
+        """Remember the most memory that any of the daemons has had in use (VmHWM, proc(5))."""
+        status = Path(f"/proc/{self._daemon.pid}/status").read_text(encoding="utf-8")
+        kibibytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        self.peak_bytes = max(self.peak_bytes, int(kibibytes) * 1024)
 
     async def call(self, *arguments: str, expected: int = 0) -> str:
         """Run a verb of the command line, and return what it printed; OperatorError on another exit code."""

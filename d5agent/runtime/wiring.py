@@ -141,7 +141,7 @@ def verify_plugin(settings: Settings, adapters: Adapters) -> Verify:
         store=adapters.store,
         states=adapters.states,
         clock=adapters.clock,
-        waiting_bytes=settings.verify.waiting_bytes,
+        waiting_bytes=settings.waiting_bytes,
     )
 
 
@@ -175,8 +175,8 @@ def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Servi
             states=at.states,
             clock=at.clock,
             lanes=settings.restore.lanes,
-            window_bytes=settings.restore.window_bytes,
-            waiting_bytes=settings.verify.waiting_bytes,
+            window_bytes=settings.window_bytes,
+            waiting_bytes=settings.waiting_bytes,
         ),
         Service.VERIFY: lambda: verify_plugin(settings, at),
         Service.MONITOR_RESTORE: lambda: MonitorRestore(store=at.store),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from d5agent.core.segment import SegmentRef
     from d5agent.ports import ObjectStore
 
-_PREFETCH_BYTES: Final = 32 * 1024 * 1024
+_PREFETCH_BYTES: Final = 16 * 1024 * 1024
 _PREFETCH_SEGMENTS: Final = 16
 _GROUP_SEGMENTS: Final = 256
 

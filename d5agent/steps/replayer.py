@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT: Final = "restore_checkpoint"
 _VERSION: Final = 1
-_FETCH: Final = 500  # documents read from the source at a time, to settle doubts
+_FETCH: Final = 50  # documents read from the source at a time, to settle doubts: nobody knows their sizes
 _MANY_FAILURES: Final = 10_000  # beyond it the target refuses as a rule, and reading on only hides it
 
 

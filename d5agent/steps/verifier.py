@@ -13,7 +13,7 @@ from d5agent.core.report import VerifyReport, index_differences
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from d5agent.core.log import Link
     from d5agent.core.operation import Namespace
@@ -25,7 +25,9 @@ _BATCH: Final = 500  # documents looked up at a time
 _MANY_IDS: Final = 50_000  # operations whose documents are remembered before these are compared
 _ROUNDS: Final = 4  # comparisons of a document that differs: it may be changing at this moment
 _PAUSE_SECONDS: Final = 0.25
-_SCANS: Final = 4  # collections compared at the same time
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+_AT_ONCE: Final = 4  # such portions compared at the same time
+_SCANS: Final = 2  # collections read at the same time; a page of each side is up to 16 MiB
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class Verifier:
         """Compare every document that these commits touched, and whole those namespaces whose names moved."""
         began = self.clock.monotonic()
         entire = set(whole)
-        ids: dict[Namespace, set[DocumentId]] = {}
+        ids: dict[Namespace, dict[DocumentId, int]] = {}
         pending = 0
         async with aclosing(reader.operations_of(links)) as operations:
             async for _, operation in operations:
@@ -53,7 +55,8 @@ class Verifier:
                 if operation.document_id is None:
                     entire.update(n for n in (operation.namespace, operation.rename_to) if n is not None)
                     continue
-                ids.setdefault(operation.namespace, set()).add(operation.document_id)
+                sizes = ids.setdefault(operation.namespace, {})
+                sizes[operation.document_id] = max(len(operation.raw), sizes.get(operation.document_id, 0))
                 pending += 1
                 if pending >= _MANY_IDS:
                     await self._compare_ids(ids)
@@ -80,12 +83,13 @@ class Verifier:
         known = {*await self.source.collections(), *await self.target.collections()} if databases else set()
         return {n for n in namespaces if n.collection is not None} | {n for n in known if n.database in databases}
 
-    async def _compare_ids(self, ids: dict[Namespace, set[DocumentId]]) -> None:
-        batches = []
-        for namespace, touched in ids.items():
-            ordered = sorted(touched)
-            batches += [(namespace, ordered[at : at + _BATCH]) for at in range(0, len(ordered), _BATCH)]
-        await parallel(self._compare_batch, batches, limit=_SCANS)
+    async def _compare_ids(self, ids: Mapping[Namespace, Mapping[DocumentId, int]]) -> None:
+        """Compare documents by `_id`; the sizes of their events say how many fit into memory at a time."""
+        batches = [(namespace, batch) for namespace, sizes in ids.items() for batch in _batches(sizes)]
+        small = [(namespace, batch) for namespace, (batch, size) in batches if size <= _BATCH_BYTES]
+        large = [(namespace, batch) for namespace, (batch, size) in batches if size > _BATCH_BYTES]
+        await parallel(self._compare_batch, small, limit=_AT_ONCE)
+        await parallel(self._compare_batch, large, limit=1)
 
     async def _compare_batch(self, batch: tuple[Namespace, Sequence[DocumentId]]) -> None:
         namespace, ids = batch
@@ -151,9 +155,9 @@ class Verifier:
         await self._look_up(namespace, matcher)
 
     async def _look_up(self, namespace: Namespace, matcher: Matcher) -> None:
-        suspects = sorted(matcher.take_suspects())
-        for at in range(0, len(suspects), _BATCH):
-            await self._settle(namespace, suspects[at : at + _BATCH])
+        suspects = matcher.take_suspects()
+        for batch, _ in _batches(suspects):
+            await self._settle(namespace, batch)
         self.report.compared += matcher.take_compared() + len(suspects)
         self.on_progress(self.report)
 
@@ -170,6 +174,20 @@ class Verifier:
             if str(namespace) in self.report.namespaces:
                 source, target = await self.source.facts(namespace), await self.target.facts(namespace)
                 self.report.indexes += index_differences(str(namespace), dict(source.indexes), dict(target.indexes))
+
+
+def _batches(sizes: Mapping[DocumentId, int]) -> Iterator[tuple[list[DocumentId], int]]:
+    """Yield portions of documents with their size in bytes; a large document is a portion of its own."""
+    batch: list[DocumentId] = []
+    total = 0
+    for id_, size in sorted(sizes.items()):
+        if batch and (len(batch) == _BATCH or total + size > _BATCH_BYTES):
+            yield batch, total
+            batch, total = [], 0
+        batch.append(id_)
+        total += size
+    if batch:
+        yield batch, total
 
 
 async def _next_page(pages: AsyncGenerator[Sequence[bytes]]) -> Sequence[bytes]:
