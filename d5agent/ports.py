@@ -258,7 +258,7 @@ class Coordinator(Protocol):
         ...
 
     async def wait(self, reason: str) -> None:
-        """Say what the service waits for, then wait until a state changed, at most a moment; the caller looks again."""
+        """Say what the service waits for, and wait a moment; the caller looks again."""
         ...
 
     async def start(self, service: Service) -> None:

@@ -51,8 +51,12 @@ PHASE_SERVICES: Final[dict[Phase, tuple[Service, ...]]] = {
     Phase.RESTORE: (Service.BACKUP, Service.MONITOR_REPLICATION, Service.RESTORE),
     Phase.CLEAN: (Service.MONITOR_RESTORE, Service.CLEAN, Service.MONITOR_CLEAN),
 }
-STARTED_BY_OTHERS: Final = frozenset({Service.RESTORE, Service.CLEAN, Service.MONITOR_CLEAN})
-"""Of a phase, the services that its monitor starts when their time has come."""
+STARTED_BY: Final = {
+    Service.RESTORE: Service.MONITOR_REPLICATION,
+    Service.CLEAN: Service.MONITOR_RESTORE,
+    Service.MONITOR_CLEAN: Service.MONITOR_RESTORE,
+}
+"""The services that a monitor starts when their time has come, and that monitor."""
 
 ACTIVE: Final = frozenset({Status.RUNNING, Status.WAITING})
 
@@ -208,21 +212,21 @@ def to_run(state: PhaseState, request: Service | Phase) -> tuple[Service, ...]:
     """Return the services that a request puts to work now; a phase leaves to its monitors what they start."""
     wanted = services_of(request)
     if isinstance(request, Phase) and len(wanted) > 1:
-        wanted = tuple(service for service in wanted if service not in STARTED_BY_OTHERS)
+        wanted = tuple(service for service in wanted if service not in STARTED_BY)
     return tuple(service for service in wanted if state.status(service) is Status.PENDING)
 
 
 def to_resume(state: PhaseState) -> tuple[Service, ...]:
     """Return the services that a daemon that was started again carries on with, without anybody's help."""
-    waits_for_monitor = {
-        service
-        for service, row in state.services.items()
-        if row.status is Status.PENDING and service in STARTED_BY_OTHERS
-    }
-    unfinished = {Status.PENDING, *ACTIVE}
-    return tuple(
-        service for service in Service if state.status(service) in unfinished and service not in waits_for_monitor
-    )
+    return tuple(service for service in Service if _is_unfinished(state, service))
+
+
+def _is_unfinished(state: PhaseState, service: Service) -> bool:
+    status = state.status(service)
+    if status is Status.PENDING and service in STARTED_BY:
+        # Its monitor starts it, unless it has done so, and a crash came before the service could say that it runs.
+        return state.status(STARTED_BY[service]) is Status.DONE
+    return status is Status.PENDING or status in ACTIVE
 
 
 def stop(state: PhaseState, request: Service | Phase, *, now: str) -> PhaseState:

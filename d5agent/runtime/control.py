@@ -141,7 +141,7 @@ class _Session:
             if all(row.status in _ENDED for row in rows):
                 yield {"exit": EXIT_DONE}
                 return
-            await self._daemon.wait_for_change()
+            await self._daemon.wait_a_moment()
 
     def _standing(self, services: tuple[Service, ...]) -> str:
         rows = {service: self._daemon.state.services[service] for service in services}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PHASE: Final = "phase"
 _LONGEST_PAUSE_SECONDS: Final = 60
-_MOMENT_SECONDS: Final = 0.25
+_MOMENT_SECONDS: Final = 0.1
 _MIRROR_SECONDS: Final = 10
 
 
@@ -51,7 +51,6 @@ class Daemon:
     facts: dict[Service, dict[str, object]] = field(default_factory=dict)
     exit_code: int = EXIT_DONE
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
     _running: dict[Service, _Running] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _group: asyncio.TaskGroup | None = None
@@ -116,13 +115,9 @@ class Daemon:
         new = ServiceState(status=status, since=self._now(), reason=reason, error=message, hint=hint)
         await self.update(lambda state: state.with_service(service, new))
 
-    async def wait_for_change(self) -> None:
-        """Wait until something changed, at most a moment."""
-        try:
-            async with asyncio.timeout(_MOMENT_SECONDS):
-                await self.changed.wait()
-        except TimeoutError:
-            return
+    async def wait_a_moment(self) -> None:
+        """Wait before looking again whether something has changed."""
+        await self.clock.sleep(_MOMENT_SECONDS)
 
     def is_fed(self) -> bool:
         """Whether the working loops are alive: what captures has shown a sign of life not long ago."""
@@ -157,7 +152,6 @@ class Daemon:
                     return
         finally:
             self._running.pop(service, None)
-            self._notice()
 
     async def _run_once(
         self, service: Service, plugin: Plugin, stopping: asyncio.Event, journal: ServiceJournal
@@ -198,7 +192,7 @@ class Daemon:
     async def _pause(self, stopping: asyncio.Event, seconds: float) -> None:
         until = self.clock.monotonic() + seconds
         while self.clock.monotonic() < until and not stopping.is_set():
-            await self.wait_for_change()
+            await self.wait_a_moment()
 
     async def _end(self, service: Service, status: Status) -> None:
         running = self._running.get(service)
@@ -218,7 +212,6 @@ class Daemon:
         if state != self.state:
             await self._store(state)
             self.state = state
-            self._notice()
 
     async def _store(self, state: PhaseState) -> None:
         try:
@@ -235,11 +228,6 @@ class Daemon:
             if not self._is_mirrored:
                 async with self._lock:
                     await self._store(self.state)
-
-    def _notice(self) -> None:
-        """Wake all who wait for a change."""
-        self.changed.set()
-        self.changed = asyncio.Event()
 
     def _now(self) -> str:
         return self.clock.now().isoformat(timespec="seconds")
@@ -275,7 +263,7 @@ class _Surroundings:
     async def wait(self, reason: str) -> None:
         """Say what the service waits for, and wait a moment."""
         await self._daemon.set_row(self._service, Status.WAITING, reason=reason)
-        await self._daemon.wait_for_change()
+        await self._daemon.wait_a_moment()
 
     async def start(self, service: Service) -> None:
         """Start another service."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -133,10 +134,10 @@ class LogReader:
             yield group[0], None
             return
         keys = [ref.key for link in group for ref in link.commit.segments]
-        bodies = dict(zip(keys, await self._get_all(keys), strict=True))
+        bodies = deque(await self._get_all(keys))
         for link in group:
             for ref in link.commit.segments:
-                for operation in decode_segment(ref, bodies.pop(ref.key)):
+                for operation in decode_segment(ref, bodies.popleft()):
                     yield link, operation
             yield link, None
 

@@ -1,0 +1,260 @@
+"""A world around an agent that may die: cluster, target, store, disk, and an operator who never gives up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from d5agent.core.naming import SEGMENTS
+from d5agent.core.operation import OWN_DATABASE, Namespace, parse_event
+from d5agent.core.phase import Phase, Service, Status
+from d5agent.plugins.backup import Backup
+from d5agent.plugins.clean import Clean
+from d5agent.plugins.monitor_clean import MonitorClean
+from d5agent.plugins.monitor_replication import MonitorReplication
+from d5agent.plugins.monitor_restore import MonitorRestore
+from d5agent.plugins.replication import TOKEN, Replication
+from d5agent.plugins.restore import Restore
+from d5agent.runtime.daemon import Daemon
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.parallel import leaf_of
+from d5agent.steps.replayer import CHECKPOINT
+from tests.fakes.clock import FakeClock
+from tests.fakes.cluster import FakeCluster, Op, delete, drop, drop_database, insert, rename, replace, update
+from tests.fakes.documents import FakeDatabase
+from tests.fakes.machine import FakeDumpTool, FakePowerSwitch
+from tests.fakes.mortal import DiedError, Life, mortal
+from tests.fakes.source import FakeChangeSource
+from tests.fakes.store import FakeObjectStore, FakeStateStore
+from tests.fakes.target import FakeReader, FakeTarget
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from d5agent.core.log import Link
+    from d5agent.core.raw import DocumentId
+
+ORDERS: Final = Namespace("shop", "orders")
+ACCOUNTS: Final = Namespace("shop", "accounts")
+OLD: Final = Namespace("shop", "old")
+SCRATCH: Final = Namespace("scratch", "one")
+UNIQUE: Final = {ACCOUNTS: frozenset({"email"})}
+BEFORE: Final = (
+    (insert(ACCOUNTS, {"_id": 1, "email": "a"}),),
+    (insert(ACCOUNTS, {"_id": 2, "email": "b"}),),
+    (insert(ORDERS, {"_id": 1, "n": 0}),),
+    (insert(OLD, {"_id": 9, "n": 9}),),
+)
+# Each entry is one cluster time: several operations in it are a transaction.
+HISTORY: Final[tuple[tuple[Op, ...], ...]] = (
+    (insert(ORDERS, {"_id": 2, "n": 0}),),
+    (
+        update(ORDERS, {"_id": 1, "n": 1}),
+        update(ORDERS, {"_id": 1, "n": 2}),
+        update(ORDERS, {"_id": 1, "n": 3}),
+    ),
+    (update(ORDERS, {"_id": 2, "n": 1}),),
+    (delete(ORDERS, 2),),  # the look-up of the update before finds nothing
+    (
+        update(ACCOUNTS, {"_id": 1, "email": None}),
+        update(ACCOUNTS, {"_id": 2, "email": "a"}),
+        update(ACCOUNTS, {"_id": 1, "email": "b"}),
+    ),
+    (insert(SCRATCH, {"_id": 1}),),
+    (insert(ORDERS, {"_id": 2, "again": True}),),
+    (replace(ORDERS, {"_id": 2, "n": 5}),),
+    (update(OLD, {"_id": 9, "n": 10}),),
+    (rename(OLD, Namespace("shop", "new")),),  # the look-up of the update before finds nothing
+    (insert(OLD, {"_id": 9, "other": True}),),
+    (rename(OLD, Namespace("shop", "orders archive")),),
+    (insert(OLD, {"_id": 1, "third": True}),),
+    (rename(Namespace("shop", "orders archive"), OLD),),  # onto what is there
+    (drop_database("scratch"),),
+    (delete(ACCOUNTS, 1),),
+    (insert(ACCOUNTS, {"_id": 3, "email": "b"}),),
+    (drop(Namespace("shop", "new")),),
+    (insert(Namespace("shop", "new"), {"_id": 9, "reborn": True}),),
+)
+Act = Callable[["World", Daemon], Awaitable[bool]]
+_PATIENCE: Final = 4000  # looks of the operator; virtual time, so this is seconds of the real one at most
+
+
+def _copied() -> FakeDatabase:
+    clock = FakeClock()
+    cluster = FakeCluster(clock=clock, database=FakeDatabase(unique=dict(UNIQUE)))
+    for ops in BEFORE:
+        cluster.apply(*ops)
+    return cluster.database
+
+
+class GuardedStore(FakeObjectStore):
+    """Nothing of the log may be deleted before the target is what the source is."""
+
+    def __init__(self) -> None:
+        super().__init__(page_size=7)
+        self.may_delete: Callable[[], bool] = lambda: False
+
+    @override
+    async def delete(self, keys: Sequence[str]) -> None:
+        if any(key.startswith(SEGMENTS) for key in keys):
+            assert self.may_delete(), "operations were deleted before they were restored"
+        await super().delete(keys)
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """What outlives the agent's process. `script`: what operator and applications do, one act after the other."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    store: GuardedStore = field(default_factory=GuardedStore)
+    states: FakeStateStore = field(default_factory=FakeStateStore)
+    power: FakePowerSwitch = field(default_factory=FakePowerSwitch)
+    target: FakeTarget = field(default_factory=lambda: FakeTarget(_copied()))
+    dumps: FakeDumpTool = field(default_factory=lambda: FakeDumpTool(archives={"shop": [b"archive"]}))
+    cluster: FakeCluster = field(init=False)
+    source: FakeChangeSource = field(init=False)
+    _act: int = 0
+    _done_of_history: int = 0
+
+    def __post_init__(self) -> None:
+        self.cluster = FakeCluster(clock=self.clock, database=_copied())
+        self.store.may_delete = lambda: self.target.database.contents() == self.contents()
+        self.source = FakeChangeSource(cluster=self.cluster, clock=self.clock, batch_sizes=(3, 1, 5))
+
+    @property
+    def foreign_events(self) -> int:
+        """How many events of others there were."""
+        return sum(not parse_event(self.cluster.event(n)).is_ours for n in range(len(self.cluster)))
+
+    def daemon(self, life: Life) -> Daemon:
+        """Return an agent that lives so long."""
+        store, states = mortal(self.store, life), mortal(self.states, life)
+        source, target = mortal(self.source, life), mortal(self.target, life)
+        reader = mortal(FakeReader(self.cluster), life)
+        dumps = mortal(self.dumps, life)
+        self.target.before_each = life.spend
+        return Daemon(
+            plugins={
+                Service.REPLICATION: lambda: Replication(
+                    source=source,
+                    store=store,
+                    states=states,
+                    clock=self.clock,
+                    agent_id="agent",
+                    host="host",
+                    max_segment_bytes=400,
+                    max_segment_seconds=1,
+                ),
+                Service.BACKUP: lambda: Backup(tools={"target": dumps, "source": dumps}, store=store),
+                Service.MONITOR_REPLICATION: lambda: MonitorReplication(
+                    source=source, store=store, clock=self.clock, quiet_seconds=0, timeout_seconds=600
+                ),
+                Service.RESTORE: lambda: Restore(
+                    source=reader,
+                    target=target,
+                    target_reader=target,
+                    store=store,
+                    states=states,
+                    clock=self.clock,
+                    lanes=2,
+                    window_bytes=700,
+                    waiting_bytes=500,
+                ),
+                Service.MONITOR_RESTORE: lambda: MonitorRestore(store=store),
+                Service.CLEAN: lambda: Clean(
+                    source=source, store=store, states=states, state_names=(TOKEN, CHECKPOINT)
+                ),
+                Service.MONITOR_CLEAN: lambda: MonitorClean(power=mortal(self.power, life), clock=self.clock),
+            },
+            states=states,
+            clock=self.clock,
+            drain_seconds=5,
+        )
+
+    async def live(self, life: Life, script: tuple[Act, ...]) -> bool:
+        """Let an agent live; False when it died before the script's end."""
+        daemon = self.daemon(life)
+        try:
+            await daemon.load()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(daemon.serve(group))
+                await asyncio.sleep(0)
+                await self._play(daemon, script)
+                daemon.end()
+        except BaseException as raised:  # noqa: BLE001 -- a death is one
+            if isinstance(leaf_of(raised), DiedError):
+                return False
+            raise leaf_of(raised) from None
+        return True
+
+    async def _play(self, daemon: Daemon, script: tuple[Act, ...]) -> None:
+        while self._act < len(script):
+            for _ in range(_PATIENCE):
+                if await script[self._act](self, daemon):
+                    break
+                await self.clock.sleep(0.1)
+            else:
+                rows = {str(s): (str(r.status), r.reason, r.error) for s, r in daemon.state.services.items()}
+                raise AssertionError(f"act {self._act} did not come true: {rows}")
+            self._act += 1
+
+    def happen(self, until: int) -> None:
+        """Let the history go on; what has happened does not happen again."""
+        while self._done_of_history < until:
+            self.cluster.apply(*HISTORY[self._done_of_history])
+            self._done_of_history += 1
+
+    async def captured(self) -> int:
+        """Return how many operations of others the log holds."""
+        return sum([not o.is_ours async for _, o in LogReader(store=self.store).operations_of(self.links()) if o])
+
+    def links(self) -> AsyncGenerator[Link]:
+        """Return the commits, checked."""
+        return LogReader(store=self.store).links()
+
+    def contents(self) -> dict[Namespace, dict[DocumentId, bytes]]:
+        """Return what the applications have in the source."""
+        found = self.cluster.database.contents()
+        return {namespace: documents for namespace, documents in found.items() if namespace.database != OWN_DATABASE}
+
+
+async def replication_is_ready(_: World, daemon: Daemon) -> bool:
+    """Start replication, and wait until it is ready."""
+    if daemon.state.status(Service.REPLICATION) is None:
+        await daemon.start(Phase.REPLICATION)
+    return bool(daemon.state.ready_at)
+
+
+async def half_of_it_happens(world: World, _: Daemon) -> bool:
+    """Let the applications write, up to a moment at which some is captured."""
+    world.happen(len(HISTORY) // 2)
+    return await world.captured() > 0
+
+
+async def all_is_captured(world: World, _: Daemon) -> bool:
+    """Let the applications end, and wait until the log holds all of it."""
+    world.happen(len(HISTORY))
+    return await world.captured() == world.foreign_events
+
+
+async def restore_is_verified(_: World, daemon: Daemon) -> bool:
+    """Start the restore, and wait for its proof."""
+    if daemon.state.status(Service.RESTORE) is None:
+        await daemon.start(Phase.RESTORE)
+    return daemon.state.verified is not None and daemon.state.status(Service.RESTORE) is Status.DONE
+
+
+async def all_is_clean(_: World, daemon: Daemon) -> bool:
+    """Start monitor-restore, and wait until nothing is left to do."""
+    if daemon.state.phase is Phase.RESTORE:
+        await daemon.start(Service.MONITOR_RESTORE)
+    return daemon.state.phase is Phase.IDLE
+
+
+CAPTURE: Final[tuple[Act, ...]] = (replication_is_ready, half_of_it_happens, all_is_captured)
+RESTORE: Final[tuple[Act, ...]] = (restore_is_verified,)
+CLEAN: Final[tuple[Act, ...]] = (all_is_clean,)
