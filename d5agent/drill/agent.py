@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 20.0
 _PROBE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a verb of the command line ended: its exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Agent:
@@ -42,8 +52,9 @@ class Agent:
         await wait_until(self._answers, seconds=_START_SECONDS, what="the daemon answers", log=self.log)
 
     async def kill(self) -> None:
-        """SIGKILL."""
-        self.note_memory()
+        """SIGKILL; of a daemon that has ended already, nothing."""
+        if self._daemon.pid is not None:
+            self.note_memory()
         await self._daemon.kill()
 
     async def stop(self) -> None:
@@ -56,8 +67,8 @@ class Agent:
         kibibytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
         self.peak_bytes = max(self.peak_bytes, int(kibibytes) * 1024)
 
-    async def call(self, *arguments: str, expected: int = 0) -> str:
-        """Run a verb of the command line, and return what it printed; OperatorError on another exit code."""
+    async def run(self, *arguments: str) -> Ended:
+        """Run a verb of the command line to its end."""
         process = await asyncio.create_subprocess_exec(
             *self._argv(*arguments),
             env=self._environment,
@@ -70,13 +81,18 @@ class Agent:
         finally:
             if process.returncode is None:
                 process.kill()
-        if process.returncode != expected:
+        return Ended(code=process.returncode or 0, out=out.decode(), err=err.decode())
+
+    async def call(self, *arguments: str) -> str:
+        """Run a verb and return what it printed; OperatorError unless it ended with 0."""
+        ended = await self.run(*arguments)
+        if ended.code != 0:
             raise OperatorError(
-                f"d5agent {' '.join(arguments)} ended with {process.returncode}, not {expected}",
+                f"d5agent {' '.join(arguments)} ended with {ended.code}",
                 hint=f"read {self.log}",
-                said=(out + err).decode(errors="replace").strip()[-2000:],
+                said=(ended.out + ended.err).strip()[-2000:],
             )
-        return out.decode()
+        return ended.out
 
     async def json(self, *arguments: str) -> dict[str, Any]:
         """Return what a verb prints with --json."""

@@ -16,9 +16,10 @@ from pymongo import MongoClient
 
 from d5agent.drill.s3_server import S3Server
 from d5agent.drill.servers import Mongod
+from tests.integration.agent_rig import AgentRig, agent_rig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 _SYSTEM_DATABASES = {"admin", "config", "local"}
 _bucket_numbers = itertools.count(1)
@@ -77,3 +78,16 @@ def clean_databases(source_server: Mongod, target_server: Mongod) -> None:
             for name in client.list_database_names():
                 if name not in _SYSTEM_DATABASES:
                     client.drop_database(name)
+
+
+@pytest.fixture
+async def rig(
+    source_server: Mongod,
+    target_server: Mongod,
+    s3_server: S3Server,
+    bucket: str,
+    clean_databases: None,  # noqa: ARG001 -- asked for, so that both servers are empty
+) -> AsyncIterator[AgentRig]:
+    """An agent with everything around it; nothing is started or enabled yet."""
+    async with agent_rig(source_server, target_server, s3_server, bucket) as built:
+        yield built
