@@ -1,0 +1,224 @@
+"""The daemon as a process: it drains, is killed, moves to another host, keeps secrets, and says what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from d5agent.drill.servers import Credentials, Mongod, ServerOptions
+from tests.integration.agent_rig import Client, said
+
+if TYPE_CHECKING:
+    from tests.integration.agent_rig import AgentRig
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def test_a_stop_by_sigterm_commits_what_is_in_hand(rig: AgentRig) -> None:
+    rig.config["capture"]["max_segment_seconds"] = 60  # nothing is due by age
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].insert_many([{"_id": n} for n in range(50)])
+    assert not await rig.operations()
+    await agent.stop()
+    assert len(await rig.operations()) == 50
+    assert "daemon_drained exit=0" in agent.log.read_text(encoding="utf-8").replace("event=", "")
+
+
+async def test_after_sigkill_it_carries_on_with_the_phase_in_the_state_file(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].insert_one({"_id": 1})
+        await rig.until_captured(1)
+        await agent.kill()
+        await client["shop"]["orders"].insert_one({"_id": 2})
+    assert (rig.state / "control.sock").exists()  # stale: replaced by the next start
+    await agent.start()
+    operations = await rig.until_captured(2)
+    assert len(operations) == 2
+    assert stat.S_IMODE((rig.state / "control.sock").stat().st_mode) == 0o600
+
+
+async def test_a_lost_host_is_replaced_by_one_with_an_empty_disk(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    run_id = (await agent.status())["run_id"]
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].insert_one({"_id": 1})
+        await rig.until_captured(1)
+        await agent.stop()  # its record says that the log is free: nobody need wait for it to show no life
+        shutil.rmtree(rig.state)
+        await client["shop"]["orders"].insert_one({"_id": 2})
+    await agent.start()
+    assert len(await rig.until_captured(2)) == 2
+    assert (await agent.status())["run_id"] == run_id
+    assert (await agent.json("log", "verify"))["whole"]
+
+
+async def test_the_status_has_the_shape_that_others_rely_on(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].insert_one({"_id": 1})
+    await rig.until_captured(1)
+    await rig.restored(agent)
+    values = await agent.json("status")
+    assert values["phase"] == "restore"
+    assert {"state", "reason", "since", "error", "hint"} <= set(values["services"]["replication"])
+    assert set(values["capture"]) == {"operations", "bytes", "segments", "lag_seconds", "last_cluster_time"}
+    assert set(values["restore"]) == {"operations_total", "operations_applied", "documents_written", "eta_seconds"}
+    assert values["verify"] == {"compared": 1, "different": 0}
+    assert len(values["capture"]["last_cluster_time"]) == 2
+    table = await agent.call("status")
+    for word in ("replication", "running", "restore", "done", "1 documents compared"):
+        assert word in " ".join(table.split())
+
+
+async def test_following_a_service_shows_its_events_and_ends_with_its_result(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    out = await agent.call("start", "restore", "--follow")
+    for event in ("restore: accepted", "backup_stored", "fence_drawn", "log_checked", "restore_verified"):
+        assert event in out
+    ended = await agent.run("stop", "replication")
+    assert ended.code == 0
+    assert (await agent.status())["services"]["replication"]["state"] == "stopped"
+
+
+async def test_the_log_can_be_listed_read_and_checked(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].insert_one({"_id": "a/b", "n": 1})
+        await client["shop"]["other"].insert_one({"_id": 2})
+    await rig.until_captured(2)
+    segments = (await agent.json("log", "ls", "replication/shop/"))["segments"]
+    assert sum(row["count"] for row in segments) == 2
+    lines = (await agent.call("log", "cat", "replication/shop/orders")).splitlines()
+    event = json.loads(lines[0])
+    assert event["operationType"] == "insert"
+    assert event["fullDocument"] == {"_id": "a/b", "n": {"$numberInt": "1"}}
+    assert "the log is whole" in said(await agent.run("log", "verify"))
+    missing = await agent.run("log", "cat", "replication/no/such")
+    assert missing.code == 78
+    assert "no commit names such a segment" in said(missing)
+
+
+async def test_the_plan_says_what_restore_would_do_and_writes_nothing(rig: AgentRig) -> None:
+    for server in (rig.source, rig.target):
+        async with Client(server.uri) as client:
+            await client["shop"]["orders"].insert_many([{"_id": n, "n": 0} for n in range(4)])
+    async with Client(rig.target.uri) as client:  # what DMS had not delivered
+        await client["shop"]["orders"].update_one({"_id": 3}, {"$set": {"n": -1}})
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].update_one({"_id": 0}, {"$set": {"n": 1}})
+        await client["shop"]["orders"].delete_one({"_id": 1})
+        await client["shop"]["orders"].insert_one({"_id": 9})
+    await rig.until_captured(3)
+    before = await rig.hashes()
+    plan = await agent.json("plan", "--divergence")
+    row = plan["namespaces"]["shop.orders"]
+    assert {name: row[name] for name in ("inserts", "updates", "deletes")} == dict.fromkeys(
+        ("inserts", "updates", "deletes"), 1
+    )
+    assert {name: row[name] for name in ("insert", "overwrite", "delete", "equal")} == {
+        "insert": 1,
+        "overwrite": 1,
+        "delete": 1,
+        "equal": 0,
+    }
+    assert [difference["id"] for difference in plan["divergence"]] == ["3"]
+    assert "shop.orders" in await agent.call("plan")
+    assert await rig.hashes() == before
+
+
+async def test_verify_names_each_difference(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].insert_many([{"_id": n, "a": 1, "b": 2} for n in range(4)])
+        await client["shop"]["orders"].create_index("a")
+    await rig.until_captured(4)
+    await rig.restored(agent)
+    async with Client(rig.target.uri) as client:
+        orders = client["shop"]["orders"]
+        await orders.update_one({"_id": 0}, {"$set": {"a": 1.0}})
+        await orders.replace_one({"_id": 1}, {"b": 2, "a": 1})
+        await orders.delete_one({"_id": 2})
+        await orders.insert_one({"_id": "extra"})
+    ended = await agent.run("verify", "--full", "--json")
+    assert ended.code == 78
+    report = json.loads(ended.out)
+    found = {row["id"]: (row["kind"], row["fields"]) for row in report["differences"]}
+    assert found == {
+        "0": ("different", ["a"]),
+        "1": ("different", ["(order of fields)"]),
+        "2": ("missing", []),
+        "extra": ("extra", []),
+    }
+    assert any("index a_1 is missing in the target" in line for line in report["indexes"])
+    touched = json.loads((await agent.run("verify", "--json")).out)
+    assert {row["id"] for row in touched["differences"]} == {"0", "1", "2"}  # nothing touched "extra"
+    assert report["report"] in await rig.keys()
+
+
+async def test_the_preflight_says_what_is_there_and_what_to_mend(rig: AgentRig) -> None:
+    await rig.enable()
+    rig.state.mkdir(parents=True)
+    good = await rig.agent().json("check")
+    assert good["ok"], good
+    rig.config["backup"]["mongodump"] = "/no/such/mongodump"
+    rig.config["store"]["bucket"] = "no-such-bucket"
+    ended = await rig.agent().run("check", "--json")
+    assert ended.code == 78
+    bad = {row["what"] for row in json.loads(ended.out)["checks"] if not row["ok"]}
+    assert bad == {"bucket", "mongodump, source", "mongodump, target"}
+
+
+async def test_no_password_is_seen_anywhere(rig: AgentRig, tmp_path: Path) -> None:
+    secret = "hush-Xq7-never-shown"
+    locked = Mongod(
+        tmp_path / "locked", options=ServerOptions(credentials=Credentials(username="agent", password=secret))
+    )
+    await locked.start()
+    try:
+        async with Client(locked.uri) as client:
+            await client["shop"]["filler"].insert_many([{"_id": n, "x": "y" * 500} for n in range(20_000)])
+        rig.config["target"] = {"uri": locked.uri}
+        agent = await rig.captured_agent()
+        seen: list[str] = []
+        dumps: set[str] = set()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch_processes(secret, seen, dumps))
+            await rig.restored(agent)
+            watching.cancel()
+        shown = await agent.call("status", "--json") + await agent.call("check", "--json")
+        assert dumps, "no mongodump was seen: then nothing is proved"
+        assert seen == []
+        assert secret not in shown
+        assert secret not in agent.log.read_text(encoding="utf-8")
+        for path in rig.state.rglob("*"):
+            assert path.is_socket() or secret.encode() not in path.read_bytes(), path
+        assert not list(rig.state.glob("mongodump-*"))
+        async with rig.store() as store:
+            for key in await rig.keys():
+                assert secret.encode() not in (await store.get(key) or b""), key
+    finally:
+        await locked.kill()
+
+
+async def watch_processes(secret: str, seen: list[str], dumps: set[str]) -> None:
+    """Look at every process' arguments and environment, again and again; note where the secret stands."""
+    while True:
+        for process in Path("/proc").glob("[0-9]*"):  # noqa: ASYNC240 -- the kernel's own files: nothing blocks
+            for name in ("cmdline", "environ"):
+                with suppress(OSError):
+                    content = (process / name).read_bytes()
+                    if name == "cmdline" and b"--archive" in content:
+                        dumps.add(process.name)
+                    if secret.encode() in content:
+                        seen.append(f"{process}/{name}")
+        await asyncio.sleep(0.01)
