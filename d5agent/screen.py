@@ -128,23 +128,13 @@ def plan_table(values: dict[str, Any]) -> RenderableType:
         caption="; ".join(values["notes"]),
         caption_justify="left",
     )
-    columns = (
-        "inserts",
-        "updates",
-        "deletes",
-        "others",
-        "documents",
-        "bytes",
-        "insert",
-        "overwrite",
-        "delete",
-        "equal",
-    )
-    table.add_column("namespace")
-    for column in columns:
+    table.add_column("namespace", overflow="fold", min_width=12)
+    for column in ("ins/upd/del/other", "documents", "insert", "overwrite", "delete", "equal"):
         table.add_column(column, justify="right")
     for namespace, row in values["namespaces"].items():
-        table.add_row(_escaped(namespace), *(f"{row[column]:,}" for column in columns))
+        log = "/".join(str(row[kind]) for kind in ("inserts", "updates", "deletes", "others"))
+        effects = (f"{row[column]:,}" for column in ("documents", "insert", "overwrite", "delete", "equal"))
+        table.add_row(_escaped(namespace), log, *effects)
     return table
 
 
