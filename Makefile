@@ -11,8 +11,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 help:
 	@echo 'make setup  virtual environment and real servers, from the locks'
 	@echo 'make demo   the whole failback on this machine'
-	@echo 'make test   make check, and all tests but the soak'
-	@echo 'make soak   long random runs'
+	@echo 'make test   make check, and all tests'
+	@echo 'make soak   the property tests, with many more examples'
 	@echo 'make bench  measurements'
 	@echo 'make fmt    format and mend what can be mended'
 	@echo 'make check  lint, types, layers'
@@ -26,12 +26,12 @@ demo: setup
 	$(BIN)/d5agent drill
 
 test: check
-	$(BIN)/pytest -m 'not soak' $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 test-all: test
 
 soak: setup
-	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -m soak --timeout=1800 $(ARGS)
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest tests/property --timeout=1800 $(ARGS)
 
 bench: setup
 	@set -e; for script in bench/*.py; do [ ! -e "$$script" ] || $(BIN)/python "$$script"; done

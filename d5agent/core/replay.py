@@ -193,7 +193,7 @@ def barrier_of(operation: Operation) -> Barrier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A write that the target refused. `holder` is the document that holds the unique value, where that is why."""
+    """A write that the target refused; a conflict: another document holds its value of the unique index `index`."""
 
     namespace: Namespace
     write: Write
