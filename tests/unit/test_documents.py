@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from d5agent.core.phase import Service
+from d5agent import errors
+from d5agent.core.phase import Phase, Service
 from d5agent.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +27,17 @@ def test_every_setting_is_documented_and_none_too_many() -> None:
     assert documented == keys
 
 
-def test_every_service_is_in_the_readme() -> None:
+def test_every_service_and_phase_is_in_the_readme() -> None:
     readme = text_of("README.md")
-    assert not [service for service in Service if f"`{service}`" not in readme]
+    names = {*map(str, Service), *map(str, Phase)} - {Phase.IDLE.value}
+    assert not [name for name in names if f"`{name}`" not in readme]
+
+
+def test_every_exit_code_is_in_the_readme() -> None:
+    line = re.search(r"^Exit codes: .*", text_of("README.md"), flags=re.MULTILINE)
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert line
+    assert {int(code) for code in re.findall(r"\d+", line[0])} == codes
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -46,6 +55,22 @@ def test_every_page_and_heading_that_the_program_names_is_there() -> None:
     pages = set(re.findall(r"docs/[\w/-]+\.md", program))
     assert pages
     assert not [page for page in pages if not (ROOT / page).exists()]
-    headings = text_of("docs/runbook/README.md").lower()
-    for heading in re.findall(r"docs/runbook, '([^']+)'", program):
-        assert f"## {heading}" in headings
+    named = re.findall(r"docs/runbook, '([^']+)'|docs/runbook: ([\w ]+)\)", program)
+    assert named
+    headings = text_of("docs/runbook/README.md").lower().splitlines()
+    assert not [heading for pair in named if f"## {(heading := ''.join(pair))}" not in headings]
+
+
+def test_both_runbooks_have_the_same_sections() -> None:
+    english, spanish = (
+        re.findall(r"^#+ ", text_of(f"docs/runbook/README{end}.md"), flags=re.MULTILINE) for end in ("", ".es")
+    )
+    assert english == spanish
+
+
+def test_every_test_that_the_failure_modes_name_is_there() -> None:
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    page = text_of("docs/failure-modes.md")
+    assert not [name for name in re.findall(r"`(test_\w+)`", page) if f"def {name}(" not in tests]
+    files = re.findall(r"`([\w/]+\.py)`", page)
+    assert not [file for file in files if not (ROOT / file).exists() and not (ROOT / "d5agent" / file).exists()]
