@@ -62,7 +62,7 @@ def status_table(values: dict[str, Any]) -> RenderableType:
     for column in ("service", "state", "since", "what"):
         table.add_column(column)
     for name, row in values["services"].items():
-        what = row["error"] or row["reason"] or _progress(row)
+        what = "; ".join(part for part in (row["error"], row["reason"]) if part) or _progress(row)
         hint = f"\n[bold]next:[/] {_escaped(row['hint'])}" if row["hint"] else ""
         table.add_row(name, f"[{_COLOURS[row['state']]}]{row['state']}[/]", row["since"], _escaped(what) + hint)
     return table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import override
 
 from d5agent.errors import OperatorError
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH: Final = Path("/etc/d5agent/d5agent.toml")
 _MEBIBYTE: Final = 1024 * 1024
+# What pydantic says of these names Python's types, which are not the reader's.
+_WORDS: Final = {
+    "model_type": "it must be a section",
+    "tuple_type": 'it must be a list of strings, such as ["systemctl", "poweroff"]',
+    "too_short": "it must not be empty",
+    "string_too_short": "it must not be empty",
+}
 _PARTS: Final = 8  # of the memory, for each of what grows: window, comparison, prefetched segments, batch, upload
 
 
@@ -49,7 +56,7 @@ class TargetSettings(_DatabaseSection):
 class StoreSettings(_Section):
     """The bucket, and what comes before all keys in it."""
 
-    bucket: str
+    bucket: str = Field(min_length=1)
     prefix: str = ""
     endpoint_url: str | None = None
     region: str | None = None
@@ -190,13 +197,29 @@ def load_settings(path: Path) -> Settings:
             hint="docs/configuration.md lists every key",
             path=path,
         ) from None
+    except SettingsError as error:  # a list or a whole section in the environment that is no JSON
+        raise OperatorError(
+            f"a variable of the section {_section_of(error)} cannot be read",
+            hint='a list is written there as JSON, such as D5AGENT_POWER__COMMAND=["systemctl", "poweroff"]',
+            path=path,
+        ) from None
+
+
+def _section_of(error: SettingsError) -> str:
+    """Return the section that an unreadable variable belongs to; the error tells its name and no value."""
+    words = str(error).split('"')
+    return f"[{words[1]}]" if len(words) > 1 else "?"
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
     """Return one fault in an operator's words."""
     section, *keys = [str(part) for part in fault["loc"]] or ["?"]
     where = f"[{section}] {'.'.join(keys)}".rstrip()
-    return f"unknown key {where}" if fault["type"] == "extra_forbidden" else f"{where}: {fault['msg']}"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {where}"
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where}: {_WORDS.get(fault['type'], fault['msg'].removeprefix('Value error, '))}"
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Client = AsyncMongoClient[RawBSONDocument]
 APP_NAME: Final = "d5agent"
 SYSTEM_DATABASES: Final = frozenset({"admin", "local", "config"})
+_QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
 _SELECTION_MS: Final = 5_000
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
@@ -38,7 +40,11 @@ _PASSING: Final = frozenset({6, 7, 43, 89, 91, 112, 189, 262, 9001, 10107, 11600
 def translated(error: PyMongoError | BSONError, side: str) -> AgentError:
     """Return what a driver's error means to us. `side` is "source" or "target"; no URI is ever shown."""
     if isinstance(error, ServerSelectionTimeoutError | AutoReconnect | ConnectionFailure | ExecutionTimeout):
-        return TransientError(f"the {side} is not reached", reason=_short(error))
+        return TransientError(
+            f"the {side} is not reached",
+            hint=f"does it run, is [{side}] uri its address, do firewall and TLS let this machine in? then try again",
+            reason=_short(error),
+        )
     if isinstance(error, OperationFailure):
         return _from_server(error, side)
     if isinstance(error, InvalidURI | ConfigurationError | InvalidName):
@@ -64,13 +70,28 @@ def _from_server(error: OperationFailure, side: str) -> AgentError:
             server_says=text,
         )
     if error.code in _PASSING:
-        return TransientError(f"the {side} is changing its primary", code=error.code, server_says=text)
+        return TransientError(
+            f"the {side} is changing its primary", hint="it ends by itself", code=error.code, server_says=text
+        )
     return OperatorError(f"the {side} refused a command", hint="see what it says", code=error.code, server_says=text)
 
 
 def _short(error: Exception) -> str:
-    """Return an error's first sentence: a driver's text goes on with the whole topology, or with the URI."""
-    return str(error).split(",")[0].split("://")[0][:200]
+    """Return an error's first sentence: a driver's text goes on with the whole topology, or with the URI.
+
+    What it quotes is left out: of a URI that is no URI it may be a piece of the password.
+    """
+    return _QUOTED.sub("…", str(error).split(",")[0].split("://")[0])[:200]
+
+
+def _check_uri(uri: str, side: str) -> None:
+    """Raise for a password with a bare slash: the driver would take a piece of it for a host, a port or a database."""
+    authority, _, path = uri.partition("://")[2].partition("/")
+    if "@" not in authority and "@" in path.split("?")[0]:
+        raise OperatorError(
+            f"the {side}'s URI is wrong: its user or password is not percent-encoded",
+            hint=f"in [{side}] uri write %2F for /, %3A for :, %40 for @, %25 for % in user and password",
+        )
 
 
 @contextmanager
@@ -85,6 +106,7 @@ def translating(side: str) -> Iterator[None]:
 @asynccontextmanager
 async def open_mongo(uri: str, *, side: str, pool_size: int = 16) -> AsyncGenerator[Client]:
     """Open a client on the primary; nothing is sent yet. OperatorError: the URI is wrong."""
+    _check_uri(uri, side)
     with translating(side):
         try:
             client: Client = AsyncMongoClient(
@@ -98,7 +120,14 @@ async def open_mongo(uri: str, *, side: str, pool_size: int = 16) -> AsyncGenera
                 maxPoolSize=pool_size,
             )
         except ValueError as error:  # a port that is none, and the like
-            raise InvalidURI(type(error).__name__) from error
+            raise InvalidURI("its host or port is none") from error
+        except OSError as error:  # tlsCAFile, tlsCertificateKeyFile
+            raise OperatorError(
+                f"a file that the {side}'s URI names cannot be read",
+                hint=f"put it there with the right owner, or mend [{side}] uri",
+                path=error.filename,
+                reason=error.strerror,
+            ) from error
     try:
         yield client
     finally:

@@ -41,7 +41,9 @@ _HINTS: Final = {
     "InvalidBucketName": "mend [store] bucket",
 }
 _SERVER_ERROR: Final = 500
-_THROTTLED: Final = frozenset({"SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "OperationAborted"})
+_THROTTLED: Final = frozenset(
+    {"ConditionalRequestConflict", "SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "OperationAborted"}
+)
 
 
 def translated(error: ClientError | BotoCoreError | OSError, *, bucket: str, key: str) -> AgentError:

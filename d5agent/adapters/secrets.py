@@ -64,7 +64,11 @@ async def _secret(secret_id: str, *, endpoint_url: str | None, region: str | Non
             code=code,
         ) from error
     except (BotoCoreError, OSError) as error:
-        raise TransientError("Secrets Manager is not reached", reason=type(error).__name__) from error
+        raise TransientError(
+            "Secrets Manager is not reached",
+            hint="has this machine a way to it (VPC endpoint, security group) and a role? then try again",
+            reason=type(error).__name__,
+        ) from error
     return str(answer["SecretString"])
 
 

@@ -18,6 +18,9 @@ MIRROR: Final = "state/"
 _HINT_GARBAGE: Final = (
     "move the file aside: the agent then takes its mirror under state/ in the bucket; the stored operations are whole"
 )
+_HINT_GARBAGE_MIRROR: Final = (
+    "bring back the object's version before (bucket versioning); the stored operations are whole"
+)
 
 
 def read_state_file(path: Path) -> dict[str, Any] | None:
@@ -67,7 +70,7 @@ class MirroredStateStore:
         if local is not None:
             return local
         body = await self._store.get(self._key(name))
-        return None if body is None else _parsed(body, self._key(name))
+        return None if body is None else _parsed(body, self._key(name), hint=_HINT_GARBAGE_MIRROR)
 
     async def save(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a state on disk, then in the mirror."""
@@ -90,11 +93,11 @@ def _encoded(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
-def _parsed(body: bytes, where: str) -> dict[str, Any]:
+def _parsed(body: bytes, where: str, *, hint: str = _HINT_GARBAGE) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except ValueError as error:
-        raise CorruptDataError("a state file is damaged", hint=_HINT_GARBAGE, path=where) from error
+        raise CorruptDataError("a state file is damaged", hint=hint, path=where) from error
     if not isinstance(value, dict) or not isinstance(value.get("version"), int):
-        raise CorruptDataError("a state file is damaged: it has no version", hint=_HINT_GARBAGE, path=where)
+        raise CorruptDataError("a state file is damaged: it has no version", hint=hint, path=where)
     return value

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
+    from d5agent.core.phase import ServiceState
     from d5agent.runtime.daemon import Daemon
 
 VERSION: Final = 1
@@ -144,10 +145,14 @@ class _Session:
             await self._daemon.wait_a_moment()
 
     def _standing(self, services: tuple[Service, ...]) -> str:
-        rows = {service: self._daemon.state.services[service] for service in services}
-        return ", ".join(
-            f"{service} {row.status}" + (f" for {row.reason}" if row.reason else "") for service, row in rows.items()
-        )
+        return ", ".join(_standing(service, self._daemon.state.services[service]) for service in services)
+
+
+def _standing(service: Service, row: ServiceState) -> str:
+    """Return how a service stands, in words: what it waits for, or what went wrong and is tried again."""
+    if row.error:
+        return f"{service} {row.status}: {row.error}" + (f" ({row.reason})" if row.reason else "")
+    return f"{service} {row.status}" + (f" for {row.reason}" if row.reason else "")
 
 
 async def ask(path: Path, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.errors import LogHeldError, TransientError
+from d5agent.errors import CorruptDataError, LogHeldError, TransientError
 
 if TYPE_CHECKING:
     from d5agent.ports import Clock, Journal, ObjectStore
@@ -91,8 +91,15 @@ class Lease:
         body = await self.store.get(KEY)
         if body is None:
             return None
-        fields = json.loads(body)
-        return Holder(**{name: value for name, value in fields.items() if name != "version"})
+        try:
+            fields = json.loads(body)
+            return Holder(**{name: value for name, value in fields.items() if name != "version"})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CorruptDataError(
+                "the record of who holds the log cannot be read",
+                hint="make sure that no other agent runs on this bucket, then delete the object",
+                key=KEY,
+            ) from error
 
     async def _write(self) -> None:
         await self.store.put(KEY, json.dumps({"version": 1, **asdict(self.me)}).encode() + b"\n")

@@ -136,12 +136,19 @@ async def _segments(reader: LogReader, keys: list[str]) -> AsyncGenerator[tuple[
 async def check(settings: Settings) -> dict[str, Any]:
     """Return the preflight: one row a thing that the agent needs."""
     rows: list[dict[str, Any]] = []
+    unreached: set[str] = set()
 
-    async def row(what: str, look: Callable[[], Awaitable[str]]) -> None:
+    async def row(what: str, look: Callable[[], Awaitable[str]], *, needs: str = "") -> None:
+        if needs in unreached:  # else each row would wait for the same server again
+            found, hint = f"not looked at: the {needs} is not reached", f"mend the {needs} first"
+            rows.append({"what": what, "ok": False, "found": found, "hint": hint})
+            return
         try:
             rows.append({"what": what, "ok": True, "found": await look(), "hint": ""})
         except AgentError as error:
             rows.append({"what": what, "ok": False, "found": str(error), "hint": error.hint})
+            if isinstance(error, TransientError):
+                unreached.add(what)
 
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -151,10 +158,10 @@ async def check(settings: Settings) -> dict[str, Any]:
         await row("state directory", lambda: _check_directory(settings))
         await row("bucket", lambda: _check_store(adapters))
         await row("source", lambda: _check_source(adapters))
-        await row("source, marks", lambda: _check_mark(adapters))
-        await row("source, reading", lambda: _check_collections(adapters))
+        await row("source, marks", lambda: _check_mark(adapters), needs="source")
+        await row("source, reading", lambda: _check_collections(adapters), needs="source")
         await row("target", lambda: _check_target(adapters))
-        await row("clock", lambda: _check_clock(adapters))
+        await row("clock", lambda: _check_clock(adapters), needs="source")
         for side, dump in adapters.dumps.items():
             await row(f"mongodump, {side}", dump.version)
     return {"ok": all(r["ok"] for r in rows), "checks": rows}

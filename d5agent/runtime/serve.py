@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.errors import AgentError, LogHeldError
+from d5agent.errors import AgentError, OperatorError
 from d5agent.runtime.control import control_server, socket_path
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.holder import Holder, Lease
@@ -76,10 +76,10 @@ async def _run(daemon: Daemon, lease: Lease, notifier: Notifier, group: asyncio.
 
 
 async def _keep(lease: Lease, daemon: Daemon) -> None:
-    """Keep the lease; when another agent has taken the log, end the daemon."""
+    """Keep the lease; when another agent has taken the log, end the daemon, drained."""
     try:
         await lease.keep()
-    except LogHeldError as error:
+    except OperatorError as error:  # LogHeldError, as a rule
         structlog.get_logger().error("log_lost", error=error.message, hint=error.hint, **error.facts)
         daemon.end(error)
 

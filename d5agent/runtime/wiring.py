@@ -19,6 +19,7 @@ from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.secrets import UriOrigin
 from d5agent.adapters.state import MirroredStateStore, read_state_file, write_state_file
 from d5agent.core.phase import Service
+from d5agent.errors import CorruptDataError
 from d5agent.plugins.backup import Backup
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
@@ -127,6 +128,8 @@ def agent_identity(directory: Path) -> str:
     path = directory / _IDENTITY
     known = read_state_file(path)
     if known is not None:
+        if not known.get("agent_id"):
+            raise CorruptDataError("a state file is damaged", hint="move it aside: a new one is made", path=path)
         return str(known["agent_id"])
     agent_id = str(uuid.uuid4())
     write_state_file(path, {"version": 1, "agent_id": agent_id})
