@@ -35,7 +35,8 @@ class _Running:
     plugin: Plugin
     stopping: asyncio.Event
     task: asyncio.Task[None]
-    is_stopped_by_request: bool = False
+    has_drained: bool = False
+    """Whether its last run ended by itself, without an error: then nothing is left in its hands."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,9 +96,23 @@ class Daemon:
             await self._save(phase.stop(self.state, request, now=self._now()))
 
     async def stop_as_done(self, service: Service) -> None:
-        """End a service for another one, drained; it counts as done."""
-        await self._end(service, Status.DONE)
-        await self.set_row(service, Status.DONE)
+        """End a service for another one; it counts as done only if it has drained.
+
+        TransientError: it was not running, or its drain failed or ran out of time. It is started again, so that what
+        it held, or did not see, is read after all; whoever asked must ask again.
+        """
+        running = self._running.get(service)
+        if running is None and self.state.status(service) is Status.DONE:
+            return  # before a crash of ours
+        if running is not None:
+            running.stopping.set()
+            await drained(running.task, may_drain=running.plugin.drains, seconds=self.drain_seconds)
+            if running.has_drained:
+                await self.set_row(service, Status.DONE)
+                return
+            await self.set_row(service, Status.STOPPED)
+        await self.start(service)
+        raise TransientError(f"{service} has not drained", hint=f"nothing was deleted; {service} was started again")
 
     async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
         """Change the state and save it; it is on disk when this returns."""
@@ -140,6 +155,7 @@ class Daemon:
             while True:
                 began = self.clock.monotonic()
                 error = await self._run_once(service, plugin, stopping, journal)
+                self._running[service].has_drained = error is None
                 if error is None or isinstance(error, OperatorError):
                     await self._conclude(service, error, journal)
                     return
