@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.log import foreign_operations
 from d5agent.core.phase import Fence, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.steps.log_reader import LogReader
@@ -83,13 +84,18 @@ class MonitorReplication:
             await coordinator.wait("the fence to come out of the stream and be stored")
 
     async def _wait_for_quiet(self, coordinator: Coordinator, last: Link) -> None:
-        quiet_since = self.clock.monotonic()
+        began = quiet_since = self.clock.monotonic()
         reader = LogReader(store=self.store)
         while self.clock.monotonic() - quiet_since < self.quiet_seconds:
+            self._check_patience(
+                began + self.quiet_seconds,
+                "operations still come after the fence",
+                "make the application's user read-only (Lambda restore-replication); then start restore",
+            )
             await coordinator.wait(f"{self.quiet_seconds} quiet seconds after the fence")
             async for link in reader.links(after=last):
                 last = link
-                if link.commit.segments:
+                if foreign_operations(link.commit):
                     quiet_since = self.clock.monotonic()
 
     async def _wait_for_backup(self, coordinator: Coordinator) -> None:
@@ -131,7 +137,8 @@ class _IsPast:
         commit = link.commit
         if commit.position.cluster_time < self.time:
             return False
-        if commit.segments:
+        if any(ref.last >= self.time for ref in commit.segments):
             return True
-        self.silent += 1
+        # Older operations come late: what is between them and the time may be on its way as well.
+        self.silent = 0 if commit.segments else self.silent + 1
         return self.silent >= _SILENT_COMMITS

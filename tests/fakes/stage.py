@@ -1,0 +1,156 @@
+"""Services over fakes, one at a time: cluster, log, target, and one coordinator for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from d5agent.core.operation import Namespace, parse_event
+from d5agent.core.phase import Fence, Phase, PhaseState, Service, Status, Verified
+from d5agent.plugins.replication import Replication
+from d5agent.plugins.restore import Restore
+from d5agent.steps.log_reader import LogReader
+from tests.fakes.clock import FakeClock
+from tests.fakes.cluster import FakeCluster, Op
+from tests.fakes.coordinator import SINCE, FakeCoordinator
+from tests.fakes.documents import FakeDatabase
+from tests.fakes.source import FakeChangeSource
+from tests.fakes.store import FakeObjectStore, FakeStateStore
+from tests.fakes.target import FakeReader, FakeTarget
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from d5agent.core.log import Commit
+    from d5agent.core.operation import Operation
+    from d5agent.core.raw import DocumentId
+    from d5agent.ports import Plugin
+
+ORDERS: Final = Namespace("shop", "orders")
+_PATIENCE: Final = 5_000
+
+
+async def until(clock: FakeClock, condition: Callable[[], object]) -> None:
+    """Wait, in virtual time, until something is so."""
+    for _ in range(_PATIENCE):
+        if condition():
+            return
+        await clock.sleep(0.1)
+    raise AssertionError("it did not come true")
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """One world and its services. The state is that of a run whose replication is at work."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    store: FakeObjectStore = field(default_factory=lambda: FakeObjectStore(page_size=3))
+    states: FakeStateStore = field(default_factory=FakeStateStore)
+    database: FakeDatabase = field(default_factory=FakeDatabase)
+    target: FakeTarget = field(default_factory=FakeTarget)
+    cluster: FakeCluster = field(init=False)
+    source: FakeChangeSource = field(init=False)
+    coordinator: FakeCoordinator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cluster = FakeCluster(clock=self.clock, database=self.database)
+        self.source = FakeChangeSource(cluster=self.cluster, clock=self.clock)
+        self.coordinator = self.new_coordinator()
+
+    def new_coordinator(self) -> FakeCoordinator:
+        """Return the surroundings of another agent of the same run."""
+        state = PhaseState(phase=Phase.REPLICATION, run_id="run", since=SINCE)
+        coordinator = FakeCoordinator(clock=self.clock, state=state)
+        coordinator.set_status(Service.REPLICATION, Status.RUNNING)
+        return coordinator
+
+    def replication(self, **changed: Any) -> Replication:  # noqa: ANN401 -- fields of the service
+        """Return the service."""
+        service = Replication(
+            source=self.source,
+            store=self.store,
+            states=self.states,
+            clock=self.clock,
+            agent_id="agent",
+            host="host",
+            max_segment_bytes=10_000,
+            max_segment_seconds=1,
+        )
+        return replace(service, **changed)
+
+    def restore(self, **changed: Any) -> Restore:  # noqa: ANN401 -- fields of the service
+        """Return the service."""
+        service = Restore(
+            source=FakeReader(self.cluster),
+            target=self.target,
+            target_reader=self.target,
+            store=self.store,
+            states=self.states,
+            clock=self.clock,
+            lanes=2,
+            window_bytes=10_000,
+            waiting_bytes=10_000,
+        )
+        return replace(service, **changed)
+
+    @asynccontextmanager
+    async def running(self, plugin: Plugin) -> AsyncGenerator[asyncio.Task[None]]:
+        """Run a service beside the block, and stop it, drained, at the block's end."""
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(plugin.run(self.coordinator))
+            yield task
+            self.coordinator.stopping.set()
+        self.coordinator.stopping.clear()
+
+    async def capture(self, *ops: Op) -> None:
+        """Start replication, let operations happen once it is ready, and stop when the log holds all that happened."""
+        async with self.running(self.replication()):
+            await until(self.clock, lambda: self.coordinator.state.ready_at)
+            for op in ops:
+                self.cluster.apply(op)
+            await self.wait_until_captured()
+
+    async def wait_until_captured(self) -> None:
+        """Wait until the log holds all that happened."""
+        for _ in range(_PATIENCE):
+            if await self.stored() == self.happened():
+                return
+            await self.clock.sleep(0.1)
+        raise AssertionError("not all was captured")
+
+    def happened(self) -> list[bytes]:
+        """Return the tokens of the applications' events."""
+        events = [parse_event(self.cluster.event(number)) for number in range(len(self.cluster))]
+        return [event.token for event in events if not event.is_ours]
+
+    async def stored(self) -> list[bytes]:
+        """Return the tokens of the applications' operations in the log, which is checked."""
+        return [operation.token for operation in await self.operations()]
+
+    async def operations(self) -> list[Operation]:
+        """Return the applications' operations in the log."""
+        reader = LogReader(store=self.store)
+        return [o async for _, o in reader.operations_of(reader.links()) if o is not None and not o.is_ours]
+
+    async def commits(self) -> list[Commit]:
+        """Return the log's commits."""
+        return [link.commit async for link in LogReader(store=self.store).links()]
+
+    async def draw_fence(self) -> None:
+        """Let the state say that the stream was drained, up to the log's end."""
+        last = (await self.commits())[-1]
+        fence = Fence(sequence=last.sequence, cluster_time=last.position.cluster_time, at=SINCE)
+        self.coordinator.state = replace(self.coordinator.state, fence=fence, ready_at=SINCE, phase=Phase.RESTORE)
+
+    async def prove(self) -> None:
+        """Let the state say that restore has verified the log, up to its end."""
+        last = (await self.commits())[-1]
+        proof = Verified(sequence=last.sequence, operations=last.total.operations, compared=1, at=SINCE)
+        self.coordinator.state = replace(self.coordinator.state, verified=proof, ready_at=SINCE, phase=Phase.RESTORE)
+        self.coordinator.set_status(Service.RESTORE, Status.DONE)
+
+    def foreign_contents(self) -> dict[Namespace, dict[DocumentId, bytes]]:
+        """Return what the applications have in the source."""
+        return {n: d for n, d in self.cluster.database.contents().items() if n.database != "d5agent"}
