@@ -51,8 +51,9 @@ class Segmenter:
 
     def add(self, operation: Operation, *, now: float) -> Iterator[Cut]:
         """Take the next operation; yield what is to be stored, in order."""
-        if self._last is not None and self._ends_before(operation, now=now):
-            yield self._close(Position(cluster_time=self._last.cluster_time, token=self._last.token))
+        last = self._last
+        if last is not None and self._ends_between(last, operation, now=now):
+            yield self._close(Position(cluster_time=last.cluster_time, token=last.token))
         self._open.setdefault(operation.namespace, []).append(operation)
         self._open_bytes += len(operation.raw)
         self._uncommitted_bytes += len(operation.raw)
@@ -86,10 +87,7 @@ class Segmenter:
             return None
         return self._close(self._sealed)
 
-    def _ends_before(self, operation: Operation, *, now: float) -> bool:
-        last = self._last
-        if last is None:
-            return False
+    def _ends_between(self, last: Operation, operation: Operation, *, now: float) -> bool:
         if operation.is_barrier or last.is_barrier:
             return True
         full = self._uncommitted_bytes >= self.max_bytes

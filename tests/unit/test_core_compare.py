@@ -1,0 +1,77 @@
+"""Differences: their kind, their fields, and how they are told."""
+
+from __future__ import annotations
+
+from bson import Int64, encode
+
+from d5agent.core.compare import Difference, DifferenceKind, Matcher, difference_of, differences_of, differing_fields
+from tests.fakes.documents import raw_id
+from tests.fakes.events import ORDERS
+
+ID = raw_id(1)
+
+
+def test_the_same_on_both_sides_is_no_difference() -> None:
+    document = encode({"_id": 1})
+    assert difference_of(ORDERS, ID, document, document) is None
+    assert difference_of(ORDERS, ID, None, None) is None
+
+
+def test_the_fields_that_differ_are_named_in_the_order_of_the_source() -> None:
+    source = encode({"_id": 1, "b": 1, "a": 1, "same": 1})
+    target = encode({"_id": 1, "a": Int64(1), "same": 1, "extra": 2})
+    assert differing_fields(source, target) == ("b", "a", "extra")
+
+
+def test_another_order_of_fields_is_a_difference() -> None:
+    assert differing_fields(encode({"a": 1, "b": 2}), encode({"b": 2, "a": 1})) == ("(order of fields)",)
+
+
+def test_differences_are_told_by_kind_and_as_json() -> None:
+    one, other = encode({"_id": 1, "n": 1}), encode({"_id": 1, "n": 2})
+    kinds = {
+        DifferenceKind.MISSING: difference_of(ORDERS, ID, one, None),
+        DifferenceKind.EXTRA: difference_of(ORDERS, ID, None, one),
+        DifferenceKind.DIFFERENT: difference_of(ORDERS, ID, one, other),
+    }
+    for kind, difference in kinds.items():
+        assert difference is not None
+        fields = ["n"] if kind is DifferenceKind.DIFFERENT else []
+        assert difference.to_json() == {"namespace": "shop.orders", "id": "1", "kind": str(kind), "fields": fields}
+
+
+def test_two_sets_of_documents_are_compared_by_id() -> None:
+    source = {raw_id(1): encode({"_id": 1}), raw_id(2): encode({"_id": 2})}
+    target = {raw_id(2): encode({"_id": 2}), raw_id(3): encode({"_id": 3})}
+    assert differences_of(ORDERS, source, target) == [
+        Difference(namespace=ORDERS, id=raw_id(1), kind=DifferenceKind.MISSING),
+        Difference(namespace=ORDERS, id=raw_id(3), kind=DifferenceKind.EXTRA),
+    ]
+
+
+def test_what_waits_is_counted_in_bytes_until_it_meets_its_partner() -> None:
+    matcher = Matcher()
+    document, longer = encode({"_id": 1}), encode({"_id": 1, "a": 1})
+    matcher.add(0, ID, document)
+    assert matcher.waiting_bytes == len(document)
+    matcher.add(1, ID, longer)
+    assert matcher.waiting_bytes == 0
+    assert matcher.take_compared() == 1
+    assert matcher.take_compared() == 0
+    assert matcher.take_suspects() == {ID: len(longer)}
+
+
+def test_equal_documents_meet_and_are_forgotten() -> None:
+    matcher = Matcher()
+    matcher.add(1, ID, encode({"_id": 1}))
+    matcher.add(0, ID, encode({"_id": 1}))
+    assert matcher.take_compared() == 1
+    assert matcher.take_suspects() == {}
+
+
+def test_what_waits_when_suspects_are_taken_is_a_suspect() -> None:
+    matcher = Matcher()
+    matcher.add(0, ID, encode({"_id": 1}))
+    matcher.add(1, raw_id(2), encode({"_id": 2, "a": 1}))
+    assert matcher.take_suspects() == {ID: len(encode({"_id": 1})), raw_id(2): len(encode({"_id": 2, "a": 1}))}
+    assert matcher.waiting_bytes == 0

@@ -1,0 +1,93 @@
+"""Keys: examples that operators see, and the refusals. The rest is a property."""
+
+from __future__ import annotations
+
+import pytest
+from bson import Binary, Code, Decimal128, Int64, ObjectId
+
+from d5agent.core.naming import commit_key, id_to_text, parse_segment_key, segment_key, text_to_id
+from d5agent.core.operation import ClusterTime, Namespace
+from d5agent.core.raw import DocumentId
+from d5agent.errors import CorruptDataError
+from tests.fakes.documents import raw_id
+
+TIME = ClusterTime(1_793_600_000, 7)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (ObjectId("507f1f77bcf86cd799439011"), "507f1f77bcf86cd799439011"),
+        ("507f1f77bcf86cd799439011", '"507f1f77bcf86cd799439011"'),
+        (42, "42"),
+        ("42", '"42"'),
+        (Int64(42), '{"$numberLong":"42"}'),
+        (42.0, '{"$numberDouble":"42.0"}'),
+        (Decimal128("42"), '{"$numberDecimal":"42"}'),
+        ("order-7", "order-7"),
+        ("", '""'),
+        ("null", '"null"'),
+        (None, "null"),
+        (True, "true"),
+        ("{a", '"{a"'),
+        ({"b": 1, "a": "x"}, '{"b":{"$numberInt":"1"},"a":"x"}'),
+        (Binary(b"\0", 128), '{"$binary":{"base64":"AA==","subType":"80"}}'),
+    ],
+)
+def test_an_id_reads_as_people_would_write_it(value: object, text: str) -> None:
+    assert id_to_text(raw_id(value)) == text
+    assert text_to_id(text) == raw_id(value)
+
+
+@pytest.mark.parametrize(
+    "id_",
+    [DocumentId(b"\x02\x02\0\0\0\xff\0"), DocumentId(b"\x06"), raw_id(Code("f", {"$oid": 1}))],
+    ids=["not UTF-8", "undefined", "ambiguous"],
+)
+def test_an_id_that_json_would_change_is_written_as_its_bytes(id_: DocumentId) -> None:
+    assert id_to_text(id_).startswith('{"$bson":"')
+    assert text_to_id(id_to_text(id_)) == id_
+
+
+def test_a_key_tells_time_document_and_ordinal() -> None:
+    key = segment_key(Namespace("shop", "orders/new"), TIME, raw_id("a_b/c~d"), ordinal=2)
+    assert key == "replication/shop/orders%2Fnew/1793600000-0000000007_a%5Fb%2Fc%7Ed_2.bson"
+    parts = parse_segment_key(key)
+    assert (parts.namespace, parts.first, parts.ordinal) == (Namespace("shop", "orders/new"), TIME, 2)
+    assert parts.document_id == raw_id("a_b/c~d")
+
+
+def test_a_database_event_stands_under_a_name_no_collection_can_have() -> None:
+    key = segment_key(Namespace("shop"), TIME, None)
+    assert key == "replication/shop/.database/1793600000-0000000007_~none.bson"
+    parts = parse_segment_key(key)
+    assert (parts.namespace, parts.document_id, parts.ordinal) == (Namespace("shop"), None, 1)
+
+
+def test_a_long_id_keeps_its_beginning_and_gets_a_hash() -> None:
+    key = segment_key(Namespace("shop", "orders"), TIME, raw_id("é" * 1000))
+    part = key.rpartition("_")[2].removesuffix(".bson")
+    beginning, _, digest = part.partition("~")
+    assert beginning[: 6 * 13] == "%C3%A9" * 13
+    assert not beginning.endswith("%")
+    assert len(digest) == 64
+    assert parse_segment_key(key).document_id is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "replication/.log/000000000000.json",
+        "replication/shop/orders/1_2.bson",
+        "replication/shop/orders/1793600000-0000000007_x_0.bson",
+        "elsewhere/shop/orders/1793600000-0000000007_x.bson",
+        "replication/shop/orders/1793600000-0000000007_x.bson.new",
+    ],
+)
+def test_what_is_no_segments_key_is_corrupt(key: str) -> None:
+    with pytest.raises(CorruptDataError, match="not the key of a segment"):
+        parse_segment_key(key)
+
+
+def test_commits_are_numbered_with_twelve_digits() -> None:
+    assert commit_key(41) == "replication/.log/000000000041.json"

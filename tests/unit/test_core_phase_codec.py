@@ -1,0 +1,72 @@
+"""The phase state as JSON: read back as it was written, yesterday's too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d5agent.core.operation import ClusterTime
+from d5agent.core.phase import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.errors import CorruptDataError, OperatorError
+
+GOLDEN = Path(__file__).parents[1] / "data" / "phase-1.json"
+STATE = PhaseState(
+    phase=Phase.CLEAN,
+    run_id="20261102T080000Z-1f3a",
+    since="2026-11-02T09:00:00.000+00:00",
+    ready_at="2026-11-02T08:00:01.000+00:00",
+    fence=Fence(sequence=7, cluster_time=ClusterTime(1_793_600_000, 9), at="2026-11-02T08:30:00.000+00:00"),
+    verified=Verified(sequence=8, operations=100, compared=90, at="2026-11-02T08:45:00.000+00:00"),
+    is_clearing=True,
+    services={
+        Service.RESTORE: ServiceState(status=Status.DONE, since="2026-11-02T08:45:00.000+00:00"),
+        Service.CLEAN: ServiceState(
+            status=Status.FAILED,
+            since="2026-11-02T09:00:00.000+00:00",
+            error="an object was not deleted",
+            hint="mend it",
+        ),
+        Service.MONITOR_CLEAN: ServiceState(
+            status=Status.WAITING, since="2026-11-02T09:00:00.000+00:00", reason="clean is not done"
+        ),
+    },
+)
+
+
+@pytest.mark.parametrize("state", [STATE, PhaseState()], ids=["full", "empty"])
+def test_a_state_comes_back_from_json(state: PhaseState) -> None:
+    assert decode_phase(json.loads(json.dumps(encode_phase(state)))) == state
+
+
+def test_yesterdays_state_is_read_and_written_the_same() -> None:
+    value = json.loads(GOLDEN.read_text())
+    assert decode_phase(value) == STATE
+    assert json.loads(json.dumps(encode_phase(STATE))) == value
+
+
+@pytest.mark.parametrize("version", [None, 0, 2])
+def test_a_state_of_another_version_is_not_guessed_at(version: int | None) -> None:
+    with pytest.raises(OperatorError, match="another version") as caught:
+        decode_phase({**encode_phase(STATE), "version": version})
+    assert "newer" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"phase": "nowhere"}, {"services": []}, {"services": {"nobody": {}}}, {"fence": {"sequence": 1}}, {"verified": 1}],
+)
+def test_a_damaged_state_is_corrupt(damage: dict[str, Any]) -> None:
+    with pytest.raises(CorruptDataError, match="damaged") as caught:
+        decode_phase({**encode_phase(STATE), **damage})
+    assert "mirror" in caught.value.hint
+
+
+def test_a_state_without_a_field_is_corrupt() -> None:
+    value = encode_phase(STATE)
+    del value["run_id"]
+    with pytest.raises(CorruptDataError):
+        decode_phase(value)

@@ -1,0 +1,193 @@
+"""Windows, doubts and conflicts: what is written, what stays in doubt, what is tried again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from bson import encode
+
+from d5agent.core import replay
+from d5agent.core.operation import Namespace
+from d5agent.core.replay import (
+    Barrier,
+    Doubts,
+    Failure,
+    Window,
+    Write,
+    WriteBatch,
+    again,
+    barrier_of,
+    conflict_rounds,
+    parked,
+    split_deletes,
+)
+from d5agent.errors import OperatorError
+from tests.fakes.documents import raw_id
+from tests.fakes.events import ITEMS, ORDERS, at, operation
+
+ONE, TWO = raw_id(1), raw_id(2)
+
+
+def _window(*kinds: str) -> Window:
+    """Return a window of operations on one document; `gone` is an update whose look-up found nothing."""
+    window = Window()
+    for increment, kind in enumerate(kinds, start=1):
+        if kind == "gone":
+            window.add(operation("update", increment, fullDocument=None))
+        else:
+            window.add(operation(kind, increment))
+    return window
+
+
+def _document(increment: int) -> bytes:
+    return encode({"_id": 1, "n": increment})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "write"),
+    [
+        (("insert",), Write(id=ONE, document=_document(1), is_new=True)),
+        (("insert", "update"), Write(id=ONE, document=_document(2), is_new=True)),
+        (("update", "replace"), Write(id=ONE, document=_document(2))),
+        (("insert", "delete"), Write(id=ONE, document=None, is_new=True)),
+        (("delete",), Write(id=ONE, document=None)),
+        (("delete", "insert"), Write(id=ONE, document=_document(2))),
+        (("gone", "delete"), Write(id=ONE, document=None)),
+        (("gone", "insert"), Write(id=ONE, document=_document(2))),
+    ],
+)
+def test_of_each_document_the_last_state_is_written(kinds: tuple[str, ...], write: Write) -> None:
+    assert _window(*kinds).batches(1) == [WriteBatch(namespace=ORDERS, writes=(write,))]
+
+
+def test_an_update_that_found_nothing_writes_nothing_and_leaves_a_doubt() -> None:
+    window = _window("insert", "gone")
+    assert window.batches(3) == []
+    doubts = Doubts()
+    window.settle(doubts)
+    assert doubts.documents == {ORDERS: {ONE}}
+    assert list(window.touched()) == [(ORDERS, (ONE,))]
+
+
+def test_a_later_window_settles_what_was_in_doubt() -> None:
+    doubts = Doubts()
+    _window("gone").settle(doubts)
+    _window("update").settle(doubts)
+    assert len(doubts) == 0
+    assert doubts.documents == {}
+
+
+def test_a_window_knows_about_how_much_it_holds() -> None:
+    once, twice = _window("insert"), _window("insert", "update")
+    assert twice.bytes - once.bytes < len(_document(1)) + 250
+    assert (once.operations, twice.operations) == (1, 2)
+    assert Window().bytes == 0
+
+
+def test_lanes_share_the_documents_and_each_stays_in_one() -> None:
+    window = Window()
+    for number in range(100):
+        window.add(operation("insert", number + 1, number))
+    window.add(operation("insert", 200, namespace=ITEMS))
+    batches = window.batches(4)
+    orders = [batch for batch in batches if batch.namespace == ORDERS]
+    assert len(orders) == 4
+    assert min(len(batch.writes) for batch in orders) > 10
+    assert sorted(write.id for batch in orders for write in batch.writes) == sorted(raw_id(n) for n in range(100))
+    assert [len(batch.writes) for batch in batches if batch.namespace == ITEMS] == [1]
+
+
+@pytest.mark.parametrize("kind", ["shardCollection", "rename"])
+def test_an_operation_that_nobody_can_replay_is_never_skipped(kind: str) -> None:
+    with pytest.raises(OperatorError, match="cannot be replayed") as caught:
+        Window().add(operation(kind, 1))
+    assert caught.value.facts == {"type": kind, "namespace": "shop.orders", "cluster_time": str(at(1))}
+    with pytest.raises(OperatorError, match="cannot be replayed"):
+        barrier_of(operation(kind, 1))
+
+
+def test_a_barrier_tells_what_to_apply() -> None:
+    renamed = operation("rename", 1, to={"db": "shop", "coll": "items"})
+    assert barrier_of(renamed) == Barrier(kind="rename", namespace=ORDERS, rename_to=ITEMS, cluster_time=at(1))
+    for kind in ("drop", "dropDatabase"):
+        assert barrier_of(operation(kind, 1)).kind == kind
+
+
+def test_doubts_follow_a_renamed_collection() -> None:
+    doubts = Doubts(documents={ORDERS: {ONE}, ITEMS: {TWO}})
+    doubts.apply_barrier(operation("rename", 1, to={"db": "shop", "coll": "items"}))
+    assert doubts.documents == {ITEMS: {ONE}}
+    assert doubts.whole == {ORDERS, ITEMS}
+
+
+def test_a_drop_settles_the_doubts_of_its_collection() -> None:
+    doubts = Doubts(documents={ORDERS: {ONE}, ITEMS: {TWO}})
+    doubts.apply_barrier(operation("drop", 1))
+    assert doubts.documents == {ITEMS: {TWO}}
+    assert doubts.whole == {ORDERS}
+
+
+def test_a_dropped_database_settles_all_of_its_doubts() -> None:
+    other = Namespace("stock", "items")
+    doubts = Doubts(documents={ORDERS: {ONE}, ITEMS: {TWO}, other: {ONE}})
+    doubts.apply_barrier(operation("dropDatabase", 1, namespace=Namespace("shop")))
+    assert doubts.documents == {other: {ONE}}
+    assert doubts.whole == {Namespace("shop")}
+
+
+def test_one_settled_document_leaves_the_others_in_doubt() -> None:
+    doubts = Doubts(documents={ORDERS: {ONE, TWO}})
+    doubts.remove(ORDERS, ONE)
+    doubts.remove(ITEMS, ONE)
+    assert doubts.documents == {ORDERS: {TWO}}
+
+
+def test_too_many_doubts_put_the_namespace_in_doubt() -> None:
+    doubts = Doubts(documents={ORDERS: {raw_id(n) for n in range(replay._MANY_DOUBTS)}})
+    doubts.add(ORDERS, raw_id("one more"))
+    assert (doubts.documents, doubts.whole) == ({}, {ORDERS})
+    doubts.add(ORDERS, ONE)
+    assert len(doubts) == 0
+
+
+def test_doubts_come_back_from_a_checkpoint() -> None:
+    doubts = Doubts(documents={ORDERS: {ONE, TWO}, ITEMS: {raw_id("x")}}, whole={Namespace("shop"), ITEMS})
+    assert Doubts.from_json(json.loads(json.dumps(doubts.to_json()))) == doubts
+
+
+def _failure(id_: object, *, namespace: Namespace = ORDERS, is_conflict: bool = True) -> Failure:
+    write = Write(id=raw_id(id_), document=encode({"_id": id_}))
+    return Failure(namespace=namespace, write=write, reason="held", is_conflict=is_conflict)
+
+
+def test_conflicts_are_tried_again_and_refusals_are_not() -> None:
+    conflict, refusal = _failure(1), _failure(2, is_conflict=False)
+    assert conflict_rounds([conflict, refusal]) == ([conflict], [refusal])
+
+
+def test_failed_writes_become_batches_by_namespace() -> None:
+    failures = [_failure(1), _failure(2, namespace=ITEMS), _failure(3)]
+    assert [(batch.namespace, [w.id for w in batch.writes]) for batch in again(failures)] == [
+        (ORDERS, [raw_id(1), raw_id(3)]),
+        (ITEMS, [raw_id(2)]),
+    ]
+
+
+def test_documents_that_wait_for_each_other_leave_for_a_moment() -> None:
+    assert parked([_failure(1), _failure(2)]) == [
+        WriteBatch(namespace=ORDERS, writes=(Write(id=ONE, document=None), Write(id=TWO, document=None)))
+    ]
+
+
+def test_deletes_are_told_from_the_rest() -> None:
+    gone, there = Write(id=ONE, document=None), Write(id=TWO, document=_document(1))
+    batches = [
+        WriteBatch(namespace=ORDERS, writes=(there, gone)),
+        WriteBatch(namespace=ITEMS, writes=(there,)),
+        WriteBatch(namespace=ITEMS, writes=(gone,)),
+    ]
+    assert split_deletes(batches) == (
+        [WriteBatch(namespace=ORDERS, writes=(gone,)), WriteBatch(namespace=ITEMS, writes=(gone,))],
+        [WriteBatch(namespace=ORDERS, writes=(there,)), WriteBatch(namespace=ITEMS, writes=(there,))],
+    )
