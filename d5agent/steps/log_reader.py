@@ -65,7 +65,9 @@ class LogReader:
     async def last(self) -> Link | None:
         """Return the newest commit; None: the log is empty. The chain before it is not read."""
         newest: str | None = None
-        async for page in self.store.list_objects(LOG, after=_before(await self._rolled_up())):
+        # With the last one that is rolled up: a log of exactly 1,000 commits has none after it.
+        first = max(await self._rolled_up() - 1, 0)
+        async for page in self.store.list_objects(LOG, after=_before(first)):
             newest = max([newest or "", *(found.key for found in page if _is_commit(found.key))])
         body = await self.store.get(newest) if newest else None
         if not newest or body is None:

@@ -345,3 +345,11 @@ async def test_a_store_that_fails_leaves_the_writer_where_it_was() -> None:
     store.is_down = False
     await writer.take(empty_cut(1))
     assert [found.commit.sequence async for found in LogReader(store=store).links()] == [0, 1]
+
+
+@pytest.mark.parametrize("commits", [0, 1, ROLLUP_SIZE - 1, ROLLUP_SIZE, ROLLUP_SIZE + 1, 2 * ROLLUP_SIZE])
+async def test_the_newest_commit_is_found_on_both_sides_of_a_roll_up(commits: int) -> None:
+    store = FakeObjectStore()
+    writer = writer_of(store)
+    await write(writer, range(commits))
+    assert await LogReader(store=store).last() == writer.last
