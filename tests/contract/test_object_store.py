@@ -1,0 +1,151 @@
+"""The ObjectStore: in memory, and on a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from d5agent.adapters.clock import SystemClock
+from d5agent.adapters.s3 import open_s3
+from d5agent.core.naming import segment_key
+from d5agent.core.operation import ClusterTime, Namespace
+from d5agent.errors import OperatorError
+from tests.fakes.documents import raw_id
+from tests.fakes.store import FakeObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from d5agent.drill.s3_server import S3Server
+    from d5agent.ports import ObjectStore
+
+LARGE = 9 * 1024 * 1024
+
+
+@pytest.fixture(params=["fake", "s3", "s3 with a prefix"])
+async def store(
+    request: pytest.FixtureRequest, s3_server: S3Server, s3_credentials: None, fresh_name: str
+) -> AsyncIterator[ObjectStore]:
+    _ = s3_credentials
+    if request.param == "fake":
+        yield FakeObjectStore()
+        return
+    await s3_server.create_bucket(fresh_name)
+    prefix = "domain5/agent/" if "prefix" in request.param else ""
+    async with open_s3(
+        bucket=fresh_name,
+        prefix=prefix,
+        endpoint_url=s3_server.endpoint_url,
+        region=s3_server.region,
+        clock=SystemClock(),
+    ) as opened:
+        yield opened
+
+
+async def _keys(store: ObjectStore, prefix: str, *, after: str = "") -> list[str]:
+    return [found.key async for page in store.list_objects(prefix, after=after) for found in page]
+
+
+async def _chunks(*pieces: bytes) -> AsyncGenerator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+async def test_what_is_put_is_got(store: ObjectStore) -> None:
+    assert await store.get("a/b") is None
+    await store.put("a/b", b"one")
+    await store.put("a/b", b"two")
+    await store.put("empty", b"")
+    assert await store.get("a/b") == b"two"
+    assert await store.get("empty") == b""
+
+
+async def test_a_taken_key_is_never_written_again(store: ObjectStore) -> None:
+    assert await store.put_once("key", b"one")
+    assert not await store.put_once("key", b"two")
+    assert await store.get("key") == b"one"
+
+
+async def test_of_several_that_race_for_a_key_one_wins(store: ObjectStore) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(store.put_once("key", bytes([number]))) for number in range(8)]
+    winners = [number for number, task in enumerate(tasks) if task.result()]
+    assert len(winners) == 1
+    assert await store.get("key") == bytes(winners)
+
+
+async def test_a_deleted_key_is_free_again(store: ObjectStore) -> None:
+    await store.put_once("key", b"one")
+    await store.delete(["key", "never there"])
+    assert await store.get("key") is None
+    assert await store.put_once("key", b"two")
+    await store.delete([])
+
+
+async def test_objects_are_listed_in_the_order_of_their_keys_bytes_with_their_sizes(store: ObjectStore) -> None:
+    keys = ["x/b", "x/a", "x/a/1", "x/A", "x/~", "x/_", "x/é", "x/漢", "x/\uffee", "x/𝄞", "y/a"]
+    for key in keys:
+        await store.put(key, key.encode())
+    found = [item async for page in store.list_objects("x/") for item in page]
+    assert [item.key for item in found] == sorted(keys[:-1], key=str.encode)
+    assert all(item.bytes == len(item.key.encode()) for item in found)
+
+
+async def test_a_listing_begins_after_a_key_that_need_not_exist(store: ObjectStore) -> None:
+    for number in range(5):
+        await store.put(f"log/{number}", b"")
+    assert await _keys(store, "log/", after="log/2") == ["log/3", "log/4"]
+    assert await _keys(store, "log/", after="log/2x") == ["log/3", "log/4"]
+    assert await _keys(store, "log/", after="log/") == [f"log/{number}" for number in range(5)]
+    assert await _keys(store, "log/", after="log/4") == []
+    assert await _keys(store, "nothing/") == []
+    assert await _keys(store, "") == [f"log/{number}" for number in range(5)]
+
+
+async def test_more_than_a_page_is_listed_and_deleted(store: ObjectStore) -> None:
+    keys = [f"many/{number:04d}" for number in range(1005)]
+    free = asyncio.Semaphore(16)
+
+    async def put(key: str) -> None:
+        async with free:
+            await store.put(key, b"")
+
+    async with asyncio.TaskGroup() as group:
+        for key in keys:
+            group.create_task(put(key))
+    assert await _keys(store, "many/") == keys
+    await store.delete(keys)
+    assert await _keys(store, "many/") == []
+
+
+async def test_keys_of_segments_come_back_as_they_are(store: ObjectStore) -> None:
+    namespace = Namespace("shop", "a b+c&d%é漢")
+    ids = ("x/y_z~%", "漢" * 300, {"a": 1}, 1.5, "'\"<>&?#")
+    keys = [segment_key(namespace, ClusterTime(n, 1), raw_id(id_), ordinal=n) for n, id_ in enumerate(ids, 1)]
+    for key in keys:
+        assert await store.put_once(key, key.encode())
+    assert await _keys(store, "replication/") == keys
+    assert [await store.get(key) for key in keys] == [key.encode() for key in keys]
+
+
+async def test_a_stream_is_stored_as_one_object(store: ObjectStore) -> None:
+    await store.upload("dump/small", _chunks(b"a", b"", b"bc"))
+    await store.upload("dump/empty", _chunks())
+    await store.upload("dump/large", _chunks(*[bytes([n]) * LARGE for n in range(3)]))
+    assert await store.get("dump/small") == b"abc"
+    assert await store.get("dump/empty") == b""
+    large = await store.get("dump/large")
+    assert large == b"".join(bytes([n]) * LARGE for n in range(3))
+
+
+async def test_of_a_stream_that_breaks_nothing_is_there(store: ObjectStore) -> None:
+    async def broken() -> AsyncGenerator[bytes]:
+        yield bytes(LARGE)
+        raise OperatorError("the dump failed")
+
+    with pytest.raises(OperatorError, match="the dump failed"):
+        await store.upload("dump/broken", broken())
+    assert await store.get("dump/broken") is None
+    assert await _keys(store, "dump/") == []
