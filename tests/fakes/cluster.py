@@ -81,8 +81,9 @@ class FakeCluster:
     """Applies operations, and tells them as change events.
 
     The post-image of an update is looked up when its event is read, so it may be newer than the event, or null. By
-    default the look-up goes by the collection's identity, as MongoDB's does; with `looks_up_by_name`, a new collection
-    of the old name answers. `kept_from`: the number of the first event that the cluster still remembers.
+    default nothing is found once the collection is dropped, or has another name (MongoDB would find it there: this is
+    the harder case); with `looks_up_by_name`, a new collection of the old name answers. `kept_from`: the number of the
+    first event that the cluster still remembers.
     """
 
     clock: Clock

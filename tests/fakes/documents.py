@@ -79,9 +79,7 @@ class FakeDatabase:
         """Store a document in the place of the one with its `_id`; return the unique index that forbids it."""
         taken = self.taken_index(namespace, id_, document)
         if taken is None:
-            documents = self.collections.setdefault(namespace, {})
-            before = documents.get(identity(id_))
-            documents[identity(id_)] = document if before is None else _with_id_of(before, document)
+            self.collections.setdefault(namespace, {})[identity(id_)] = document
         return taken
 
     def remove(self, namespace: Namespace, id_: DocumentId) -> None:
@@ -118,13 +116,3 @@ def _value(document: bytes, name: str) -> bytes | None:
         if element.name == name.encode():
             return bytes((element.type,)) + document[element.start : element.end]
     return None
-
-
-def _with_id_of(before: bytes, document: bytes) -> bytes:
-    """Return a document that has kept its `_id`: a replacement does not change 1 into 1.0."""
-    old = document_id(before)
-    if old == document_id(document):
-        return document
-    rest = [document[e.start - len(e.name) - 2 : e.end] for e in elements(document) if e.name != b"_id"]
-    body = id_document(old)[4:-1] + b"".join(rest)
-    return (len(body) + 5).to_bytes(4, "little") + body + b"\0"

@@ -1,0 +1,349 @@
+"""The Target and the DocumentReader: in memory, and on a real MongoDB server."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, encode
+from bson.datetime_ms import DatetimeMS
+from pymongo import AsyncMongoClient
+
+from d5agent.adapters.clock import SystemClock
+from d5agent.adapters.mongo import open_mongo
+from d5agent.adapters.mongo_reader import MongoReader
+from d5agent.adapters.mongo_target import MongoTarget
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace
+from d5agent.core.raw import document_id
+from d5agent.core.replay import Barrier, Write, WriteBatch
+from tests.fakes.documents import raw_id
+from tests.fakes.target import FakeTarget
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from d5agent.core.replay import Failure
+    from d5agent.drill.servers import Mongod
+    from d5agent.ports import DocumentReader, Target
+
+EVERY_TYPE: dict[str, Any] = {
+    "_id": {"z": 1, "a": Int64(1)},
+    "double": 1.5,
+    "negative_zero": -0.0,
+    "nan": float("nan"),
+    "string": "a\0b é 漢 𝄞",
+    "document": {"b": {"z": 1, "a": [{}, [], None]}, "a": 1, "": 0},
+    "binary": Binary(b"\x01\x02", 5),
+    "vector": Binary(b"\x27\0\0\0\x80\x3f", 9),
+    "own_binary": Binary(b"\xff", 200),
+    "old_binary": Binary(b"\x01\x02", 2),
+    "uuid": Binary(bytes(range(16)), 4),
+    "object_id": ObjectId(b"0123456789ab"),
+    "boolean": False,
+    "date": DatetimeMS(-1),
+    "far_date": DatetimeMS(2**62),
+    "null": None,
+    "regex": Regex("a.b", "im"),
+    "code": Code("f()"),
+    "code_with_scope": Code("f()", {"x": Int64(1)}),
+    "int32": -1,
+    "timestamp": Timestamp(7, 8),
+    "no_time": Timestamp(0, 0),
+    "int64": Int64(1),
+    "decimal": Decimal128(Decimal("1.10")),
+    "min": MinKey(),
+    "max": MaxKey(),
+    "a.b": 1,
+    "after": "the end",
+}
+IDS: tuple[object, ...] = (
+    *(
+        1,
+        1.5,
+        Int64(2**40),
+        Decimal128("7.10"),
+        "",
+        "x/y~%",
+        "507f1f77bcf86cd799439011",
+        True,
+        None,
+        {},
+        {"a": 1, "b": 2},
+    ),
+    *({"b": 2, "a": 1}, ObjectId(b"0123456789ab"), Binary(b"", 0), Binary(b"\x01", 128), DatetimeMS(2**60)),
+    *(Timestamp(1, 2), MinKey(), MaxKey(), Code("f"), float("nan"), float("inf"), "x" * 1000),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """Both sides of one database, and how an application makes a unique, sparse index in it."""
+
+    target: Target
+    reader: DocumentReader
+    make_unique: Callable[[Namespace, str], Awaitable[None]]
+    name: str
+
+    def collection(self, name: str) -> Namespace:
+        return Namespace(self.name, name)
+
+    async def write(self, namespace: Namespace, *documents: dict[str, Any], is_new: bool = True) -> list[Failure]:
+        """Write documents."""
+        return list(await self.target.write(_batch(namespace, documents, is_new=is_new)))
+
+    async def read(self, namespace: Namespace) -> list[bytes]:
+        """Return all documents of a collection, in the order of a scan."""
+        return [document async for page in self.reader.scan(namespace) for document in page]
+
+    async def apply(self, kind: str, namespace: Namespace, *, to: Namespace | None = None) -> None:
+        """Apply a barrier."""
+        barrier = Barrier(kind=kind, namespace=namespace, rename_to=to, cluster_time=ClusterTime(1, 1))
+        await self.target.apply(barrier)
+
+    async def collections(self) -> list[str | None]:
+        """Return the names of this database's collections."""
+        return [n.collection for n in await self.reader.collections() if n.database == self.name]
+
+
+def _batch(namespace: Namespace, documents: Iterable[dict[str, Any]], *, is_new: bool = True) -> WriteBatch:
+    raw = [encode(document) for document in documents]
+    return WriteBatch(
+        namespace=namespace, writes=tuple(Write(id=document_id(d), document=d, is_new=is_new) for d in raw)
+    )
+
+
+def _deletes(namespace: Namespace, *ids: object) -> WriteBatch:
+    return WriteBatch(namespace=namespace, writes=tuple(Write(id=raw_id(id_), document=None) for id_ in ids))
+
+
+@pytest.fixture(params=["fake", "mongodb"])
+async def database(request: pytest.FixtureRequest, mongod: Mongod, fresh_name: str) -> AsyncIterator[Database]:
+    if request.param == "fake":
+        fake = FakeTarget()
+
+        async def make_unique_fake(namespace: Namespace, field: str) -> None:
+            await fake.create_collection(namespace)
+            fake.database.unique[namespace] = frozenset({field})
+
+        yield Database(target=fake, reader=fake, make_unique=make_unique_fake, name=fresh_name)
+        return
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongod.uri)
+    async with client, open_mongo(mongod.uri, side="target") as opened:
+
+        async def make_unique(namespace: Namespace, field: str) -> None:
+            collection = client[namespace.database][namespace.collection or ""]
+            await collection.create_index(field, unique=True, sparse=True)
+
+        clock = SystemClock()
+        yield Database(
+            target=MongoTarget(opened, clock=clock),
+            reader=MongoReader(opened, side="target", clock=clock),
+            make_unique=make_unique,
+            name=fresh_name,
+        )
+        await client.drop_database(fresh_name)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["insert", "replacement"])
+async def test_every_type_and_the_order_of_fields_come_back_byte_for_byte(database: Database, *, is_new: bool) -> None:
+    orders = database.collection("orders")
+    backwards = {"_id": "backwards", **dict(reversed(list(EVERY_TYPE.items())[1:]))}
+    for _ in range(2):
+        assert not await database.write(orders, EVERY_TYPE, backwards, is_new=is_new)
+        expected = {document_id(encode(document)): encode(document) for document in (EVERY_TYPE, backwards)}
+        assert await database.reader.fetch(orders, list(expected)) == expected
+        assert sorted(await database.read(orders)) == sorted(expected.values())
+
+
+async def test_documents_with_any_id_are_written_found_and_deleted(database: Database) -> None:
+    orders = database.collection("orders")
+    documents = [{"_id": id_, "n": number} for number, id_ in enumerate(IDS)]
+    expected = {raw_id(document["_id"]): encode(document) for document in documents}
+    for is_new in (True, False, True):
+        assert not await database.write(orders, *documents, is_new=is_new)
+        assert await database.reader.fetch(orders, list(expected)) == expected
+    assert not await database.target.write(_deletes(orders, *IDS[:-1]))
+    assert await database.read(orders) == [encode(documents[-1])]
+
+
+async def test_a_batch_may_write_and_delete_and_be_repeated(database: Database) -> None:
+    orders = database.collection("orders")
+    await database.write(orders, {"_id": 1, "old": True}, {"_id": 2})
+    batch = WriteBatch(
+        namespace=orders,
+        writes=(
+            *_batch(orders, [{"_id": 1, "new": True}], is_new=False).writes,
+            *_batch(orders, [{"_id": 3}]).writes,
+            *_deletes(orders, 2, "never there").writes,
+        ),
+    )
+    for _ in range(2):
+        assert not await database.target.write(batch)
+        assert await database.read(orders) == [encode({"_id": 1, "new": True}), encode({"_id": 3})]
+
+
+async def test_deletes_in_a_collection_that_is_not_there_do_nothing(database: Database) -> None:
+    assert not await database.target.write(_deletes(database.collection("nowhere"), 1))
+
+
+@pytest.mark.parametrize("fields", [{"n": 2}, {"t": Timestamp(0, 0)}], ids=["plain", "no time"])
+async def test_equal_numbers_are_one_id_and_a_replacement_brings_its_own_type(
+    database: Database, fields: dict[str, Any]
+) -> None:
+    orders = database.collection("orders")
+    await database.write(orders, {"_id": 1, "n": 1})
+    replaced = {"_id": 1.0, **fields}
+    assert not await database.write(orders, replaced, is_new=True)
+    assert await database.read(orders) == [encode(replaced)]
+    assert await database.reader.fetch(orders, [raw_id(Int64(1))]) == {raw_id(1.0): encode(replaced)}
+    await database.target.write(_deletes(orders, Decimal128("1.00")))
+    assert await database.read(orders) == []
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["insert", "replacement"])
+async def test_each_write_that_a_unique_index_forbids_is_told_and_the_others_are_done(
+    database: Database, *, is_new: bool
+) -> None:
+    orders = database.collection("orders")
+    await database.make_unique(orders, "u")
+    await database.write(orders, {"_id": "holder", "u": 1}, {"_id": "other", "u": 2}, {"_id": "free"})
+    wanted = ({"_id": 1, "u": 1}, {"_id": 2, "u": 3}, {"_id": 3, "u": 2}, {"_id": 4}, {"_id": "free", "u": 1})
+    failures = await database.write(orders, *wanted, is_new=is_new)
+    assert {failure.write.id for failure in failures} == {raw_id(1), raw_id(3), raw_id("free")}
+    assert all(failure.is_conflict and failure.index == "u_1" for failure in failures)
+    assert all(failure.namespace == orders and "u_1" in failure.reason for failure in failures)
+    ids = {document_id(document) for document in await database.read(orders)}
+    assert ids == {raw_id(id_) for id_ in ("holder", "other", "free", 2, 4)}
+
+
+async def test_a_document_may_keep_its_own_unique_value(database: Database) -> None:
+    orders = database.collection("orders")
+    await database.make_unique(orders, "u")
+    await database.write(orders, {"_id": 1, "u": 1})
+    assert not await database.write(orders, {"_id": 1, "u": 1, "n": 2}, is_new=True)
+
+
+async def test_more_writes_than_a_command_takes_are_all_done(database: Database) -> None:
+    orders = database.collection("orders")
+    documents = [{"_id": number, "filling": "x" * 100} for number in range(2500)]
+    assert not await database.write(orders, *documents)
+    assert await database.read(orders) == [encode(document) for document in documents]
+    large = [{"_id": number, "filling": "x" * 6_000_000} for number in range(3)]
+    assert not await database.write(orders, *large, is_new=False)
+    found = await database.reader.fetch(orders, [raw_id(number) for number in range(3)])
+    assert found == {raw_id(document["_id"]): encode(document) for document in large}
+
+
+async def test_absent_documents_are_left_out(database: Database) -> None:
+    orders = database.collection("orders")
+    assert await database.reader.fetch(orders, [raw_id(1)]) == {}
+    await database.write(orders, {"_id": 1})
+    assert await database.reader.fetch(orders, [raw_id(2), raw_id(1)]) == {raw_id(1): encode({"_id": 1})}
+    assert await database.reader.fetch(orders, []) == {}
+
+
+async def test_a_scan_is_in_the_order_of_ids(database: Database) -> None:
+    orders = database.collection("orders")
+    ids: list[object] = [MaxKey(), "b", "a", 10, 9.5, Int64(-1), Decimal128("9.75"), ObjectId(), None, True]
+    await database.write(orders, *[{"_id": id_} for id_ in ids])
+    found = [document_id(document) for document in await database.read(orders)]
+    numbers = [raw_id(id_) for id_ in (Int64(-1), 9.5, Decimal128("9.75"), 10)]
+    assert [id_ for id_ in found if id_ in numbers] == numbers
+    assert [id_ for id_ in found if id_ in {raw_id("a"), raw_id("b")}] == [raw_id("a"), raw_id("b")]
+    assert set(found) == {raw_id(id_) for id_ in ids}
+
+
+async def test_two_scans_may_run_beside_each_other_and_be_given_up(database: Database) -> None:
+    orders = database.collection("orders")
+    await database.write(orders, *[{"_id": number} for number in range(10)])
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(database.read(orders)) for _ in range(3)]
+    assert all(len(task.result()) == 10 for task in tasks)
+    scan = database.reader.scan(orders)
+    assert await anext(scan)
+    await scan.aclose()
+    assert await database.read(database.collection("nowhere")) == []
+
+
+async def test_facts_are_count_and_indexes(database: Database) -> None:
+    one, other = database.collection("one"), database.collection("other")
+    for namespace in (one, other):
+        await database.make_unique(namespace, "u")
+    await database.write(one, {"_id": 1}, {"_id": 2})
+    facts, others = await database.reader.facts(one), await database.reader.facts(other)
+    assert (facts.count, others.count) == (2, 0)
+    assert set(facts.indexes) == {"u_1"}
+    assert facts.indexes == others.indexes
+    nowhere = await database.reader.facts(database.collection("nowhere"))
+    assert (nowhere.count, dict(nowhere.indexes)) == (0, {})
+
+
+async def test_the_collections_of_applications_are_listed_and_not_our_own(database: Database) -> None:
+    orders, empty = database.collection("orders.a b é"), database.collection("empty")
+    for _ in range(2):
+        await database.target.create_collection(empty)
+    await database.write(orders, {"_id": 1})
+    await database.write(Namespace(OWN_DATABASE, "marks"), {"_id": database.name})
+    assert await database.collections() == ["empty", "orders.a b é"]
+    listed = {namespace.database for namespace in await database.reader.collections()}
+    assert not listed & {OWN_DATABASE, "admin", "config", "local"}
+    assert (await database.reader.facts(empty)).count == 0
+
+
+async def test_a_drop_removes_a_collection_and_may_be_repeated(database: Database) -> None:
+    orders = database.collection("orders")
+    await database.make_unique(orders, "u")
+    await database.write(orders, {"_id": 1, "u": 1})
+    for _ in range(2):
+        await database.apply("drop", orders)
+        assert await database.collections() == []
+    assert not await database.write(orders, {"_id": 1, "u": 1}, {"_id": 2, "u": 1})
+    assert not (await database.reader.facts(orders)).indexes
+
+
+async def test_a_rename_takes_documents_and_indexes_along_and_may_be_repeated(database: Database) -> None:
+    old, new = database.collection("old"), database.collection("new")
+    await database.make_unique(old, "u")
+    await database.write(old, {"_id": 1, "u": 1})
+    await database.write(new, {"_id": 2})
+    for _ in range(2):
+        await database.apply("rename", old, to=new)
+        assert await database.collections() == ["new"]
+        assert await database.read(new) == [encode({"_id": 1, "u": 1})]
+    assert [failure.write.id for failure in await database.write(new, {"_id": 3, "u": 1})] == [raw_id(3)]
+
+
+async def test_a_rename_of_what_is_not_there_changes_nothing(database: Database) -> None:
+    new = database.collection("new")
+    await database.apply("rename", database.collection("old"), to=new)
+    await database.write(new, {"_id": 1})
+    await database.apply("rename", database.collection("old"), to=new)
+    assert await database.read(new) == [encode({"_id": 1})]
+
+
+async def test_a_dropped_database_is_gone_and_others_stay(database: Database) -> None:
+    beside = Namespace(f"{database.name}-beside", "orders")
+    for namespace in (database.collection("a"), database.collection("b"), beside):
+        await database.write(namespace, {"_id": 1})
+    for _ in range(2):
+        await database.apply("dropDatabase", Namespace(database.name))
+        assert await database.collections() == []
+    assert await database.read(beside) == [encode({"_id": 1})]
+    await database.apply("dropDatabase", Namespace(beside.database))
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["insert", "replacement"])
+async def test_field_names_with_dollars_and_dots_are_written_as_they_are(database: Database, *, is_new: bool) -> None:
+    orders = database.collection("orders")
+    documents: list[dict[str, Any]] = [
+        {"_id": 1, "a.b": 1, "a": {"$inner": {"$set": 1}, "c.d": "$a"}},
+        {"_id": 2, "t": Timestamp(0, 0), "a": {"$inner": "$$NOW", "c.d": 1}},
+        {"_id": 3, "$outer": 1},
+        {"_id": 4, "$outer": 1, "t": Timestamp(0, 0)},
+    ]
+    for _ in range(2):
+        assert not await database.write(orders, *documents, is_new=is_new)
+        assert await database.read(orders) == [encode(document) for document in documents]
