@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from d5agent.core.log import (
@@ -83,7 +83,7 @@ class LogWriter:
             written_at=self.clock.now().isoformat(timespec="milliseconds"),
             previous=None if before is None else before.digest,
             segments=refs,
-            position=position,
+            position=_not_before(position, before),
             total=grown(self.total, refs),
         )
         body = encode_commit(commit)
@@ -123,3 +123,13 @@ class LogWriter:
                 raise CorruptDataError("a commit has vanished", hint="d5agent log verify", key=commit_key(number))
             bodies.append(body)
         await self.store.put_once(rollup_key(due.start), encode_rollup(bodies))
+
+
+def _not_before(position: Position, before: Link | None) -> Position:
+    """Return the position with a time that does not go back; its token, where the stream goes on, stays.
+
+    The time beside a silence is the reply's operationTime, which may be later than events that come next.
+    """
+    if before is None:
+        return position
+    return replace(position, cluster_time=max(position.cluster_time, before.commit.position.cluster_time))
