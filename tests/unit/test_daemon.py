@@ -1,0 +1,391 @@
+"""The daemon: what it tries again and what not, what it carries on with, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError
+from d5agent.runtime.daemon import PHASE, Daemon
+from tests.fakes.clock import FakeClock
+from tests.fakes.coordinator import SINCE
+from tests.fakes.stage import until
+from tests.fakes.store import FakeStateStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from typing import Any
+
+    from d5agent.ports import Coordinator
+
+READY = PhaseState(phase=Phase.REPLICATION, run_id="run", since=SINCE, ready_at=SINCE)
+
+
+class MirrorDown(FakeStateStore):
+    """The disk takes each state; the mirror does not answer while it is down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_down = False
+        self.mirror: dict[str, str] = {}
+
+    @override
+    async def save(self, name: str, value: Mapping[str, Any]) -> None:
+        await super().save(name, value)
+        if self.is_down:
+            raise TransientError("the store does not answer")
+        self.mirror[name] = self.texts[name]
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """A service that ends as it is told: each run raises the next error, or works until it is to stop.
+
+    `work`: what it does while it runs. `ends`: whether a run without an error ends by itself.
+    """
+
+    errors: list[BaseException] = field(default_factory=list)
+    ends: bool = False
+    drains: bool = True
+    is_deaf: bool = False
+    fails_now: bool = False
+    runs: int = 0
+    drained: int = 0
+    cancelled: int = 0
+    at: list[float] = field(default_factory=list)
+    surroundings: list[Coordinator] = field(default_factory=list)
+    clock: FakeClock
+
+    async def run(self, coordinator: Coordinator) -> None:
+        self.runs += 1
+        self.at.append(self.clock.monotonic())
+        self.surroundings.append(coordinator)
+        if self.errors:
+            raise self.errors.pop(0)
+        if self.ends:
+            return
+        try:
+            while self.is_deaf or not coordinator.stopping.is_set():
+                coordinator.report(turns=self.runs)
+                if self.fails_now:
+                    self.fails_now = False
+                    raise TransientError("the line is cut")
+                await self.clock.sleep(0.1)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.drained += 1
+
+
+@dataclass(slots=True, kw_only=True)
+class House:
+    """A daemon and its workers."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    states: FakeStateStore = field(default_factory=FakeStateStore)
+    drain_seconds: float = 5
+    workers: dict[Service, Worker] = field(init=False)
+    daemon: Daemon = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.workers = {service: Worker(clock=self.clock) for service in Service}
+        self.daemon = self.new_daemon()
+
+    def new_daemon(self) -> Daemon:
+        def factory(service: Service) -> Callable[[], Worker]:
+            return lambda: self.workers[service]
+
+        return Daemon(
+            plugins={service: factory(service) for service in Service},
+            states=self.states,
+            clock=self.clock,
+            drain_seconds=self.drain_seconds,
+        )
+
+    @asynccontextmanager
+    async def up(self) -> AsyncGenerator[Daemon]:
+        """A daemon that serves while the block runs, and is ended, drained, after it."""
+        self.daemon = self.new_daemon()
+        await self.daemon.load()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.daemon.serve(group))
+            await asyncio.sleep(0)
+            yield self.daemon
+            self.daemon.end()
+
+    async def remember(self, state: PhaseState) -> None:
+        await self.states.save(PHASE, encode_phase(state))
+
+    def on_disk(self) -> PhaseState:
+        return decode_phase(self.states.history[-1][1])
+
+    async def until_status(self, service: Service, status: Status) -> ServiceState:
+        await until(self.clock, lambda: self.daemon.state.status(service) is status)
+        return self.daemon.state.services[service]
+
+
+def gaps(times: Sequence[float]) -> list[int]:
+    return [round(after - before) for before, after in pairwise(times)]
+
+
+async def test_what_may_pass_is_tried_again_with_longer_and_longer_pauses() -> None:
+    house = House()
+    worker = house.workers[Service.REPLICATION]
+    worker.errors = [TransientError("the line is cut", hint="wait") for _ in range(8)]
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        row = await house.until_status(Service.REPLICATION, Status.WAITING)
+        assert (row.reason, row.error, row.hint) == ("trying again in 2 s", "the line is cut", "wait")
+        await until(house.clock, lambda: worker.runs == 9)
+        row = await house.until_status(Service.REPLICATION, Status.RUNNING)
+        assert (row.reason, row.error) == ("", "")
+    assert gaps(worker.at) == [2, 4, 8, 16, 32, 60, 60, 60]
+
+
+async def test_a_service_that_ran_well_for_long_begins_with_a_short_pause_again() -> None:
+    house = House()
+    worker = house.workers[Service.REPLICATION]
+    worker.errors = [TransientError("the line is cut") for _ in range(6)]
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await until(house.clock, lambda: worker.runs == 7)
+        await house.clock.sleep(100)
+        worker.fails_now = True
+        await until(house.clock, lambda: worker.runs == 8)
+    assert gaps(worker.at)[5] == 60
+    assert gaps(worker.at)[6] in range(102, 105)
+
+
+async def test_a_bug_is_logged_with_its_traceback_and_tried_again() -> None:
+    house = House()
+    worker = house.workers[Service.REPLICATION]
+    worker.errors = [ExceptionGroup("tasks", [ZeroDivisionError("a secret")])]
+    with capture_logs() as logs:
+        async with house.up() as daemon:
+            await daemon.start(Phase.REPLICATION)
+            row = await house.until_status(Service.REPLICATION, Status.WAITING)
+            assert row.error == "a bug: ZeroDivisionError"
+            await until(house.clock, lambda: worker.runs == 2)
+    (failed,) = [log for log in logs if log["event"] == "service_failed"]
+    assert isinstance(failed["exc_info"], ZeroDivisionError)
+
+
+async def test_what_needs_a_person_fails_the_service_with_its_error_and_hint() -> None:
+    house = House()
+    worker = house.workers[Service.REPLICATION]
+    worker.errors = [OperatorError("the position is lost", hint="see the runbook", error="x", key="k")]
+    with capture_logs() as logs:
+        async with house.up() as daemon:
+            await daemon.start(Phase.REPLICATION)
+            row = await house.until_status(Service.REPLICATION, Status.FAILED)
+            await house.clock.sleep(200)
+            assert worker.runs == 1
+    assert row.error == "the position is lost (error=x, key=k)"
+    assert row.hint == "see the runbook"
+    assert house.on_disk().status(Service.REPLICATION) is Status.FAILED
+    (failed,) = [log for log in logs if log["event"] == "service_failed"]
+    assert (failed["error"], failed["error_"], failed["key"]) == ("the position is lost", "x", "k")
+    assert daemon.exit_code == 0
+
+
+async def test_a_failed_service_may_be_started_again() -> None:
+    house = House()
+    house.workers[Service.REPLICATION].errors = [OperatorError("mend me")]
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.FAILED)
+        await daemon.start(Service.REPLICATION)
+        row = await house.until_status(Service.REPLICATION, Status.RUNNING)
+    assert row.error == ""
+
+
+async def test_a_log_that_another_agent_holds_ends_the_whole_daemon_with_78() -> None:
+    house = House()
+    await house.remember(READY)
+    house.workers[Service.BACKUP].errors = [LogHeldError("another agent writes this log", host="other")]
+    async with house.up() as daemon:
+        await daemon.start(Service.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.RUNNING)
+        await daemon.start(Service.BACKUP)
+        await daemon.ended.wait()
+    assert daemon.exit_code == 78
+    assert house.workers[Service.REPLICATION].drained == 1
+
+
+async def test_the_first_error_decides_the_exit_code() -> None:
+    daemon = House().daemon
+    daemon.end(OperatorError("first"))
+    daemon.end(TransientError("second"))
+    assert daemon.exit_code == 78
+
+
+async def test_a_daemon_that_is_started_again_carries_on_with_what_was_unfinished() -> None:
+    house = House()
+    state = READY
+    for service, status in (
+        (Service.REPLICATION, Status.RUNNING),
+        (Service.BACKUP, Status.DONE),
+        (Service.MONITOR_REPLICATION, Status.WAITING),
+        (Service.RESTORE, Status.PENDING),
+        (Service.VERIFY, Status.FAILED),
+    ):
+        state = state.with_service(service, ServiceState(status=status, since=SINCE))
+    await house.remember(state)
+    async with house.up():
+        await house.until_status(Service.MONITOR_REPLICATION, Status.RUNNING)
+        await house.clock.sleep(5)
+    runs = {service: worker.runs for service, worker in house.workers.items() if worker.runs}
+    assert runs == {Service.REPLICATION: 1, Service.MONITOR_REPLICATION: 1}
+
+
+async def test_a_daemon_that_ends_leaves_its_services_for_the_next_start() -> None:
+    house = House()
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.RUNNING)
+    assert house.workers[Service.REPLICATION].drained == 1
+    assert house.on_disk().status(Service.REPLICATION) is Status.RUNNING
+    async with house.up():
+        await until(house.clock, lambda: house.workers[Service.REPLICATION].runs == 2)
+
+
+async def test_a_refused_move_says_why_and_changes_nothing() -> None:
+    house = House()
+    async with house.up() as daemon:
+        with pytest.raises(RefusedError, match="replication has never been ready") as refused:
+            await daemon.start(Phase.RESTORE)
+        assert "d5agent start replication" in refused.value.hint
+        assert daemon.state == PhaseState()
+    assert house.states.history == []
+
+
+async def test_a_service_that_runs_is_not_started_twice() -> None:
+    house = House()
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.RUNNING)
+        await daemon.start(Phase.REPLICATION)
+        daemon._launch(Service.REPLICATION)
+        await house.clock.sleep(5)
+    assert house.workers[Service.REPLICATION].runs == 1
+
+
+async def test_stop_drains_a_service_that_drains_and_says_that_it_is_stopped() -> None:
+    house = House()
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.RUNNING)
+        await daemon.stop(Phase.REPLICATION)
+        assert daemon.state.status(Service.REPLICATION) is Status.STOPPED
+    assert (house.workers[Service.REPLICATION].drained, house.workers[Service.REPLICATION].cancelled) == (1, 0)
+
+
+async def test_stop_cancels_at_once_what_does_not_drain_and_stops_what_only_waits_to_be_started() -> None:
+    house = House(drain_seconds=1000)
+    await house.remember(READY)
+    house.workers[Service.BACKUP].drains = False
+    house.workers[Service.BACKUP].is_deaf = True
+    house.workers[Service.MONITOR_REPLICATION].drains = False
+    async with house.up() as daemon:
+        await daemon.start(Phase.RESTORE)
+        await house.until_status(Service.BACKUP, Status.RUNNING)
+        await daemon.stop(Phase.RESTORE)
+        statuses = {service: row.status for service, row in daemon.state.services.items()}
+    assert statuses == dict.fromkeys((Service.BACKUP, Service.MONITOR_REPLICATION, Service.RESTORE), Status.STOPPED)
+    assert house.workers[Service.BACKUP].cancelled == 1
+
+
+async def test_a_service_that_does_not_drain_within_its_budget_is_cancelled() -> None:
+    house = House(drain_seconds=0.05)
+    house.workers[Service.REPLICATION].is_deaf = True
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.RUNNING)
+    assert house.workers[Service.REPLICATION].cancelled == 1
+    assert house.on_disk().status(Service.REPLICATION) is Status.RUNNING
+
+
+async def test_stop_during_a_pause_ends_the_service_without_another_try() -> None:
+    house = House()
+    house.workers[Service.REPLICATION].errors = [TransientError("the line is cut")] * 9
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.WAITING)
+        runs = house.workers[Service.REPLICATION].runs
+        await daemon.stop(Service.REPLICATION)
+        assert daemon.state.status(Service.REPLICATION) is Status.STOPPED
+        await house.clock.sleep(100)
+        assert house.workers[Service.REPLICATION].runs == runs
+
+
+async def test_a_service_starts_another_and_ends_another_as_done() -> None:
+    house = House()
+    await house.remember(READY)
+    async with house.up() as daemon:
+        await daemon.start(Service.REPLICATION)
+        await daemon.start(Service.BACKUP)
+        await house.until_status(Service.BACKUP, Status.RUNNING)
+        (coordinator,) = house.workers[Service.BACKUP].surroundings
+        await coordinator.start(Service.VERIFY)
+        await house.until_status(Service.VERIFY, Status.RUNNING)
+        await coordinator.stop(Service.REPLICATION)
+        assert coordinator.state.status(Service.REPLICATION) is Status.DONE
+        await coordinator.wait("something")
+        assert coordinator.state.services[Service.BACKUP].reason == "something"
+        await coordinator.update(lambda state: replace(state, is_clearing=True))
+        assert coordinator.facts["turns"] == 1
+    assert house.on_disk().is_clearing
+
+
+async def test_a_service_that_is_done_says_so_to_whoever_follows_it() -> None:
+    house = House()
+    house.workers[Service.REPLICATION].ends = True
+    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    async with house.up() as daemon:
+        daemon.followers.add(Service.REPLICATION, queue)
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.DONE)
+        await until(house.clock, lambda: queue.qsize() == 2)
+        daemon.followers.remove(Service.REPLICATION, queue)
+    assert [queue.get_nowait()["event"] for _ in range(2)] == ["service_started", "service_done"]
+
+
+async def test_a_state_that_cannot_be_mirrored_is_on_disk_and_is_mirrored_later() -> None:
+    states = MirrorDown()
+    house = House(states=states)
+    states.is_down = True
+    with capture_logs() as logs:
+        async with house.up() as daemon:
+            await daemon.start(Phase.REPLICATION)
+            await house.until_status(Service.REPLICATION, Status.RUNNING)
+            assert states.mirror == {}
+            assert house.on_disk() == daemon.state
+            await house.clock.sleep(25)
+            states.is_down = False
+            await until(house.clock, lambda: states.mirror)
+            assert states.mirror[PHASE] == states.texts[PHASE]
+            saves = len(states.history)
+            await house.clock.sleep(60)
+            assert len(states.history) == saves  # once is enough
+    assert {log["event"] for log in logs} >= {"state_not_mirrored"}
+
+
+async def test_the_watchdog_is_fed_as_long_as_replication_shows_life() -> None:
+    house = House(drain_seconds=0.05)
+    async with house.up() as daemon:
+        assert daemon.is_fed()
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.RUNNING)
+        await house.clock.sleep(100)
+        assert daemon.is_fed()
+        daemon.facts[Service.REPLICATION]["seen_at"] = house.clock.monotonic() - 61
+        assert not daemon.is_fed()

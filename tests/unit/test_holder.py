@@ -1,0 +1,134 @@
+"""The lease: a living holder is respected, a dead one outlived, a released log taken at once."""
+
+from __future__ import annotations
+
+import json
+from asyncio import TaskGroup
+from dataclasses import asdict
+
+import pytest
+from typing_extensions import override
+
+from d5agent.errors import LogHeldError, TransientError
+from d5agent.runtime.holder import BEAT_SECONDS, KEY, Holder, Lease
+from tests.fakes.clock import FakeClock
+from tests.fakes.machine import FakeJournal
+from tests.fakes.stage import until
+from tests.fakes.store import FakeObjectStore
+
+
+class FlakyStore(FakeObjectStore):
+    """Does not answer while it is down."""
+
+    is_down = False
+
+    @override
+    async def get(self, key: str) -> bytes | None:
+        if self.is_down:
+            raise TransientError("the store does not answer")
+        return await super().get(key)
+
+
+def lease(store: FakeObjectStore, clock: FakeClock, name: str) -> Lease:
+    me = Holder(agent_id=name, host=f"host of {name}", pid=1, since="2026-11-02T08:00:00+00:00")
+    return Lease(store=store, clock=clock, journal=FakeJournal(), me=me)
+
+
+def record(store: FakeObjectStore) -> dict[str, object]:
+    found: dict[str, object] = json.loads(store.objects[KEY])
+    return found
+
+
+async def test_a_free_log_is_taken_at_once() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    mine = lease(store, clock, "one")
+    await mine.acquire()
+    assert clock.monotonic() == 0
+    assert record(store) == {"version": 1, **asdict(mine.me)}
+
+
+async def test_a_living_holder_is_respected_and_named() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    holder = lease(store, clock, "one")
+    await holder.acquire()
+    async with TaskGroup() as group:
+        keeping = group.create_task(holder.keep())
+        with pytest.raises(LogHeldError, match="holds this log") as refused:
+            await lease(store, clock, "two").acquire()
+        keeping.cancel()
+    assert refused.value.facts == {"host": "host of one", "pid": 1, "since": "2026-11-02T08:00:00+00:00"}
+    assert clock.monotonic() <= BEAT_SECONDS + 2
+    assert record(store)["agent_id"] == "one"
+
+
+async def test_a_dead_holder_is_outlived() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    await lease(store, clock, "one").acquire()
+    second = lease(store, clock, "two")
+    await second.acquire()
+    assert clock.monotonic() >= 3 * BEAT_SECONDS
+    assert record(store)["agent_id"] == "two"
+    assert isinstance(second.journal, FakeJournal)
+    assert [entry.event for entry in second.journal.entries] == ["log_has_a_holder", "log_taken_over"]
+
+
+async def test_a_released_log_is_taken_at_once() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    first = lease(store, clock, "one")
+    await first.acquire()
+    await first.release()
+    await lease(store, clock, "two").acquire()
+    assert clock.monotonic() == 0
+    assert record(store)["agent_id"] == "two"
+
+
+@pytest.mark.parametrize("way", ["released", "removed"])
+async def test_a_log_that_is_given_up_while_one_waits_is_taken_then(way: str) -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    first, second = lease(store, clock, "one"), lease(store, clock, "two")
+    await first.acquire()
+    async with TaskGroup() as group:
+        waiting = group.create_task(second.acquire())
+        await clock.sleep(5)
+        if way == "released":
+            await first.release()
+        else:
+            await store.delete([KEY])
+        await until(clock, waiting.done)
+    assert clock.monotonic() < 3 * BEAT_SECONDS
+    assert record(store)["agent_id"] == "two"
+
+
+async def test_an_agent_that_comes_back_takes_its_own_log_at_once() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    await lease(store, clock, "one").acquire()
+    await lease(store, clock, "one").acquire()
+    assert clock.monotonic() == 0
+
+
+async def test_a_lost_lease_is_an_error_and_is_not_taken_back() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    first = lease(store, clock, "one")
+    await first.acquire()
+    await lease(store, clock, "two").acquire()
+    with pytest.raises(LogHeldError) as lost:
+        await first.keep()
+    assert lost.value.facts["host"] == "host of two"
+    await first.release()
+    assert record(store)["agent_id"] == "two"
+    assert record(store)["is_released"] is False
+
+
+async def test_a_store_that_does_not_answer_for_a_while_costs_no_lease() -> None:
+    store, clock = FlakyStore(), FakeClock()
+    mine = lease(store, clock, "one")
+    await mine.acquire()
+    async with TaskGroup() as group:
+        keeping = group.create_task(mine.keep())
+        store.is_down = True
+        await clock.sleep(2.5 * BEAT_SECONDS)
+        store.is_down = False
+        await until(clock, lambda: record(store)["beat"] == 1)
+        keeping.cancel()
+    assert isinstance(mine.journal, FakeJournal)
+    assert [entry.event for entry in mine.journal.entries] == ["holder_not_renewed"] * 2

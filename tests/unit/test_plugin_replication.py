@@ -1,0 +1,263 @@
+"""replication: ready when it is proved, one writer, nothing lost in silence or after the fence."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from typing_extensions import override
+
+from d5agent.core.operation import Namespace
+from d5agent.core.phase import Service, Status
+from d5agent.errors import LogHeldError, OperatorError
+from d5agent.steps.log_reader import LogReader
+from tests.fakes.cluster import drop, insert, update
+from tests.fakes.source import FakeChangeSource
+from tests.fakes.stage import ORDERS, Stage, until
+from tests.fakes.store import FakeObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from d5agent.core.operation import Position
+    from d5agent.plugins.replication import Replication
+    from d5agent.ports import EventBatch
+    from tests.fakes.coordinator import FakeCoordinator
+
+
+class HeldSource(FakeChangeSource):
+    """Tells its beginning, and then nothing until it flows."""
+
+    flows = False
+
+    @override
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        async with aclosing(super()._batches(after)) as batches:
+            async for batch in batches:
+                yield batch
+                while not self.flows:
+                    await self.clock.sleep(0.1)
+
+
+class EndlessSource(FakeChangeSource):
+    """Somebody writes as fast as it is read: no batch is ever empty."""
+
+    @override
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        async with aclosing(super()._batches(after)) as batches:
+            async for batch in batches:
+                yield batch
+                await self.clock.sleep(0.01)
+                self.cluster.apply(insert(ORDERS, {"_id": len(self.cluster)}))
+
+
+class LostAnswers(FakeObjectStore):
+    """Stores commits, but the answer is lost, and the repeated request finds the key taken."""
+
+    @override
+    async def put_once(self, key: str, body: bytes) -> bool:
+        return await super().put_once(key, body) and not key.endswith(".json")
+
+
+async def test_replication_is_ready_only_after_its_mark_came_out_of_the_stream() -> None:
+    stage = Stage()
+    source = HeldSource(cluster=stage.cluster, clock=stage.clock)
+    async with stage.running(stage.replication(source=source)):
+        await until(stage.clock, lambda: len(stage.cluster) == 1)
+        await stage.clock.sleep(30)
+        assert stage.coordinator.state.ready_at == ""
+        source.flows = True
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+    assert stage.coordinator.journal.facts_of("replication_ready") == [{"sequence": 0}]
+    assert not stage.coordinator.journal.facts_of("mark_not_written")
+
+
+async def test_replication_has_noted_where_it_begins_before_it_writes_its_mark() -> None:
+    stage = Stage()
+    source = HeldSource(cluster=stage.cluster, clock=stage.clock)
+    async with stage.running(stage.replication(source=source)):
+        await until(stage.clock, lambda: len(stage.cluster) == 1)
+        assert [commit.segments for commit in await stage.commits()] == [()]
+        source.flows = True
+
+
+async def test_without_the_right_to_write_replication_is_ready_with_a_warning() -> None:
+    stage = Stage()
+    stage.source.may_write = False
+    async with stage.running(stage.replication()):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+    (warning,) = stage.coordinator.journal.facts_of("mark_not_written")
+    assert "insert on d5agent" in str(warning["hint"])
+
+
+async def test_replication_that_was_ready_before_stays_ready_since_then() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    ready_at = stage.coordinator.state.ready_at
+    await stage.clock.sleep(100)
+    await stage.capture(insert(ORDERS, {"_id": 2}))
+    assert stage.coordinator.state.ready_at == ready_at != ""
+
+
+async def test_the_log_of_another_run_is_refused_and_left_as_it_is() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    objects = dict(stage.store.objects)
+    other = Stage(store=stage.store)
+    other.coordinator.state = replace(other.coordinator.state, run_id="a new run")
+    with pytest.raises(OperatorError, match="the log of another run") as refused:
+        await other.replication().run(other.coordinator)
+    assert refused.value.facts["run_id"] == "run"
+    assert refused.value.facts["host"] == "host"
+    assert stage.store.objects == objects
+    assert len(other.cluster) == 0
+
+
+async def test_changes_that_are_not_kept_are_refused_before_anything_is_written() -> None:
+    stage = Stage()
+    stage.source.is_enabled = False
+    with pytest.raises(OperatorError, match="not enabled"):
+        await stage.replication().run(stage.coordinator)
+    assert stage.store.objects == {}
+
+
+async def test_a_lost_position_is_refused_and_never_replaced_by_now() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    commits = await stage.commits()
+    stage.cluster.apply(insert(ORDERS, {"_id": 2}))
+    stage.cluster.kept_from = len(stage.cluster)
+    with pytest.raises(OperatorError, match="the position is lost"):
+        await stage.replication().run(stage.coordinator)
+    assert await stage.commits() == commits
+
+
+async def _end_of(service: Replication, coordinator: FakeCoordinator) -> LogHeldError | None:
+    try:
+        await service.run(coordinator)
+    except LogHeldError as error:
+        return error
+    return None
+
+
+async def test_of_two_agents_on_one_log_one_stops_and_names_the_other() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 0}))
+    coordinators = [stage.new_coordinator(), stage.new_coordinator()]
+    async with asyncio.TaskGroup() as group:
+        ends = [
+            group.create_task(_end_of(stage.replication(agent_id=name, host=f"host of {name}"), coordinator))
+            for name, coordinator in zip(("one", "two"), coordinators, strict=True)
+        ]
+        for number in range(1, 6):
+            stage.cluster.apply(insert(ORDERS, {"_id": number}))
+            await stage.clock.sleep(0.7)
+        await until(stage.clock, lambda: any(end.done() for end in ends))
+        await stage.wait_until_captured()
+        for coordinator in coordinators:
+            coordinator.stopping.set()
+    (error,) = [found for end in ends if (found := end.result()) is not None]
+    winner = (await stage.commits())[-1].writer
+    assert error.message == "another agent writes this log"
+    assert error.facts["host"] == winner.host
+    assert error.facts["run_id"] == winner.run_id == "run"
+    assert error.facts["since"] == winner.since
+    assert error.exit_code == 78
+    await LogReader(store=stage.store).check()
+    assert await stage.stored() == stage.happened()
+
+
+async def test_a_commit_that_was_stored_although_its_answer_was_lost_is_our_own() -> None:
+    stage = Stage(store=LostAnswers())
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    assert await stage.stored() == stage.happened()
+
+
+async def test_the_position_moves_on_an_idle_stream_once_a_minute() -> None:
+    stage = Stage()
+    async with stage.running(stage.replication()):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        await stage.clock.sleep(2)
+        before = await stage.commits()
+        await stage.clock.sleep(55)
+        assert await stage.commits() == before
+        await stage.clock.sleep(10)
+        after = await stage.commits()
+    assert len(after) == len(before) + 1
+    assert after[-1].segments == ()
+    assert after[-1].position.cluster_time > before[-1].position.cluster_time
+    assert stage.states.texts["data_resume_token"]
+
+
+async def test_the_position_moves_every_second_while_a_fence_is_awaited() -> None:
+    stage = Stage()
+    stage.coordinator.set_status(Service.MONITOR_REPLICATION, Status.WAITING)
+    async with stage.running(stage.replication()):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        await stage.clock.sleep(2)
+        before = len(await stage.commits())
+        await stage.clock.sleep(10)
+        assert 5 <= len(await stage.commits()) - before <= 10
+
+
+async def test_operations_after_the_fence_are_captured_and_reported_at_once_but_not_one_by_one() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": -1}))
+    await stage.draw_fence()
+    async with stage.running(stage.replication()):
+        stage.cluster.apply(*[insert(ORDERS, {"_id": number}) for number in range(1001)])
+        await stage.wait_until_captured()
+        assert stage.coordinator.facts["operations_after_fence"] == 1001
+    warnings = stage.coordinator.journal.facts_of("operation_after_fence")
+    assert [(warning["count"], warning["namespace"]) for warning in warnings] == [
+        (1, "shop.orders"),
+        (1001, "shop.orders"),
+    ]
+
+
+async def test_a_stopped_replication_commits_what_is_in_its_hand() -> None:
+    stage = Stage()
+    async with stage.running(stage.replication(max_segment_seconds=1_000)):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        stage.cluster.apply(insert(ORDERS, {"_id": 1}), update(ORDERS, {"_id": 1, "n": 2}))
+        await stage.clock.sleep(2)
+        assert await stage.stored() == []
+    assert await stage.stored() == stage.happened()
+
+
+async def test_a_stop_in_the_middle_of_a_busy_stream_leaves_the_rest_to_the_next_start() -> None:
+    stage = Stage()
+    busy = EndlessSource(cluster=stage.cluster, clock=stage.clock, batch_sizes=(1,))
+    async with stage.running(stage.replication(source=busy, max_segment_bytes=1000)):
+        await until(stage.clock, lambda: len(stage.cluster) > 100)
+    assert 0 < len(await stage.stored()) < len(stage.happened())
+    await stage.capture()
+    assert await stage.stored() == stage.happened()
+
+
+async def test_a_drop_stands_in_a_commit_of_its_own_whatever_surrounds_it() -> None:
+    stage = Stage()
+    await stage.capture(
+        insert(ORDERS, {"_id": 1}), drop(ORDERS), insert(ORDERS, {"_id": 1}), insert(Namespace("a", "b"), {"_id": 1})
+    )
+    reader = LogReader(store=stage.store)
+    kinds = [[o.kind async for o in reader.operations(commit) if not o.is_ours] for commit in await stage.commits()]
+    assert [found for found in kinds if found] == [["insert"], ["drop"], ["insert", "insert"]]
+
+
+async def test_replication_says_how_much_it_has_captured_and_how_far_behind_it_is() -> None:
+    stage = Stage()
+    source = HeldSource(cluster=stage.cluster, clock=stage.clock)
+    async with stage.running(stage.replication(source=source)):
+        await until(stage.clock, lambda: len(stage.cluster) == 1)
+        stage.cluster.apply(insert(ORDERS, {"_id": 1}))
+        await stage.clock.sleep(30)
+        source.flows = True
+        await until(stage.clock, lambda: stage.coordinator.facts["lag_seconds"] >= 30)
+        await until(stage.clock, lambda: stage.coordinator.facts["operations"] == 2)
+        await until(stage.clock, lambda: stage.coordinator.facts["lag_seconds"] == 0)
+        assert stage.coordinator.facts["segments"] == 2
+        assert stage.coordinator.facts["bytes"] > 0

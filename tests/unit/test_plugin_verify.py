@@ -1,0 +1,64 @@
+"""verify: compares on demand, and writes nothing but its report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from d5agent.errors import OperatorError
+from d5agent.plugins.verify import Verify
+from tests.fakes.cluster import insert
+from tests.fakes.documents import raw_document, raw_id
+from tests.fakes.stage import ORDERS, Stage
+from tests.fakes.target import FakeReader
+
+
+async def restored(stage: Stage) -> Stage:
+    await stage.capture(*[insert(ORDERS, {"_id": number, "n": 0}) for number in range(5)])
+    await stage.draw_fence()
+    await stage.restore().run(stage.coordinator)
+    stage.store.objects = {k: v for k, v in stage.store.objects.items() if not k.startswith("reports/")}
+    return stage
+
+
+def verify(stage: Stage) -> Verify:
+    return Verify(
+        source=FakeReader(stage.cluster),
+        target_reader=stage.target,
+        store=stage.store,
+        states=stage.states,
+        clock=stage.clock,
+        waiting_bytes=10_000,
+    )
+
+
+async def test_equal_sides_are_told_and_reported() -> None:
+    stage = await restored(Stage())
+    await verify(stage).run(stage.coordinator)
+    assert (stage.coordinator.facts["compared"], stage.coordinator.facts["different"]) == (5, 0)
+    (key,) = [key for key in stage.store.objects if key.startswith("reports/run/verify-touched-")]
+    assert json.loads(stage.store.objects[key])["equal"] is True
+
+
+async def test_a_touched_document_that_differs_fails_verify_and_is_left_as_it_is() -> None:
+    stage = await restored(Stage())
+    stage.target.database.put(ORDERS, raw_id(2), raw_document({"_id": 2, "n": 1}))
+    before = stage.target.database.contents()
+    with pytest.raises(OperatorError, match="not equal") as failed:
+        await verify(stage).run(stage.coordinator)
+    assert failed.value.facts["different"] == 1
+    assert "reports/run/verify-touched-" in failed.value.hint
+    assert stage.target.database.contents() == before
+
+
+async def test_only_a_full_comparison_finds_what_the_log_did_not_touch() -> None:
+    stage = await restored(Stage())
+    stage.target.database.put(ORDERS, raw_id("extra"), raw_document({"_id": "extra"}))
+    service = verify(stage)
+    touched, _ = await service.compare("run", is_full=False, on_progress=lambda _: None)
+    assert touched.is_equal
+    full, key = await service.compare("run", is_full=True, on_progress=lambda _: None)
+    assert [difference.to_json()["id"] for difference in full.differences] == ["extra"]
+    assert full.counts == ["shop.orders: 5 documents in the source, 6 in the target"]
+    assert key.startswith("reports/run/verify-full-")
