@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from d5agent.core.log import foreign_operations
 from d5agent.core.phase import Fence, Service, Status
 from d5agent.errors import OperatorError
+from d5agent.steps.fence import draw_fence
 from d5agent.steps.log_reader import LogReader
-from d5agent.steps.marks import mark_document_id, new_mark_id
 
 if TYPE_CHECKING:
     from d5agent.core.log import Link
-    from d5agent.core.operation import ClusterTime
-    from d5agent.core.raw import DocumentId
     from d5agent.ports import ChangeSource, Clock, Coordinator, ObjectStore
-
-_SILENT_COMMITS: Final = 2  # without a mark: positions past the fence that told of nothing new
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,15 +47,13 @@ class MonitorReplication:
             await coordinator.wait(f"{len(running)} running writes to end: {running[0]}")
 
     async def _draw_fence(self, coordinator: Coordinator) -> Link:
-        reader = LogReader(store=self.store)
-        last = await reader.last()
-        mark_id = new_mark_id("fence")
-        # What is stored up to the mark's own event is all that was written before the mark.
-        if await self.source.mark(mark_id):
-            link = await self._follow(coordinator, reader, last, _HasMark(mark_document_id(mark_id), reader))
-        else:
-            coordinator.journal.warning("mark_not_written", hint="grant the agent's user insert on d5agent")
-            link = await self._follow(coordinator, reader, last, _IsPast(await self.source.now()))
+        link = await draw_fence(
+            coordinator,
+            source=self.source,
+            reader=LogReader(store=self.store),
+            clock=self.clock,
+            timeout_seconds=self.timeout_seconds,
+        )
         fence = Fence(
             sequence=link.commit.sequence,
             cluster_time=link.commit.position.cluster_time,
@@ -68,20 +62,6 @@ class MonitorReplication:
         await coordinator.update(lambda state: replace(state, fence=fence))
         coordinator.journal.info("fence_drawn", sequence=fence.sequence, cluster_time=str(fence.cluster_time))
         return link
-
-    async def _follow(
-        self, coordinator: Coordinator, reader: LogReader, last: Link | None, is_fence: _HasMark | _IsPast
-    ) -> Link:
-        began = self.clock.monotonic()
-        while True:
-            async for link in reader.links(after=last):
-                if await is_fence.holds(link):
-                    return link
-                last = link
-            self._check_patience(
-                began, "the fence did not come out of the stream", "is replication running? see d5agent status"
-            )
-            await coordinator.wait("the fence to come out of the stream and be stored")
 
     async def _wait_for_quiet(self, coordinator: Coordinator, last: Link) -> None:
         began = quiet_since = self.clock.monotonic()
@@ -108,37 +88,3 @@ class MonitorReplication:
     def _check_patience(self, began: float, message: str, hint: str, **facts: object) -> None:
         if self.clock.monotonic() - began > self.timeout_seconds:
             raise OperatorError(message, hint=hint, after_seconds=self.timeout_seconds, **facts)
-
-
-@dataclass(slots=True)
-class _HasMark:
-    """The fence with a mark: the commit that holds the mark's event."""
-
-    mark: DocumentId
-    reader: LogReader
-
-    async def holds(self, link: Link) -> bool:
-        """Whether the mark is among the agent's own operations of a commit."""
-        async for operation in self.reader.own_operations(link.commit):
-            if operation.document_id == self.mark:
-                return True
-        return False
-
-
-@dataclass(slots=True)
-class _IsPast:
-    """The fence without a mark: an event at or after a time, or positions past it that told of nothing new."""
-
-    time: ClusterTime
-    silent: int = 0
-
-    async def holds(self, link: Link) -> bool:
-        """Whether the stream has passed the time for certain."""
-        commit = link.commit
-        if commit.position.cluster_time < self.time:
-            return False
-        if any(ref.last >= self.time for ref in commit.segments):
-            return True
-        # Older operations come late: what is between them and the time may be on its way as well.
-        self.silent = 0 if commit.segments else self.silent + 1
-        return self.silent >= _SILENT_COMMITS

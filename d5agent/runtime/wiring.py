@@ -184,7 +184,12 @@ def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Servi
         Service.VERIFY: lambda: verify_plugin(settings, at),
         Service.MONITOR_RESTORE: lambda: MonitorRestore(store=at.store),
         Service.CLEAN: lambda: Clean(
-            source=at.source, store=at.store, states=at.states, state_names=(TOKEN, CHECKPOINT)
+            source=at.source,
+            store=at.store,
+            states=at.states,
+            state_names=(TOKEN, CHECKPOINT),
+            clock=at.clock,
+            timeout_seconds=settings.drain.timeout_seconds,
         ),
         Service.MONITOR_CLEAN: lambda: MonitorClean(power=at.power, clock=at.clock),
     }

@@ -11,7 +11,7 @@ from d5agent.core.phase import PhaseState, Service, ServiceState, Status
 from tests.fakes.machine import FakeJournal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from d5agent.ports import Clock
 
@@ -23,7 +23,8 @@ SINCE: Final = "2026-11-02T08:00:00+00:00"
 class FakeCoordinator:
     """Keeps what a service says and asks for; the phase table decides on requests, as in the daemon.
 
-    `reasons` are what was waited for, without repetitions. `on_wait` is called at each wait, with its reason.
+    `reasons` are what was waited for, without repetitions. `on_wait` is called at each wait, with its
+    reason; `on_stop` ends the service that is to stop.
     """
 
     clock: Clock
@@ -35,6 +36,7 @@ class FakeCoordinator:
     stopped: list[Service] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     on_wait: Callable[[str], None] = lambda _: None
+    on_stop: Callable[[], Awaitable[object]] | None = None
 
     async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
         self.state = change(self.state)
@@ -51,6 +53,8 @@ class FakeCoordinator:
 
     async def stop(self, service: Service) -> None:
         self.stopped.append(service)
+        if self.on_stop is not None:
+            await self.on_stop()
         self.set_status(service, Status.DONE)
 
     def report(self, **facts: object) -> None:

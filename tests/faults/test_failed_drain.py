@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,15 +12,23 @@ from typing_extensions import override
 
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.operation import Namespace
-from d5agent.core.phase import Phase, Service, Status
+from d5agent.core.phase import ACTIVE, Phase, Service, Status
 from d5agent.errors import OperatorError, TransientError
+from d5agent.ports import EventBatch
+from d5agent.runtime.daemon import Daemon
+from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import insert
 from tests.fakes.mortal import Life
+from tests.fakes.source import FakeChangeSource
+from tests.fakes.store import FakeStateStore
 from tests.faults.world import CAPTURE, RESTORE, GuardedStore, World, all_is_clean
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from d5agent.core.operation import Position
     from d5agent.errors import AgentError
-    from d5agent.runtime.daemon import Daemon
+    from d5agent.ports import Coordinator
 
 LATE = Namespace("shop", "late")
 
@@ -38,30 +49,136 @@ class FailingStore(GuardedStore):
         return await super().put_once(key, body)
 
 
-@pytest.mark.parametrize("error", [TransientError("away", hint=""), OperatorError("refused", hint="")])
-async def test_what_is_in_hand_when_the_drain_fails_is_not_cleaned_away(error: AgentError) -> None:
-    world = World(store=FailingStore(error, times=1))
+async def nothing_is_deleted(world: World, daemon: Daemon) -> bool:
+    """See that clean has refused and kept everything; then do what its hint says."""
+    assert "restore has not verified" in daemon.state.services[Service.CLEAN].error
+    assert "d5agent start restore" in daemon.state.services[Service.CLEAN].hint
+    assert await world.captured() == world.foreign_events
+    assert world.source.is_enabled
+    assert daemon.state.status(Service.REPLICATION) is Status.RUNNING
+    await daemon.start(Phase.RESTORE)
+    await daemon.start(Service.MONITOR_RESTORE)
+    return True
 
-    async def a_late_write_then_clean(world: World, daemon: Daemon) -> bool:
-        if daemon.state.phase is Phase.RESTORE:
-            await daemon.start(Service.MONITOR_RESTORE)
+
+async def a_late_write_then_clean(world: World, daemon: Daemon) -> bool:
+    """Write something that the store refuses, start the clean-up, and wait until it has given up."""
+    if daemon.state.phase is Phase.RESTORE:
+        await daemon.start(Service.MONITOR_RESTORE)
+        world.cluster.apply(insert(LATE, {"_id": 1}))
+    assert daemon.state.phase is not Phase.IDLE, "it was cleaned away"
+    return daemon.state.status(Service.CLEAN) is Status.FAILED
+
+
+async def replication_is_started_again(world: World, daemon: Daemon) -> bool:
+    """See that clean names the reason and has kept everything; then mend it."""
+    assert "the fence cannot be drawn: replication is failed" in daemon.state.services[Service.CLEAN].error
+    assert world.source.is_enabled
+    await daemon.start(Service.REPLICATION)
+    return True
+
+
+async def clean_is_started_again(world: World, daemon: Daemon) -> bool:
+    """Start clean alone; it must refuse, since the late write is in the log now."""
+    if await world.captured() < world.foreign_events:
+        return False
+    await daemon.start(Service.CLEAN)
+    return True
+
+
+async def clean_has_refused(_: World, daemon: Daemon) -> bool:
+    """Wait for it."""
+    return "restore has not verified" in daemon.state.services[Service.CLEAN].error
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_what_the_store_refuses_while_clean_begins_is_not_cleaned_away(*, is_refused: bool) -> None:
+    error = OperatorError("refused", hint="") if is_refused else TransientError("away", hint="")
+    store = FailingStore(error, times=1)
+    world = World(store=store)
+    mend = (replication_is_started_again, clean_is_started_again, clean_has_refused) if is_refused else ()
+    script = (*CAPTURE, *RESTORE, a_late_write_then_clean, *mend, nothing_is_deleted, all_is_clean)
+    assert await world.live(Life(None), script)
+    assert store.times == 0, "the store refused nothing: nothing is shown"
+    assert LATE in world.contents()
+    assert world.target.database.contents() == world.contents()
+
+
+@dataclass(slots=True, kw_only=True)
+class Holding:
+    """A service that cannot store what it holds when it is to stop, for so many times."""
+
+    failures: list[AgentError]
+    drains: bool = True
+
+    async def run(self, coordinator: Coordinator) -> None:
+        while not coordinator.stopping.is_set():
+            await coordinator.wait("to be stopped")
+        if self.failures:
+            raise self.failures.pop()
+
+
+@pytest.mark.parametrize("error", [TransientError("away", hint=""), OperatorError("refused", hint="")])
+async def test_a_drain_that_fails_does_not_count_and_the_service_is_started_again(error: AgentError) -> None:
+    clock, failures = FakeClock(), [error]
+    daemon = Daemon(
+        plugins={Service.REPLICATION: lambda: Holding(failures=failures)},
+        states=FakeStateStore(),
+        clock=clock,
+        drain_seconds=5,
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(daemon.serve(group))
+        try:
+            await asyncio.sleep(0)
+            await daemon.start(Phase.REPLICATION)
+            await clock.sleep(1)
+            with pytest.raises(TransientError, match="replication has not drained"):
+                await daemon.stop_as_done(Service.REPLICATION)
+            await clock.sleep(1)
+            assert daemon.state.status(Service.REPLICATION) in ACTIVE
+            await daemon.stop_as_done(Service.REPLICATION)
+            assert daemon.state.status(Service.REPLICATION) is Status.DONE
+        finally:
+            daemon.end()
+
+
+class LaggingSource(FakeChangeSource):
+    """A server whose stream is behind its writes: until a moment it sends nothing, as if there were nothing."""
+
+    silent_until = 0.0
+
+    @override
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        position: Position | None = after
+        async with aclosing(super()._batches(after)) as batches:
+            async for batch in batches:
+                while self.clock.monotonic() < self.silent_until:
+                    yield EventBatch(events=[], position=position)
+                    await self.clock.sleep(0.5)
+                yield batch
+                position = batch.position
+
+
+@pytest.mark.parametrize("stops_before", [False, True])
+async def test_what_the_stream_has_not_sent_yet_is_not_cleaned_away(*, stops_before: bool) -> None:
+    world = World()
+    source = LaggingSource(cluster=world.cluster, clock=world.clock)
+    world.source = source
+    written: list[bool] = []
+
+    async def a_late_write_that_nobody_has_seen(world: World, daemon: Daemon) -> bool:
+        if not written:
+            written.append(True)
+            if stops_before:
+                await daemon.stop(Service.REPLICATION)
+            source.silent_until = world.clock.monotonic() + 60
             world.cluster.apply(insert(LATE, {"_id": 1}))
+            await daemon.start(Service.MONITOR_RESTORE)
         assert daemon.state.phase is not Phase.IDLE, "it was cleaned away"
         return daemon.state.status(Service.CLEAN) is Status.FAILED
 
-    async def nothing_is_deleted(world: World, daemon: Daemon) -> bool:
-        assert "restore has not verified" in daemon.state.services[Service.CLEAN].error
-        assert "d5agent start restore" in daemon.state.services[Service.CLEAN].hint
-        assert await world.captured() == world.foreign_events
-        assert world.source.is_enabled
-        assert daemon.state.status(Service.REPLICATION) is Status.RUNNING
-        await daemon.start(Phase.RESTORE)
-        await daemon.start(Service.MONITOR_RESTORE)
-        return True
-
-    script = (*CAPTURE, *RESTORE, a_late_write_then_clean, nothing_is_deleted, all_is_clean)
+    script = (*CAPTURE, *RESTORE, a_late_write_that_nobody_has_seen, nothing_is_deleted, all_is_clean)
     assert await world.live(Life(None), script)
-    assert isinstance(world.store, FailingStore)
-    assert world.store.times == 0, "the drain did not fail: nothing is shown"
     assert LATE in world.contents()
     assert world.target.database.contents() == world.contents()

@@ -166,7 +166,12 @@ class World:
                 ),
                 Service.MONITOR_RESTORE: lambda: MonitorRestore(store=store),
                 Service.CLEAN: lambda: Clean(
-                    source=source, store=store, states=states, state_names=(TOKEN, CHECKPOINT)
+                    source=source,
+                    store=store,
+                    states=states,
+                    state_names=(TOKEN, CHECKPOINT),
+                    clock=self.clock,
+                    timeout_seconds=600,
                 ),
                 Service.MONITOR_CLEAN: lambda: MonitorClean(power=mortal(self.power, life), clock=self.clock),
             },
