@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from d5agent.adapters.retry import retrying
 from d5agent.errors import AgentError, OperatorError, TransientError
@@ -53,13 +59,21 @@ def translated(error: ClientError | BotoCoreError | OSError, *, bucket: str, key
         code = str(error.response.get("Error", {}).get("Code", "?"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if status >= _SERVER_ERROR or code in _THROTTLED:
-            return TransientError("S3 did not answer well", code=code, status=status, **where)
+            hint = "it passes as a rule; else see the AWS Health Dashboard"
+            return TransientError("S3 did not answer well", hint=hint, code=code, status=status, **where)
         hint = _HINTS.get(code, "see S3's list of error codes")
         message = "the bucket is missing" if code == "NoSuchBucket" else "S3 refused a request"
         return OperatorError(message, hint=hint, code=code, **where)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return OperatorError("no AWS credentials", hint="run on an instance with a role, or set AWS_PROFILE", **where)
-    return TransientError("S3 is not reached", reason=type(error).__name__, **where)
+    if isinstance(error, ParamValidationError):
+        return OperatorError("the bucket's name is none", hint=_HINTS["InvalidBucketName"], **where)
+    return TransientError(
+        "S3 is not reached",
+        hint="has this machine a way to S3 (VPC endpoint, security group)? is [store] right? then try again",
+        reason=type(error).__name__,
+        **where,
+    )
 
 
 @asynccontextmanager
@@ -74,8 +88,16 @@ async def open_s3(
         retries={"total_max_attempts": 1},  # the one retry policy is ours
         s3={"addressing_style": "path"} if endpoint_url else {},
     )
-    session = get_session()
-    async with session.create_client("s3", endpoint_url=endpoint_url, region_name=region, config=config) as client:
+    async with AsyncExitStack() as stack:
+        opening = get_session().create_client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+        try:
+            client = await stack.enter_async_context(opening)
+        except (BotoCoreError, ValueError) as error:
+            raise OperatorError(
+                "no S3 client can be made of the configuration",
+                hint="mend [store] endpoint_url and region, and the AWS profile",
+                reason=str(error),
+            ) from error
         yield S3Store(client, bucket=bucket, prefix=prefix, clock=clock)
 
 

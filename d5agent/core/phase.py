@@ -156,6 +156,8 @@ def _refusal(state: PhaseState, service: Service) -> tuple[str, str] | None:
     """Return why a service may not be started now and what to type instead; None when it may."""
     if service is Service.REPLICATION:
         return _refusal_of_replication(state)
+    if service is Service.MONITOR_CLEAN and state.status(Service.CLEAN) is Status.DONE:
+        return None  # a power-off that failed may be asked for again, though the run is over
     if not state.ready_at:
         return _NEVER_READY
     if service in {Service.CLEAN, Service.MONITOR_CLEAN}:

@@ -59,6 +59,8 @@ class Backup:
             async with aclosing(counted.chunks()) as chunks:
                 await self.store.upload(key, chunks)
             documents = dump.result().documents
+        stored = int(str(coordinator.facts.get(f"{side}_bytes", 0)))
+        coordinator.report(**{f"{side}_bytes": stored + counted.bytes})
         coordinator.journal.info("database_dumped", side=side, database=database, bytes=counted.bytes)
         return Archive(database=database, key=key, bytes=counted.bytes, sha256=counted.sha256, documents=documents)
 

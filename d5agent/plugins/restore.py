@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from d5agent.core.naming import id_to_text
 from d5agent.core.phase import Verified
 from d5agent.core.report import VerifyReport
-from d5agent.errors import OperatorError
+from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.late import late_operations
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.replayer import Checkpoint, Replayer, load_checkpoint
@@ -71,6 +71,14 @@ class Restore:
         summary = await reader.check()
         if summary.last is None:
             raise OperatorError("the log is empty", hint="is [store] bucket and prefix what replication wrote to?")
+        fence = coordinator.state.fence
+        if fence is not None and summary.last.commit.sequence < fence.sequence:
+            raise CorruptDataError(
+                "the log ends before its fence",
+                hint="bring its last commits back (bucket versioning), then type: d5agent start restore",
+                last=summary.last.commit.sequence,
+                fence=fence.sequence,
+            )
         total = summary.last.commit.total
         coordinator.report(operations_total=total.operations)
         coordinator.journal.info(
@@ -121,8 +129,7 @@ class Restore:
     async def _bury(self, coordinator: Coordinator, failures: Sequence[Failure]) -> None:
         """Write what the target refuses to `dead-letter/`; restore then fails, and takes them up when started again."""
         folder = f"{DEAD_LETTERS}{coordinator.state.run_id}/"
-        async for page in self.store.list_objects(folder):
-            await self.store.delete([found.key for found in page])
+        await self.store.delete([found.key async for page in self.store.list_objects(folder) for found in page])
         for number, failure in enumerate(failures, 1):
             letter = {
                 "namespace": str(failure.namespace),

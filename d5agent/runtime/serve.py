@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from d5agent.adapters.mongodump import remove_left_over_files
 from d5agent.errors import AgentError, OperatorError
 from d5agent.runtime.control import control_server, socket_path
 from d5agent.runtime.daemon import Daemon
@@ -34,6 +35,7 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
     directory = settings.state.directory
     with locked(directory):
         path = socket_path(directory)
+        remove_left_over_files(directory)  # under the lock: no running dump can be reading one
         async with open_adapters(settings) as adapters:
             agent_id = agent_identity(directory)
             daemon = Daemon(

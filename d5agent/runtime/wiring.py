@@ -13,7 +13,7 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.adapters.mongodump import MongoDump, remove_left_over_files
+from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.secrets import UriOrigin
@@ -83,7 +83,6 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
         writer = await stack.enter_async_context(open_mongo(target_uri, side="target", pool_size=lanes))
         reader = await stack.enter_async_context(open_mongo(target_uri, side="target", pool_size=_READERS))
         directory = settings.state.directory
-        remove_left_over_files(directory)
 
         flavor = settings.source.flavor if settings.backup.check_version else None
 

@@ -18,7 +18,7 @@ from d5agent.core.replay import (
     parked,
     split_deletes,
 )
-from d5agent.errors import OperatorError
+from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
     OperatorError: it was written by a newer version.
     """
     value = await states.load(CHECKPOINT)
-    if value is None or value["run_id"] != run_id:
+    if value is None or ("run_id" in value and value["run_id"] != run_id):
         return Checkpoint(run_id=run_id)
     if value["version"] != _VERSION:
         raise OperatorError(
@@ -72,13 +72,20 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
             hint="run the d5agent version that wrote it, or a newer one",
             version=value["version"],
         )
-    return Checkpoint(
-        run_id=run_id,
-        sequence=value["sequence"],
-        operations=value["operations"],
-        written=value["written"],
-        doubts=Doubts.from_json(value["doubts"]),
-    )
+    try:
+        return Checkpoint(
+            run_id=value["run_id"],
+            sequence=value["sequence"],
+            operations=value["operations"],
+            written=value["written"],
+            doubts=Doubts.from_json(value["doubts"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptDataError(
+            "the restore checkpoint is damaged",
+            hint="move restore_checkpoint.json aside, on disk and under state/: restore begins anew, which is safe",
+            reason=type(error).__name__,
+        ) from error
 
 
 @dataclass(slots=True, kw_only=True)

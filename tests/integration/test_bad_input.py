@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bson import encode
 
-from d5agent.drill.child import Child
+from d5agent.drill.child import Child, free_port
 from d5agent.drill.gateway import Gateway
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
 from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
@@ -315,3 +315,47 @@ async def test_a_file_in_the_place_of_the_control_socket(rig: AgentRig) -> None:
     (rig.state / "control.sock").write_text("precious", encoding="utf-8")
     require(await rig.agent().run("serve"), "the control socket's path is taken by a file")
     assert (rig.state / "control.sock").read_text(encoding="utf-8") == "precious"
+
+
+async def test_an_endpoint_that_is_no_url(rig: AgentRig) -> None:
+    rig.config["store"]["endpoint_url"] = "127.0.0.1:nowhere"
+    require(await rig.agent().run("serve"), "no S3 client can be made of the configuration", "endpoint_url")
+    assert await documents_of(rig) == 0
+
+
+async def test_a_bucket_whose_name_is_none(rig: AgentRig) -> None:
+    rig.config["store"]["bucket"] = "no bucket!"
+    require(await rig.agent().run("serve"), "the bucket's name is none", "[store] bucket")
+
+
+async def test_an_object_store_that_nobody_answers_for(rig: AgentRig) -> None:
+    rig.config["store"]["endpoint_url"] = f"http://127.0.0.1:{free_port()}"
+    require(await rig.agent().run("serve"), "S3 is not reached", "VPC endpoint", code=TRANSIENT)
+
+
+async def test_a_log_that_ends_before_its_fence(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    await rig.restored(agent)
+    await agent.stop()
+    async with rig.store() as store:
+        last = max(key for key in await rig.keys() if key.startswith("replication/.log/"))
+        await store.delete([last])
+    state = json.loads((rig.state / "phase.json").read_text(encoding="utf-8"))
+    state["fence"]["sequence"] += 1
+    state["services"]["restore"]["status"] = "running"
+    state["services"]["replication"]["status"] = "stopped"
+    (rig.state / "phase.json").write_text(json.dumps(state), encoding="utf-8")
+    await agent.start()
+    row = await failed(agent, "restore")
+    assert "the log ends before its fence" in row["error"]
+    assert row["hint"]
+
+
+async def test_a_checkpoint_that_is_damaged(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    (rig.state / "restore_checkpoint.json").write_text('{"version": 1}', encoding="utf-8")
+    await agent.call("start", "restore")
+    row = await failed(agent, "restore")
+    assert "the restore checkpoint is damaged" in row["error"]
+    assert "move restore_checkpoint.json aside" in row["hint"]
+    assert await documents_of(rig) == 0

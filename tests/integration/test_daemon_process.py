@@ -210,6 +210,18 @@ async def test_no_password_is_seen_anywhere(rig: AgentRig, tmp_path: Path) -> No
         await locked.kill()
 
 
+async def test_only_the_daemon_removes_private_files_that_killed_dumps_left(rig: AgentRig) -> None:
+    await rig.enable()
+    rig.state.mkdir(parents=True)
+    private = rig.state / "mongodump-left.yaml"
+    private.write_text("uri: hush", encoding="utf-8")
+    agent = rig.agent()
+    await agent.run("check")
+    assert private.exists(), "a dump that runs beside may not have read it yet"
+    await agent.start()
+    assert not private.exists()
+
+
 async def watch_processes(secret: str, seen: list[str], dumps: set[str]) -> None:
     """Look at every process' arguments and environment, again and again; note where the secret stands."""
     while True:

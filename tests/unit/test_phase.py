@@ -368,3 +368,12 @@ def test_a_state_that_lacks_a_field_is_damaged(name: str) -> None:
     del value[name]
     with pytest.raises(CorruptDataError):
         decode_phase(value)
+
+
+def test_a_power_off_that_failed_can_be_asked_for_again_when_all_is_clean() -> None:
+    idle = phase.finish(with_status(VERIFIED, Service.CLEAN, Status.DONE), now=NOW)
+    failed = with_status(idle, Service.MONITOR_CLEAN, Status.FAILED)
+    again = started(failed, Service.MONITOR_CLEAN)
+    assert phase.to_run(again, Service.MONITOR_CLEAN) == (Service.MONITOR_CLEAN,)
+    with pytest.raises(RefusedError, match="replication has never been ready"):
+        started(failed, Service.CLEAN)

@@ -48,6 +48,7 @@ async def test_each_side_is_dumped_and_its_manifest_says_what_it_holds() -> None
         "documents": {"shop.orders": 7},
     }
     assert [facts["side"] for facts in stage.coordinator.journal.facts_of("backup_stored")] == ["target", "source"]
+    assert stage.coordinator.facts == {"target_bytes": 11, "source_bytes": 11}
 
 
 async def test_a_manifest_comes_after_the_dumps_that_it_names() -> None:
