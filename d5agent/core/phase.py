@@ -156,7 +156,7 @@ def _refusal(state: PhaseState, service: Service) -> tuple[str, str] | None:
     """Return why a service may not be started now and what to type instead; None when it may."""
     if service is Service.REPLICATION:
         return _refusal_of_replication(state)
-    if service is Service.MONITOR_CLEAN and state.status(Service.CLEAN) is Status.DONE:
+    if service is Service.MONITOR_CLEAN and state.status(service) is Status.FAILED and _is_clean(state):
         return None  # a power-off that failed may be asked for again, though the run is over
     if not state.ready_at:
         return _NEVER_READY
@@ -166,6 +166,10 @@ def _refusal(state: PhaseState, service: Service) -> tuple[str, str] | None:
         no_restore = state.phase is Phase.REPLICATION
         return ("no restore has been started", "type: d5agent start restore") if no_restore else None
     return _CLEANING if state.is_clearing else None
+
+
+def _is_clean(state: PhaseState) -> bool:
+    return state.status(Service.CLEAN) is Status.DONE
 
 
 def _refusal_of_replication(state: PhaseState) -> tuple[str, str] | None:
