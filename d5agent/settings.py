@@ -7,10 +7,11 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import override
 
+from d5agent.core.horizon import LEAST_RETENTION_SECONDS, MOST_RETENTION_SECONDS
 from d5agent.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _WORDS: Final = {
     "too_short": "it must not be empty",
     "string_too_short": "it must not be empty",
 }
+_LAST_PORT: Final = 65_535
 _PARTS: Final = 8  # of the memory, for each of what grows: window, comparison, prefetched segments, batch, upload
 
 
@@ -47,6 +49,15 @@ class SourceSettings(_DatabaseSection):
     """Where operations are captured."""
 
     flavor: Literal["documentdb", "mongodb"] = "documentdb"
+    retention_seconds: int | None = Field(default=None, ge=60)
+
+    @model_validator(mode="after")
+    def _retention_is_one_that_documentdb_takes(self) -> SourceSettings:
+        least, most = LEAST_RETENTION_SECONDS, MOST_RETENTION_SECONDS
+        seconds = self.retention_seconds
+        if seconds is not None and self.flavor == "documentdb" and not least <= seconds <= most:
+            raise ValueError(f"DocumentDB's retention_seconds is between {least} and {most}")
+        return self
 
 
 class TargetSettings(_DatabaseSection):
@@ -111,6 +122,19 @@ class LimitsSettings(_Section):
     drain_seconds: float = Field(default=20, gt=0)
 
 
+class MetricsSettings(_Section):
+    """Where metrics are served. No address: nowhere."""
+
+    listen: str | None = None
+
+    @field_validator("listen")
+    @classmethod
+    def _is_host_and_port(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_address(value)
+        return value
+
+
 class PowerSettings(_Section):
     """What switches the machine off."""
 
@@ -134,6 +158,7 @@ class Settings(BaseSettings):
     verify: VerifySettings = VerifySettings()
     backup: BackupSettings = BackupSettings()
     limits: LimitsSettings = LimitsSettings()
+    metrics: MetricsSettings = MetricsSettings()
     power: PowerSettings = PowerSettings()
 
     @property
@@ -158,6 +183,17 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment first, then what the file says."""
         return env_settings, init_settings
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return the host and the port of HOST:PORT, an IPv6 address in brackets; ValueError when it is something else."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or (":" in bare) != (bare != host):
+        raise ValueError('it must be HOST:PORT, such as "127.0.0.1:9464" or "[::1]:9464"')
+    if not port.isdecimal() or int(port) > _LAST_PORT:
+        raise ValueError(f"its port must be a number up to {_LAST_PORT}")
+    return bare, int(port)
 
 
 def settings_path(option: Path | None) -> Path:
