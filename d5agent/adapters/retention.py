@@ -46,7 +46,7 @@ def host_of(uri: str) -> str:
         hosts = [] if uri.startswith("mongodb+srv:") else parse_uri(uri, validate=False)["nodelist"]
     except (PyMongoError, ValueError):
         return ""
-    return str(hosts[0][0]).lower() if hosts else ""
+    return str(hosts[0][0]) if hosts else ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,11 +130,9 @@ def _hosts_of(cluster: dict[str, Any], *, account: str, region: str) -> set[str]
     """Return a cluster's endpoints: its own, and its instances', which differ from it in the first label."""
     endpoint = str(cluster.get("Endpoint", "")).lower()
     hosts = {endpoint, str(cluster.get("ReaderEndpoint", "")).lower()}
-    _, mine, domain = endpoint.partition(f".cluster-{account}.{region}.")
-    if mine:
-        members = cluster.get("DBClusterMembers", [])
-        hosts |= {f"{m.get('DBInstanceIdentifier', '')}.{account}.{region}.{domain}".lower() for m in members}
-    return hosts
+    domain = endpoint.partition(f".cluster-{account}.{region}.")[2]  # none: another account's
+    members = cluster.get("DBClusterMembers", [])
+    return hosts | {f"{m.get('DBInstanceIdentifier', '')}.{account}.{region}.{domain}".lower() for m in members}
 
 
 def _seconds(value: str) -> int:

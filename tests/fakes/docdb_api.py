@@ -86,7 +86,8 @@ class FakeDocumentDbApi:
         if self.garbage:
             return web.Response(text=self.garbage, content_type="text/html")
         if action in self.refusals:
-            return _error(self.refusals[action], status=403)
+            code = self.refusals[action]
+            return _error(code, status=403 if code == "AccessDenied" else 400)
         if action == "DescribeDBClusters":
             name = asked.get("DBClusterIdentifier")
             rows = [cluster.xml() for cluster in self.clusters if name in {None, cluster.name}]

@@ -200,7 +200,8 @@ def test_a_forgotten_position_says_nothing_and_the_next_one_is_told_of_anew() ->
     follower.forget()
     assert not follower.has_position
     assert follower.at(0) is None
-    follower.observe_position(now=0, seconds=BEGAN)
+    follower.observe_position(now=0, seconds=BEGAN - 60)
     again = follower.at(0)
     assert again is not None
+    assert again.lag_seconds == 3 * HOUR + 60
     assert follower.crossing(again) == Crossing(level=Level.QUARTER, is_worse=True)
