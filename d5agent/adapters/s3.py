@@ -34,6 +34,11 @@ _Result = TypeVar("_Result")
 _DELETE_BATCH: Final = 1000  # keys a DeleteObjects request takes at most
 _PART_BYTES: Final = 8 * 1024 * 1024  # S3 takes 10,000 parts of at least 5 MiB: 80 GiB a dump
 _PARTS_AT_ONCE: Final = 2
+_READ_SECONDS: Final = 30
+# The client's own time-out begins when the answer does, or the body has been sent: a server that takes a connection and
+# never says "100 Continue", or stops reading, would hold us for ever.
+_UPLOAD_SECONDS: Final = 30
+_SLOWEST_BYTES_A_SECOND: Final = 64 * 1024
 _TAKEN: Final = frozenset({"PreconditionFailed", "412"})
 _ABSENT: Final = frozenset({"NoSuchKey", "404"})
 _HINTS: Final = {
@@ -42,6 +47,7 @@ _HINTS: Final = {
     "InvalidAccessKeyId": "mend the AWS credentials that the agent runs with",
     "SignatureDoesNotMatch": "mend the AWS credentials that the agent runs with",
     "ExpiredToken": "renew the AWS credentials that the agent runs with",
+    "RequestTimeTooSkewed": "set this machine's clock right (timedatectl, chronyc tracking): S3 allows it 15 minutes",
     "PermanentRedirect": "mend [store] region: the bucket is in another one",
     "AuthorizationHeaderMalformed": "mend [store] region: the bucket is in another one",
     "InvalidBucketName": "mend [store] bucket",
@@ -83,7 +89,7 @@ async def open_s3(
     """Open a client and give the store; nothing is sent yet."""
     config = AioConfig(
         connect_timeout=5,
-        read_timeout=30,
+        read_timeout=_READ_SECONDS,
         max_pool_connections=32,
         retries={"total_max_attempts": 1},  # the one retry policy is ours
         s3={"addressing_style": "path"} if endpoint_url else {},
@@ -118,6 +124,7 @@ class S3Store:
                     Bucket=self._bucket, Key=self._prefix + key, Body=body, IfNoneMatch="*"
                 ),
                 key,
+                sends=len(body),
             )
         except _TakenError:
             return False
@@ -125,7 +132,11 @@ class S3Store:
 
     async def put(self, key: str, body: bytes) -> None:
         """Store an object, replacing it."""
-        await self._call(lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body), key)
+        await self._call(
+            lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body),
+            key,
+            sends=len(body),
+        )
 
     async def get(self, key: str) -> bytes | None:
         """Return an object's content; None: there is none."""
@@ -193,7 +204,9 @@ class S3Store:
     ) -> list[CompletedPartTypeDef]:
         async def put(part: tuple[int, bytes]) -> CompletedPartTypeDef:
             number, body = part
-            answer = await self._call(lambda: self._client.upload_part(**upload, PartNumber=number, Body=body), key)
+            answer = await self._call(
+                lambda: self._client.upload_part(**upload, PartNumber=number, Body=body), key, sends=len(body)
+            )
             return {"PartNumber": number, "ETag": answer["ETag"]}
 
         done: list[CompletedPartTypeDef] = []
@@ -213,12 +226,14 @@ class S3Store:
             waiting.append((number + 1, b"".join(pending)))
         return done + await parallel(put, waiting, limit=_PARTS_AT_ONCE)
 
-    async def _call(self, request: Callable[[], Awaitable[_Result]], key: str) -> _Result:
-        """Make one request, repeated while it fails for a passing reason."""
+    async def _call(self, request: Callable[[], Awaitable[_Result]], key: str, *, sends: int | None = None) -> _Result:
+        """Make one request, repeated while it fails for a passing reason. `sends`: the bytes of an upload."""
+        deadline = None if sends is None else _UPLOAD_SECONDS + sends / _SLOWEST_BYTES_A_SECOND
 
         async def once() -> _Result:
             try:
-                return await request()
+                async with asyncio.timeout(deadline):
+                    return await request()
             except ClientError as error:
                 code = str(error.response.get("Error", {}).get("Code", "?"))
                 if code in _TAKEN:
