@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+
+from d5agent.core.horizon import Horizon, Level
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,6 +24,27 @@ _COLOURS: Final = {
     "up": "green",
     "down": "bold red",
 }
+_LEVEL_COLOURS: Final = {
+    Level.FINE: "default",
+    Level.HALF: "yellow",
+    Level.QUARTER: "bold red",
+    Level.LOST: "bold red",
+}
+_BASES: Final = {
+    "aws": "says AWS",
+    "setting": "says [source] retention_seconds",
+    "default": "assumed, its default: AWS did not tell, see the journal",
+}
+# What replication reports and the lines below the table say in words.
+_IN_WORDS: Final = (
+    "lag_seconds",
+    "is_caught_up",
+    "safe_seconds",
+    "retention_seconds",
+    "retention_basis",
+    "catch_up_rate",
+    "caught_up_in_seconds",
+)
 
 
 def print_(what: RenderableType) -> None:
@@ -65,24 +88,60 @@ def status_table(values: dict[str, Any]) -> RenderableType:
         what = "; ".join(part for part in (row["error"], row["reason"]) if part) or _progress(row)
         hint = f"\n[bold]next:[/] {_escaped(row['hint'])}" if row["hint"] else ""
         table.add_row(name, f"[{_COLOURS[row['state']]}]{row['state']}[/]", row["since"], _escaped(what) + hint)
-    return table
+    # Below the table, not in its caption: a warning must be neither dim nor as narrow as the table.
+    capture = values["capture"]
+    return Group(table, *filter(None, (_pace(capture), _safety(capture))))
 
 
 def _caption(values: dict[str, Any]) -> str:
     capture, verify = values["capture"], values["verify"]
     parts = [f"run {values['run_id'] or '-'}", f"ready {values['ready_at'] or 'never'}"]
     if capture["operations"] is not None:
-        parts.append(
-            f"{capture['operations']:,} operations in {capture['segments']:,} segments, "
-            f"{capture['lag_seconds']} s behind"
-        )
+        parts.append(f"{capture['operations']:,} operations in {capture['segments']:,} segments")
     if verify["compared"] is not None:
         parts.append(f"{verify['compared']:,} documents compared, {verify['different']} different")
     return " · ".join(parts)
 
 
+def _pace(capture: dict[str, Any]) -> str:
+    """Return how far capture is behind, and whether that gets better."""
+    lag, rate, end = (capture.get(name) for name in ("lag_seconds", "catch_up_rate", "caught_up_in_seconds"))
+    if lag is None:
+        return ""
+    if end == 0:
+        return f"capture keeps up, {_duration(lag)} behind the source"
+    if end is not None:
+        return f"capture is {_duration(lag)} behind the source, catching up: done in about {_duration(end)}"
+    if rate is None:
+        return f"capture is {_duration(lag)} behind the source"
+    return f"[yellow]capture is {_duration(lag)} behind the source and does not catch up[/]"
+
+
+def _safety(capture: dict[str, Any]) -> str:
+    """Return how long the position can still be resumed from, and how that is known."""
+    safe, kept = capture.get("safe_seconds"), capture.get("retention_seconds")
+    if safe is None or not kept:
+        return ""
+    basis = _BASES.get(capture.get("retention_basis") or "", "")
+    text = f"the position is safe for {_duration(safe)}: the source keeps its changes for {_duration(kept)} ({basis})"
+    if safe == 0:
+        text = f"THE POSITION HAS EXPIRED: the source keeps its changes for {_duration(kept)} only ({basis})"
+    level = Horizon(lag_seconds=0, age_seconds=kept - safe, retention_seconds=kept, catch_up_rate=None).level
+    return f"[{_LEVEL_COLOURS[level]}]{_escaped(text)}[/]"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in the two units that matter."""
+    left = round(seconds)
+    for size, unit, smaller, small_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if left >= size:
+            rest = left % size // smaller
+            return f"{left // size} {unit} {rest} {small_unit}" if rest else f"{left // size} {unit}"
+    return f"{left} s"
+
+
 def _progress(row: dict[str, Any]) -> str:
-    known = {"state", "reason", "since", "error", "hint"}
+    known = {"state", "reason", "since", "error", "hint", *_IN_WORDS}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.items() if name not in known)
 
 

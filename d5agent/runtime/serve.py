@@ -15,7 +15,9 @@ from d5agent.errors import AgentError, OperatorError
 from d5agent.runtime.control import control_server, socket_path
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.holder import Holder, Lease
+from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
+from d5agent.runtime.metrics import metrics_server
 from d5agent.runtime.notify import Notifier
 from d5agent.runtime.stopping import on_signals
 from d5agent.runtime.wiring import Adapters, agent_identity, open_adapters, plugins
@@ -51,8 +53,12 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
             await lease.acquire()
             await daemon.load()  # again: who held the log until now may have moved on
             try:
-                async with control_server(path, daemon), asyncio.TaskGroup() as group:
-                    await _run(daemon, lease, Notifier(notify_socket), group)
+                async with (
+                    metrics_server(settings.metrics.listen, daemon),
+                    control_server(path, daemon),
+                    asyncio.TaskGroup() as group,
+                ):
+                    await _run(daemon, lease, _watch(settings, adapters, daemon), Notifier(notify_socket), group)
             except BaseExceptionGroup as error:
                 raise leaf_of(error) from None
             finally:
@@ -61,12 +67,13 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
             return daemon.exit_code
 
 
-async def _run(daemon: Daemon, lease: Lease, notifier: Notifier, group: asyncio.TaskGroup) -> None:
+async def _run(daemon: Daemon, lease: Lease, watch: HorizonWatch, notifier: Notifier, group: asyncio.TaskGroup) -> None:
     log = structlog.get_logger()
     with on_signals(daemon.end):
         helpers = [
             group.create_task(_keep(lease, daemon), name="lease"),
             group.create_task(_tell_systemd(daemon, notifier), name="watchdog-ping"),
+            group.create_task(watch.keep(), name="horizon"),
         ]
         notifier.tell("READY=1")
         log.info("daemon_started", phase=str(daemon.state.phase), run_id=daemon.state.run_id)
@@ -93,6 +100,15 @@ async def _tell_systemd(daemon: Daemon, notifier: Notifier) -> None:
             active = [f"{service} {row.status}" for service, row in daemon.state.services.items()]
             notifier.tell("WATCHDOG=1", f"STATUS={daemon.state.phase}: {', '.join(active) or 'nothing to do'}")
         await daemon.clock.sleep(_WATCHDOG_SECONDS)
+
+
+def _watch(settings: Settings, adapters: Adapters, daemon: Daemon) -> HorizonWatch:
+    return HorizonWatch(
+        daemon=daemon,
+        read_retention=adapters.retention.read,
+        read_cluster_time=adapters.source.now,
+        is_documentdb=settings.source.flavor == "documentdb",
+    )
 
 
 def _me(adapters: Adapters, agent_id: str) -> Holder:

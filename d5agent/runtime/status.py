@@ -11,7 +11,19 @@ if TYPE_CHECKING:
 
     from d5agent.core.phase import PhaseState
 
-_CAPTURE = ("operations", "bytes", "segments", "lag_seconds", "last_cluster_time")
+_CAPTURE = (
+    "operations",
+    "bytes",
+    "segments",
+    "lag_seconds",
+    "last_cluster_time",
+    "safe_seconds",
+    "retention_seconds",
+    "retention_basis",
+    "catch_up_rate",
+    "caught_up_in_seconds",
+    "queue_bytes",
+)
 _RESTORE = ("operations_total", "operations_applied", "documents_written", "eta_seconds")
 
 

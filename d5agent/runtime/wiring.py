@@ -15,6 +15,7 @@ from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
+from d5agent.adapters.retention import RetentionReader, host_of
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.secrets import UriOrigin
 from d5agent.adapters.state import MirroredStateStore, read_state_file, write_state_file
@@ -55,6 +56,7 @@ class Adapters:
     target_reader: MongoReader
     dumps: Mapping[str, MongoDump]
     power: CommandPowerSwitch
+    retention: RetentionReader
 
 
 @asynccontextmanager
@@ -102,12 +104,23 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
             clock=clock,
             store=store,
             states=MirroredStateStore(directory, store),
-            source=ChangeStreamSource(source, uri=source_uri, flavor=settings.source.flavor, clock=clock),
+            source=ChangeStreamSource(
+                source,
+                uri=source_uri,
+                flavor=settings.source.flavor,
+                clock=clock,
+                enables=settings.source.enable_change_streams,
+            ),
             source_reader=MongoReader(source, side="source", clock=clock),
             target=MongoTarget(writer, clock=clock),
             target_reader=MongoReader(reader, side="target", clock=clock),
             dumps={"target": dump("target"), "source": dump("source")},
             power=CommandPowerSwitch(settings.power.command),
+            retention=RetentionReader(
+                host=host_of(source_uri),
+                is_documentdb=settings.source.flavor == "documentdb",
+                configured=settings.source.retention_seconds,
+            ),
         )
 
 
@@ -160,6 +173,9 @@ def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Servi
             host=socket.gethostname(),
             max_segment_bytes=settings.capture.max_segment_bytes,
             max_segment_seconds=settings.capture.max_segment_seconds,
+            ahead_bytes=settings.ahead_bytes,
+            upload_bytes=settings.upload_bytes,
+            compresses=settings.capture.compression == "zstd",
         ),
         Service.BACKUP: lambda: Backup(tools=at.dumps, store=at.store),
         Service.MONITOR_REPLICATION: lambda: MonitorReplication(

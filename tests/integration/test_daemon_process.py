@@ -70,7 +70,7 @@ async def test_the_status_has_the_shape_that_others_rely_on(rig: AgentRig) -> No
     values = await agent.json("status")
     assert values["phase"] == "restore"
     assert {"state", "reason", "since", "error", "hint"} <= set(values["services"]["replication"])
-    assert set(values["capture"]) == {"operations", "bytes", "segments", "lag_seconds", "last_cluster_time"}
+    assert {"operations", "bytes", "segments", "lag_seconds", "last_cluster_time"} <= set(values["capture"])
     assert set(values["restore"]) == {"operations_total", "operations_applied", "documents_written", "eta_seconds"}
     assert values["verify"] == {"compared": 1, "different": 0}
     assert len(values["capture"]["last_cluster_time"]) == 2

@@ -1,0 +1,176 @@
+"""`[metrics] listen`: what `d5agent status` says, as metrics for Prometheus, and whether the agent is alive.
+
+The HTTP is aiohttp's, which is here for S3 already; the text is ours: a name, labels and a number a line (ADR 13).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from aiohttp import web
+
+from d5agent.core.phase import Phase, Service, Status
+from d5agent.errors import OperatorError
+from d5agent.runtime.status import status_of
+from d5agent.settings import parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Mapping
+
+    from d5agent.runtime.daemon import Daemon
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_DRAIN_SECONDS: Final = 2.0  # a scrape that runs when the daemon ends may finish
+_HINTS: Final = {
+    errno.EADDRINUSE: "see who has it (ss -ltnp), or choose another port in [metrics] listen",
+    errno.EADDRNOTAVAIL: "give [metrics] listen an address of this machine (ip address)",
+    errno.EACCES: "choose a port from 1024 on in [metrics] listen",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric: its samples are labels and a value; without one it is absent."""
+
+    name: str
+    help: str
+    is_counter: bool = False
+    samples: tuple[tuple[Mapping[str, str], float | None], ...] = field(default=())
+
+
+# Name, help, and where it stands in the status.
+_COUNTERS: Final = (
+    ("captured_operations_total", "Operations in the log of this run.", "capture", "operations"),
+    ("captured_bytes_total", "Bytes of operations in the log of this run, uncompressed.", "capture", "bytes"),
+    ("captured_segments_total", "Segments in the log of this run.", "capture", "segments"),
+)
+_GAUGES: Final = (
+    ("lag_seconds", "How far capture is behind the source.", "capture", "lag_seconds"),
+    (
+        "position_safe_seconds",
+        "How long the saved position can still be resumed from if nothing moves it.",
+        "capture",
+        "safe_seconds",
+    ),
+    ("retention_seconds", "How long the source keeps its log of changes.", "capture", "retention_seconds"),
+    ("catch_up_rate", "Seconds of the source's history read in a second, last minute.", "capture", "catch_up_rate"),
+    ("capture_queue_bytes", "Bytes read from the source and not yet stored.", "capture", "queue_bytes"),
+    ("restore_operations", "Operations that restore has to apply.", "restore", "operations_total"),
+    ("restore_operations_applied", "Operations that restore has applied.", "restore", "operations_applied"),
+    ("verify_compared", "Documents compared by the last comparison.", "verify", "compared"),
+    ("verify_different", "Documents that the last comparison found different.", "verify", "different"),
+)
+
+
+def metrics_of(status: Mapping[str, Any], *, agent_version: str) -> Iterator[Metric]:
+    """Yield the metrics that a status document means."""
+    for name, text, part, key in _COUNTERS:
+        yield Metric(name=name, help=text, is_counter=True, samples=(({}, status[part][key]),))
+    for name, text, part, key in _GAUGES:
+        yield Metric(name=name, help=text, samples=(({}, status[part][key]),))
+    ready = status["ready_at"]
+    yield Metric(
+        name="replication_ready", help="Whether every change is captured from now on.", samples=(({}, bool(ready)),)
+    )
+    yield Metric(
+        name="phase",
+        help="1 for the phase that the failback is in.",
+        samples=tuple(({"phase": str(phase)}, status["phase"] == phase) for phase in Phase),
+    )
+    rows = status["services"]
+    yield Metric(
+        name="service_state",
+        help="1 for the state that a service is in; none before it is asked for in this run.",
+        samples=tuple(
+            ({"service": str(service), "state": str(state)}, rows.get(service, {}).get("state") == state)
+            for service in Service
+            for state in Status
+        ),
+    )
+    yield Metric(name="build_info", help="The agent's version.", samples=(({"version": agent_version}, 1),))
+
+
+def exposition(metrics: Iterator[Metric]) -> str:
+    """Return metrics in the text format 0.0.4."""
+    lines = []
+    for metric in metrics:
+        samples = [(labels, value) for labels, value in metric.samples if value is not None]
+        if samples:
+            name = f"d5agent_{metric.name}"
+            lines.append(f"# HELP {name} {_escaped(metric.help)}")
+            lines.append(f"# TYPE {name} {'counter' if metric.is_counter else 'gauge'}")
+            lines += [f"{name}{_labels(labels)} {value + 0}" for labels, value in samples]  # + 0: True is 1
+    return "\n".join([*lines, ""])
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    inner = ",".join(f'{name}="{_escaped(value, quoted=True)}"' for name, value in labels.items())
+    return f"{{{inner}}}" if inner else ""
+
+
+def _escaped(text: str, *, quoted: bool = False) -> str:
+    plain = text.replace("\\", "\\\\").replace("\n", "\\n")
+    return plain.replace('"', '\\"') if quoted else plain
+
+
+@asynccontextmanager
+async def metrics_server(listen: str | None, daemon: Daemon) -> AsyncGenerator[None]:
+    """Serve /metrics and /healthz while the block runs; without an address, nothing.
+
+    OperatorError: the address cannot be had.
+    """
+    if listen is None:
+        yield
+        return
+    application = web.Application()
+    application.router.add_get("/metrics", _Endpoint(daemon).metrics)
+    application.router.add_get("/healthz", _Endpoint(daemon).healthz)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_DRAIN_SECONDS)
+    await runner.setup()
+    try:
+        host, port = parse_address(listen)
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise _refusal(error, listen) from error
+        address = runner.addresses[0]
+        structlog.get_logger().info("metrics_served", host=address[0], port=address[1])
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _refusal(error: OSError, listen: str) -> OperatorError:
+    unknown = isinstance(error, socket.gaierror)
+    hint = "give [metrics] listen an address, or a name that this machine can look up" if unknown else ""
+    return OperatorError(
+        "metrics cannot be served",
+        hint=hint or _HINTS.get(error.errno or 0, "mend [metrics] listen"),
+        listen=listen,
+        reason=error.strerror,
+    )
+
+
+class _Endpoint:
+    """Answers requests."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Answer with the status as it is now."""
+        status = status_of(self._daemon.state, self._daemon.facts, is_up=True)
+        text = exposition(metrics_of(status, agent_version=version("d5agent")))
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """Answer as systemd's watchdog is fed: 503 when what captures has shown no sign of life for a minute."""
+        if self._daemon.is_fed():
+            return web.Response(text="ok\n")
+        return web.Response(text="replication shows no sign of life\n", status=503)
