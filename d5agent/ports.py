@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 class EventBatch:
     """Raw events in the order of the stream; none means that there is nothing new at this moment.
 
-    `position` is where the stream goes on after them, as the server says it; None when it does not say.
+    `position` is where the stream goes on after them, as the server says it; None when it does not say. Its time is the
+    server's own at that moment. `is_reduced`: the event was too large to be sent whole, and lacks something.
     """
 
     events: Sequence[bytes]
     position: Position | None
+    is_reduced: bool = False
 
 
 class Clock(Protocol):
@@ -47,8 +49,11 @@ class Clock(Protocol):
 class ChangeSource(Protocol):
     """The database whose changes are captured."""
 
-    async def check(self) -> None:
-        """Raise OperatorError unless changes of the whole cluster can be read, saying what to do."""
+    async def check(self, *, may_enable: bool) -> None:
+        """Raise OperatorError unless changes of the whole cluster can be read, saying what to do.
+
+        `may_enable`: where they are not kept yet, they may be switched on, if the configuration says so.
+        """
         ...
 
     def stream(self, after: Position | None) -> AbstractAsyncContextManager[AsyncGenerator[EventBatch]]:
@@ -201,8 +206,8 @@ class StateStore(Protocol):
         """Return a state; None: there is none. From the mirror when the local disk has none."""
         ...
 
-    async def save(self, name: str, value: Mapping[str, Any]) -> None:
-        """Replace a state; it is on disk when this returns."""
+    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
+        """Replace a state; it is on disk when this returns. Its mirror follows at once, or with a later call."""
         ...
 
     async def delete(self, name: str) -> None:

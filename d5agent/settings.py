@@ -49,6 +49,7 @@ class SourceSettings(_DatabaseSection):
     """Where operations are captured."""
 
     flavor: Literal["documentdb", "mongodb"] = "documentdb"
+    enable_change_streams: bool = False
     retention_seconds: int | None = Field(default=None, ge=60)
 
     @model_validator(mode="after")
@@ -84,6 +85,7 @@ class CaptureSettings(_Section):
 
     max_segment_bytes: int = Field(default=8 * _MEBIBYTE, ge=1024, le=64 * _MEBIBYTE)
     max_segment_seconds: float = Field(default=1, gt=0, le=60)
+    compression: Literal["none", "zstd"] = "none"
 
 
 class DrainSettings(_Section):
@@ -160,6 +162,16 @@ class Settings(BaseSettings):
     limits: LimitsSettings = LimitsSettings()
     metrics: MetricsSettings = MetricsSettings()
     power: PowerSettings = PowerSettings()
+
+    @property
+    def ahead_bytes(self) -> int:
+        """What capture may read ahead; a batch more stands in memory, twice while it is read."""
+        return self.limits.memory_bytes // (2 * _PARTS)
+
+    @property
+    def upload_bytes(self) -> int:
+        """What capture may have on its way to the store."""
+        return self.limits.memory_bytes // _PARTS
 
     @property
     def window_bytes(self) -> int:

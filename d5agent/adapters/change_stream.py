@@ -6,93 +6,53 @@ and each reply's post-batch token is seen ("Change streams", Amazon DocumentDB d
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from bson import Timestamp, encode
-from bson.codec_options import CodecOptions
+from bson import encode
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
 from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, hello, replica_set_of, translated, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
+from d5agent.adapters.stream_cursor import SIDE, EventTooLargeError, StreamCursor, View, not_enabled
 from d5agent.core.operation import OWN_DATABASE, ClusterTime, Position, parse_event
 from d5agent.errors import OperatorError, TransientError
-from d5agent.ports import EventBatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from pymongo.asynchronous.client_session import AsyncClientSession
+    from d5agent.ports import Clock, EventBatch
 
-    from d5agent.errors import AgentError
-    from d5agent.ports import Clock
-
-_SIDE: Final = "source"
-_RAW: Final = CodecOptions(document_class=RawBSONDocument)
 _MARKS: Final = "marks"
-_AWAIT_MS: Final = 500
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _UNAUTHORIZED: Final = 13
-_NOT_ENABLED_TEXT: Final = "modifyChangeStreams has not been run"
-_CAPPED_POSITION_LOST: Final = 136
-_LOST_ON_MONGODB: Final = frozenset({280, 286})
-_FOREIGN: Final = frozenset({9, 260})
-_EVENT_TOO_LARGE: Final = 10334
 _WRITES: Final = frozenset({"insert", "update", "delete", "remove", "findAndModify", "findandmodify", "bulkWrite"})
-ENABLE: Final = 'db.adminCommand({modifyChangeStreams: 1, database: "", collection: "", enable: true})'
-
-
-def not_enabled() -> OperatorError:
-    """Return the error for a cluster that keeps no changes."""
-    return OperatorError(
-        "change streams are not enabled for the whole cluster",
-        hint=f"run the Lambda start-replication, or type on the source: {ENABLE}",
-    )
-
-
-def stream_error(error: PyMongoError) -> AgentError:
-    """Return what an error of the stream means: the table "error, meaning, what to do" in docs/failure-modes.md."""
-    code = error.code if isinstance(error, OperationFailure) else None
-    if code == _CAPPED_POSITION_LOST and _NOT_ENABLED_TEXT in str(error):
-        return not_enabled()
-    if code == _CAPPED_POSITION_LOST or code in _LOST_ON_MONGODB:
-        return OperatorError(
-            "the position is older than the server's log of changes: operations are lost to the stream",
-            hint="nothing goes on from now by itself; see docs/runbook, 'the position is lost'",
-            code=code,
-        )
-    if code in _FOREIGN:
-        return OperatorError(
-            "the resume token is not of this cluster, or damaged",
-            hint="does [source] name the cluster that this bucket's log was captured from?",
-            code=code,
-        )
-    if code == _EVENT_TOO_LARGE:
-        return OperatorError(
-            "an event is larger than 16 MB: the server cannot send it",
-            hint="see docs/runbook, 'an event is too large'",
-            code=code,
-        )
-    return translated(error, _SIDE)
+_MOST_SINGLE: Final = 20_000  # events read one by one in search of one that is too large, before it counts as gone
 
 
 class ChangeStreamSource:
-    """Reads the changes of a whole cluster. `flavor` is "documentdb" or "mongodb"."""
+    """Reads the changes of a whole cluster. `flavor` is "documentdb" or "mongodb".
 
-    def __init__(self, client: Client, *, uri: str, flavor: str, clock: Clock) -> None:
+    `enables`: on DocumentDB, the cluster-wide change stream is switched on where it is off.
+    """
+
+    def __init__(self, client: Client, *, uri: str, flavor: str, clock: Clock, enables: bool = False) -> None:
         self._client = client
         self._uri = uri
         self._is_documentdb = flavor == "documentdb"
+        self._enables = enables
         self._clock = clock
 
-    async def check(self) -> None:
-        """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide."""
+    async def check(self, *, may_enable: bool) -> None:
+        """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide.
+
+        Whether they are is what `$listChangeStreams` says; that modifyChangeStreams answered with ok proves nothing.
+        """
         try:
-            answer = await hello(self._client, _SIDE)
+            answer = await hello(self._client, SIDE)
         except TransientError:
-            answer = {"setName": await replica_set_of(self._uri, _SIDE)}
+            answer = {"setName": await replica_set_of(self._uri, SIDE)}
             if answer["setName"]:
                 raise
         if not answer.get("setName"):
@@ -100,8 +60,12 @@ class ChangeStreamSource:
                 "the source is not a replica set: it has no change stream",
                 hint="mend [source] uri; DocumentDB is the set rs0, a MongoDB server needs --replSet",
             )
-        if self._is_documentdb:
-            await self._check_enabled()
+        if not self._is_documentdb or await self._is_enabled():
+            return
+        if may_enable and self._enables:
+            await self._modify_change_streams(enable=True)
+        if not await self._is_enabled():
+            raise not_enabled()
 
     @asynccontextmanager
     async def stream(self, after: Position | None) -> AsyncGenerator[AsyncGenerator[EventBatch]]:
@@ -119,16 +83,16 @@ class ChangeStreamSource:
         except OperationFailure as error:
             if error.code == _UNAUTHORIZED:
                 return False
-            raise translated(error, _SIDE) from error
+            raise translated(error, SIDE) from error
         except PyMongoError as error:
-            raise translated(error, _SIDE) from error
+            raise translated(error, SIDE) from error
         return True
 
     async def running_writes(self) -> Sequence[str]:
         """Return the writes and open transactions of others (currentOp)."""
 
         async def once() -> Mapping[str, Any]:
-            with translating(_SIDE):
+            with translating(SIDE):
                 return await self._client.admin.command({"currentOp": 1, "$all": True})
 
         running = [dict(operation) for operation in (await retrying(once, clock=self._clock))["inprog"]]
@@ -138,7 +102,7 @@ class ChangeStreamSource:
         """Return the cluster's time (hello.operationTime)."""
 
         async def once() -> ClusterTime:
-            time = (await hello(self._client, _SIDE)).get("operationTime")
+            time = (await hello(self._client, SIDE)).get("operationTime")
             if time is None:
                 raise OperatorError("the source tells no operationTime", hint="is it a replica set?")
             return ClusterTime(time.time, time.inc)
@@ -149,92 +113,62 @@ class ChangeStreamSource:
         """Remove the agent's marks and, on DocumentDB, switch the cluster-wide change stream off."""
 
         async def once() -> None:
-            with translating(_SIDE):
+            with translating(SIDE):
                 await self._client.drop_database(OWN_DATABASE)
-                if self._is_documentdb:
-                    await self._client.admin.command(
-                        {"modifyChangeStreams": 1, "database": "", "collection": "", "enable": False}
-                    )
+            if self._is_documentdb:
+                await self._modify_change_streams(enable=False)
 
         await retrying(once, clock=self._clock)
 
-    async def _check_enabled(self) -> None:
-        with translating(_SIDE):
+    async def _modify_change_streams(self, *, enable: bool) -> None:
+        """Switch the cluster-wide change stream ("Enabling change streams", Amazon DocumentDB developer guide)."""
+        command = {"modifyChangeStreams": 1, "database": "", "collection": "", "enable": enable}
+        with translating(SIDE):
+            await self._client.admin.command(command)
+
+    async def _is_enabled(self) -> bool:
+        with translating(SIDE):
             cursor = await self._client.admin.aggregate([{"$listChangeStreams": 1}])
             enabled = [dict(found) async for found in cursor]
-        if not any(found.get("database") == "" and found.get("collection") == "" for found in enabled):
-            raise not_enabled()
+        return any(found.get("database") == "" and found.get("collection") == "" for found in enabled)
 
     async def _batches(self, position: Position) -> AsyncGenerator[EventBatch]:
         """Yield batches for ever, reopening after what passes: a lost cursor, a cut line, a fail-over."""
         failures = 0
         is_open = False
+        view = View.WHOLE
         while True:
+            cursor = StreamCursor(client=self._client, position=position, view=view)
+            single = 0
             try:
-                async with aclosing(self._cursor(position)) as replies:
+                async with aclosing(cursor.batches()) as batches:
                     if is_open:
                         # A new cursor's first batch is always empty: no sign that a transaction cut in two is whole.
-                        await anext(replies)
+                        await anext(batches)
                     is_open = True
-                    async for batch in replies:
+                    async for batch in batches:
                         yield batch
                         failures = 0
                         position = _after(batch) or position
+                        single += len(batch.events)
+                        if _is_over(view, batch, single):
+                            break
+                view = View.WHOLE
+            except EventTooLargeError:
+                # From now on one by one, up to the event that is too large; that one with less in it.
+                view = view.narrower()
             except TransientError:
                 failures += 1
                 if failures >= ATTEMPTS:
                     raise
                 await self._clock.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
 
-    async def _cursor(self, position: Position) -> AsyncGenerator[EventBatch]:
-        """Yield the batches of one cursor, and close it."""
-        cursor_id = 0
-        session = self._client.start_session(causal_consistency=False)
-        try:
-            reply = await self._command(_open_command(position), session)
-            while True:
-                cursor = reply["cursor"]
-                cursor_id = cursor["id"]
-                token = cursor.get("postBatchResumeToken")
-                at = _cluster_time(reply) or position.cluster_time
-                yield EventBatch(
-                    events=[bytes(event.raw) for event in cursor.get("nextBatch", ())],
-                    position=None if token is None else Position(cluster_time=at, token=bytes(token.raw)),
-                )
-                more = {"getMore": cursor_id, "collection": "$cmd.aggregate", "maxTimeMS": _AWAIT_MS}
-                reply = await self._command(more, session)
-        finally:
-            # Shielded: a cursor left open counts against the cluster's quota (30 on small instances).
-            await asyncio.shield(self._close(cursor_id, session))
 
-    async def _command(self, command: dict[str, Any], session: AsyncClientSession) -> Mapping[str, Any]:
-        try:
-            return await self._client.admin.command(command, session=session, codec_options=_RAW)
-        except PyMongoError as error:
-            raise stream_error(error) from error
-
-    async def _close(self, cursor_id: int, session: AsyncClientSession) -> None:
-        with suppress(PyMongoError):  # a server that is gone has closed it
-            if cursor_id:
-                command = {"killCursors": "$cmd.aggregate", "cursors": [cursor_id]}
-                await self._client.admin.command(command, session=session)
-        await session.end_session()
-
-
-def _open_command(position: Position) -> dict[str, Any]:
-    stream: dict[str, Any] = {"allChangesForCluster": True, "fullDocument": "updateLookup"}
-    if position.token is None:
-        time = position.cluster_time
-        stream["startAtOperationTime"] = Timestamp(time.seconds, time.increment)
-    else:
-        stream["resumeAfter"] = RawBSONDocument(position.token)
-    # An empty first batch: it tells the position that the stream begins at.
-    return {"aggregate": 1, "pipeline": [{"$changeStream": stream}], "cursor": {"batchSize": 0}}
-
-
-def _cluster_time(reply: Mapping[str, Any]) -> ClusterTime | None:
-    time = reply.get("operationTime")
-    return None if time is None else ClusterTime(time.time, time.inc)
+def _is_over(view: View, batch: EventBatch, read: int) -> bool:
+    """Whether a view has served: one event in a narrow one; one by one, until nothing is there to be too large."""
+    if view.is_narrow:
+        return bool(batch.events)
+    return view is View.SINGLE and (not batch.events or read >= _MOST_SINGLE)
 
 
 def _after(batch: EventBatch) -> Position | None:

@@ -72,10 +72,11 @@ class MirroredStateStore:
         body = await self._store.get(self._key(name))
         return None if body is None else _parsed(body, self._key(name), hint=_HINT_GARBAGE_MIRROR)
 
-    async def save(self, name: str, value: Mapping[str, Any]) -> None:
-        """Replace a state on disk, then in the mirror."""
+    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
+        """Replace a state on disk, then in the mirror, if that is to follow at once."""
         write_state_file(self._path(name), value)
-        await self._store.put(self._key(name), _encoded(value))
+        if mirrors:
+            await self._store.put(self._key(name), _encoded(value))
 
     async def delete(self, name: str) -> None:
         """Remove a state: the mirror first, or a new disk would bring it back."""

@@ -174,9 +174,9 @@ def rollup_key(first: int) -> str:
     return f"{ROLLUPS}{first:012d}.jsonl"
 
 
-def due_rollup(sequence: int) -> range | None:
-    """Return the sequences to roll up once `sequence` is committed, if it completes a thousand."""
-    return range(sequence + 1 - ROLLUP_SIZE, sequence + 1) if (sequence + 1) % ROLLUP_SIZE == 0 else None
+def is_rollup_due(sequence: int) -> bool:
+    """Whether this commit completes a thousand."""
+    return (sequence + 1) % ROLLUP_SIZE == 0
 
 
 def encode_rollup(bodies: Sequence[bytes]) -> bytes:

@@ -23,6 +23,7 @@ from d5agent.errors import CorruptDataError
 SEGMENTS: Final = "replication/"
 LOG: Final = "replication/.log/"
 DATABASE_LEVEL: Final = ".database"  # no collection name can begin with a dot
+MIXED: Final = ".mixed"  # in the place of database and collection: a segment of several quiet collections
 NO_DOCUMENT: Final = "~none"  # an event that names no document
 
 _LONGEST: Final = 200  # characters of one part of a key; with all its parts a key stays under S3's 1,024 bytes
@@ -35,16 +36,19 @@ _CODEC: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 )
 _JSON: Final = CANONICAL_JSON_OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_MS)
 _KEY: Final = re.compile(
-    r"replication/(?P<database>[^/]+)/(?P<collection>[^/]+)/(?P<seconds>\d{10})-(?P<increment>\d{10})"
-    r"_(?P<document>[^/_]*)(_(?P<ordinal>[1-9]\d*))?\.bson"
+    r"replication/((?P<database>[^/]+)/(?P<collection>[^/]+)|\.mixed)/(?P<seconds>\d{10})-(?P<increment>\d{10})"
+    r"_(?P<document>[^/_]*)(_(?P<ordinal>[1-9]\d*))?\.bson(\.zst)?"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyParts:
-    """What a segment's key tells. A shortened collection or document is `beginning~sha256` and cannot be undone."""
+    """What a segment's key tells. A shortened collection or document is `beginning~sha256` and cannot be undone.
 
-    namespace: Namespace
+    No namespace: the segment holds several.
+    """
+
+    namespace: Namespace | None
     first: ClusterTime
     document: str
     ordinal: int
@@ -106,12 +110,23 @@ def _part(text: str, *, escaped: str = "") -> str:
     return f"{beginning}~{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def segment_key(namespace: Namespace, first: ClusterTime, id_: DocumentId | None, *, ordinal: int = 1) -> str:
-    """Return the key of a segment: `replication/<database>/<collection>/<timestamp>_<documentId>.bson`."""
-    collection = DATABASE_LEVEL if namespace.collection is None else _part(namespace.collection)
+def segment_key(
+    namespace: Namespace | None, first: ClusterTime, id_: DocumentId | None, *, ordinal: int = 1, suffix: str = ".bson"
+) -> str:
+    """Return the key of a segment: `replication/<database>/<collection>/<timestamp>_<documentId>.bson`.
+
+    No namespace: it holds operations of several.
+    """
     document = NO_DOCUMENT if id_ is None else _part(id_to_text(id_), escaped="_")
-    suffix = "" if ordinal == 1 else f"_{ordinal}"
-    return f"{SEGMENTS}{_part(namespace.database)}/{collection}/{first}_{document}{suffix}.bson"
+    ordinal_text = "" if ordinal == 1 else f"_{ordinal}"
+    return f"{SEGMENTS}{_folder(namespace)}/{first}_{document}{ordinal_text}{suffix}"
+
+
+def _folder(namespace: Namespace | None) -> str:
+    if namespace is None:
+        return MIXED
+    collection = DATABASE_LEVEL if namespace.collection is None else _part(namespace.collection)
+    return f"{_part(namespace.database)}/{collection}"
 
 
 def parse_segment_key(key: str) -> KeyParts:
@@ -119,13 +134,18 @@ def parse_segment_key(key: str) -> KeyParts:
     match = _KEY.fullmatch(key)
     if match is None:
         raise CorruptDataError("not the key of a segment", key=key)
-    collection = match["collection"]
     return KeyParts(
-        namespace=Namespace(unquote(match["database"]), None if collection == DATABASE_LEVEL else unquote(collection)),
+        namespace=_namespace(match["database"], match["collection"]),
         first=ClusterTime(int(match["seconds"]), int(match["increment"])),
         document=match["document"],
         ordinal=int(match["ordinal"] or 1),
     )
+
+
+def _namespace(database: str | None, collection: str) -> Namespace | None:
+    if database is None:
+        return None
+    return Namespace(unquote(database), None if collection == DATABASE_LEVEL else unquote(collection))
 
 
 def commit_key(sequence: int) -> str:

@@ -51,7 +51,18 @@ _LENGTH_PREFIXED: Final = {
     0x0F: 0,  # code with scope
 }
 _REGEX: Final = 0x0B
+_IS_LENGTH_PREFIXED: Final = -1
+# By type: a fixed size, _IS_LENGTH_PREFIXED, or less for what is rare or unknown.
+_SIZE_OF_TYPE: Final = tuple(
+    _FIXED_SIZES.get(type_, _IS_LENGTH_PREFIXED if type_ in _LENGTH_PREFIXED else -2) for type_ in range(256)
+)
 _SMALLEST_DOCUMENT: Final = 5
+_ID_NAME: Final = b"_id\0"
+_ID_VALUE: Final = 9  # where its value begins when it stands first
+
+
+Span = tuple[int, int, int]
+"""Of one element: its type, and where its value begins and ends in the document."""
 
 
 class Element(NamedTuple):
@@ -95,8 +106,64 @@ def elements(document: bytes) -> Iterator[Element]:
         raise CorruptDataError("not a BSON element", offset=at) from error
 
 
+def spans(document: bytes, start: int = 0) -> dict[bytes, Span]:
+    """Return type, begin and end of each top-level value of the document that begins at `start`, by name.
+
+    What `elements` yields, for the one place where its cost counts: each captured event passes here once. So it stands
+    inline, without a call or an object per element (docs/performance.md has the figures).
+    """
+    try:
+        end = start + _INT32.unpack_from(document, start)[0] - 1
+        if start + _SMALLEST_DOCUMENT - 1 > end or document[end] != 0:
+            raise CorruptDataError("not a whole BSON document", bytes=len(document) - start)
+        found = {}
+        at = start + 4
+        while at < end:
+            type_ = document[at]
+            name_end = document.index(b"\0", at + 1, end)
+            value = name_end + 1
+            size = _SIZE_OF_TYPE[type_]
+            if size >= 0:
+                value_end = value + size
+            elif size == _IS_LENGTH_PREFIXED:
+                value_end = value + _INT32.unpack_from(document, value)[0] + _LENGTH_PREFIXED[type_]
+            else:
+                value_end = _value_end(document, type_, value)
+            if not name_end < value_end <= end:
+                raise CorruptDataError("a BSON element runs past its document", offset=at)
+            found[document[at + 1 : name_end]] = (type_, value, value_end)
+            at = value_end
+    except (IndexError, KeyError, ValueError, struct.error) as error:
+        raise CorruptDataError("not a whole BSON document", bytes=len(document) - start) from error
+    return found
+
+
+def documents_of(array: bytes, start: int = 0) -> list[bytes]:
+    """Return the documents of a BSON array of documents that begins at `start`."""
+    try:
+        end = start + _INT32.unpack_from(array, start)[0] - 1
+        if array[end] != 0:
+            raise CorruptDataError("not an array of documents", bytes=len(array) - start)
+        at = start + 4
+        found = []
+        while at < end:
+            value = array.index(b"\0", at + 1, end) + 1
+            value_end = value + _INT32.unpack_from(array, value)[0]
+            if array[at] != DOCUMENT or not value + _SMALLEST_DOCUMENT <= value_end <= end:
+                raise CorruptDataError("not an array of documents", offset=at)
+            found.append(array[value:value_end])
+            at = value_end
+    except (IndexError, ValueError, struct.error) as error:
+        raise CorruptDataError("not an array of documents", bytes=len(array) - start) from error
+    return found
+
+
 def document_id(document: bytes) -> DocumentId:
     """Return the `_id` of a document (or of a documentKey); raises CorruptDataError when there is none."""
+    if document[5:9] == _ID_NAME:  # it stands first nearly always: no walk then
+        size = _SIZE_OF_TYPE[document[4]]
+        if size >= 0 and _ID_VALUE + size < len(document):
+            return DocumentId(document[4:5] + document[_ID_VALUE : _ID_VALUE + size])
     for element in elements(document):
         if element.name == b"_id":
             return DocumentId(bytes((element.type,)) + document[element.start : element.end])
@@ -124,9 +191,14 @@ def string_at(document: bytes, element: Element) -> str:
     return document[element.start + 4 : element.end - 1].decode()
 
 
-def timestamp_at(document: bytes, element: Element) -> tuple[int, int]:
-    """Return a timestamp element as (seconds, increment)."""
-    increment, seconds = _TIMESTAMP.unpack_from(document, element.start)
+def int64_at(document: bytes, span: Span) -> int:
+    """Return an integer element of either size."""
+    return int.from_bytes(document[span[1] : span[2]], "little", signed=True)
+
+
+def timestamp_in(document: bytes, span: Span) -> tuple[int, int]:
+    """Return a timestamp as (seconds, increment)."""
+    increment, seconds = _TIMESTAMP.unpack_from(document, span[1])
     return seconds, increment
 
 

@@ -1,18 +1,27 @@
-"""A segment: consecutive operations of one namespace, as one object of concatenated BSON events."""
+"""A segment: consecutive operations of one namespace, or of several quiet ones, as one object of BSON events."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from d5agent.core.naming import segment_key
 from d5agent.core.operation import ClusterTime, Namespace, Operation, parse_event
 from d5agent.core.raw import DocumentId, split_documents
 from d5agent.errors import CorruptDataError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+_PLAIN: Final = ".bson"
+_COMPRESSED: Final = ".bson.zst"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,18 +38,20 @@ class SegmentRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Operations of one namespace, ready to be stored. The body is what the server sent, joined."""
+    """Operations ready to be stored. The body is what the server sent, joined; namespace None: it holds several."""
 
-    namespace: Namespace
+    namespace: Namespace | None
     document_id: DocumentId | None
     count: int
     first: ClusterTime
     last: ClusterTime
     body: bytes
+    is_compressed: bool = False
 
     def key(self, *, ordinal: int = 1) -> str:
         """Return the key to store it under; the ordinal tells apart what shares time and document."""
-        return segment_key(self.namespace, self.first, self.document_id, ordinal=ordinal)
+        suffix = _COMPRESSED if self.is_compressed else _PLAIN
+        return segment_key(self.namespace, self.first, self.document_id, ordinal=ordinal, suffix=suffix)
 
     def ref(self, key: str) -> SegmentRef:
         """Return what the commit will say of it, stored under `key`."""
@@ -58,8 +69,26 @@ def encode_segment(operations: Sequence[Operation]) -> Segment:
         count=len(operations),
         first=operations[0].cluster_time,
         last=operations[-1].cluster_time,
-        body=b"".join(operation.raw for operation in operations),
+        body=b"".join([operation.raw for operation in operations]),
     )
+
+
+def mixed_segment(parts: Sequence[Sequence[Operation]]) -> Segment:
+    """Return one segment of the operations of several namespaces; each part is one namespace's, in order."""
+    earliest = min(parts, key=lambda part: part[0].cluster_time)
+    return Segment(
+        namespace=None,
+        document_id=earliest[0].document_id,
+        count=sum(len(part) for part in parts),
+        first=earliest[0].cluster_time,
+        last=max(part[-1].cluster_time for part in parts),
+        body=b"".join([operation.raw for part in parts for operation in part]),
+    )
+
+
+def compressed(segment: Segment) -> Segment:
+    """Return the segment with its body as one Zstandard frame (RFC 8878)."""
+    return replace(segment, body=zstd.compress(segment.body), is_compressed=True)
 
 
 def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
@@ -75,7 +104,7 @@ def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
             bytes=len(body),
             expected=ref.bytes,
         )
-    events = list(split_documents(body))
+    events = list(split_documents(_content(ref, body)))
     if len(events) != ref.count:
         raise CorruptDataError(
             "a segment holds another number of operations than its commit says",
@@ -85,3 +114,14 @@ def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
             expected=ref.count,
         )
     yield from map(parse_event, events)
+
+
+def _content(ref: SegmentRef, body: bytes) -> bytes:
+    if not ref.key.endswith(_COMPRESSED):
+        return body
+    try:
+        return zstd.decompress(body)
+    except zstd.ZstdError as error:
+        raise CorruptDataError(
+            "a compressed segment cannot be read", hint="d5agent log verify shows the extent of it", key=ref.key
+        ) from error

@@ -4,18 +4,26 @@ The borders: events of one cluster time stay in one commit (a transaction's writ
 concerns more than one document (drop, rename, dropDatabase, or a type not known) stands in a commit of its own. Memory
 stays bounded in a transaction of any size: full segments are handed out at once, and the commit that publishes them
 follows when the time has passed.
+
+A busy collection gets segments of its own. Many quiet ones share one, or each would cost a request a second (ADR 14).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from d5agent.core.operation import Namespace, Operation, Position
-from d5agent.core.segment import Segment, encode_segment
+from d5agent.core.segment import Segment, encode_segment, mixed_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
+
+_MOST_QUIET: Final = 4
+"""Quiet collections of one cut that still get a segment each; more of them share one."""
+
+_BUSY_SHARE: Final = 16
+"""A collection with this part of `max_bytes` in one cut is busy; so there are at most 16 of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +32,9 @@ class Cut:
 
     segments: tuple[Segment, ...]
     position: Position | None
+
+
+_NOTHING: Final[tuple[Cut, ...]] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +48,10 @@ class Segmenter:
     _uncommitted_bytes: int = 0
     _oldest: float | None = None
     _last: Operation | None = None
+    _before: Operation | None = None
+    """The last operation of an earlier cluster time than the newest: up to it all may be committed at any moment."""
+    _is_ordered: bool = True
+    """Whether no operation came with an earlier cluster time than the one before it."""
     _sealed: Position | None = None
 
     @property
@@ -49,18 +64,36 @@ class Segmenter:
         """Whether all that came in may be committed."""
         return self._sealed is not None
 
-    def add(self, operation: Operation, *, now: float) -> Iterator[Cut]:
-        """Take the next operation; yield what is to be stored, in order."""
+    @property
+    def bytes(self) -> int:
+        """What it holds."""
+        return self._open_bytes
+
+    def add(self, operation: Operation, *, now: float) -> Sequence[Cut]:
+        """Take the next operation; return what is to be stored, in order."""
+        cuts = _NOTHING
         last = self._last
-        if last is not None and self._ends_between(last, operation, now=now):
-            yield self._close(Position(cluster_time=last.cluster_time, token=last.token))
-        self._open.setdefault(operation.namespace, []).append(operation)
-        self._open_bytes += len(operation.raw)
-        self._uncommitted_bytes += len(operation.raw)
-        self._oldest = now if self._oldest is None else self._oldest
+        if last is not None:
+            has_passed = operation.cluster_time > last.cluster_time
+            if operation.is_barrier or last.is_barrier or (has_passed and self._is_due(now)):
+                cuts = (self._close(_after(last)),)
+            elif has_passed:
+                self._before = last
+            elif operation.cluster_time < last.cluster_time:
+                self._is_ordered = False
+        operations = self._open.get(operation.namespace)
+        if operations is None:
+            operations = self._open[operation.namespace] = []
+        operations.append(operation)
+        size = len(operation.raw)
+        self._open_bytes += size
+        self._uncommitted_bytes += size
+        if self._oldest is None:
+            self._oldest = now
         self._last, self._sealed = operation, None
         if self._open_bytes >= self.max_bytes:
-            yield Cut(segments=self._take_segments(), position=None)
+            cuts = (*cuts, Cut(segments=self._take_segments(), position=None))
+        return cuts
 
     def seal(self, position: Position | None) -> None:
         """Note that the stream has nothing more at this moment: all that came in may be committed.
@@ -70,7 +103,7 @@ class Segmenter:
         if position is not None:
             self._sealed = position
         elif self._last is not None:
-            self._sealed = Position(cluster_time=self._last.cluster_time, token=self._last.token)
+            self._sealed = _after(self._last)
 
     def tick(self, *, now: float) -> Cut | None:
         """Return the commit that is due because its oldest operation has waited long enough, if it may be cut."""
@@ -79,29 +112,54 @@ class Segmenter:
         return self._close(self._sealed)
 
     def drain(self) -> Cut | None:
-        """Return the last commit of a stream that is given up.
+        """Return the last commit of a stream that is given up; None: there is nothing that may be committed.
 
         What has not been sealed is left out only where a further event could share its cluster time; it comes again.
         """
-        if self._last is None or self._sealed is None:
+        if self._last is None:
             return None
-        return self._close(self._sealed)
+        if self._sealed is not None:
+            return self._close(self._sealed)
+        if self._last.is_barrier:
+            return self._close(_after(self._last))
+        if self._before is None or not self._is_ordered or self._uncommitted_bytes != self._open_bytes:
+            return None  # one cluster time and no more, or perhaps some of the newest is handed out already
+        newest = self._last.cluster_time
+        for namespace, operations in list(self._open.items()):
+            older = [operation for operation in operations if operation.cluster_time < newest]
+            if older:
+                self._open[namespace] = older
+            else:
+                del self._open[namespace]
+        return self._close(_after(self._before))
 
-    def _ends_between(self, last: Operation, operation: Operation, *, now: float) -> bool:
-        if operation.is_barrier or last.is_barrier:
-            return True
-        full = self._uncommitted_bytes >= self.max_bytes
-        old = self._oldest is not None and now - self._oldest >= self.max_age_seconds
-        return operation.cluster_time > last.cluster_time and (full or old)
+    def _is_due(self, now: float) -> bool:
+        return self._uncommitted_bytes >= self.max_bytes or (
+            self._oldest is not None and now - self._oldest >= self.max_age_seconds
+        )
 
     def _take_segments(self) -> tuple[Segment, ...]:
-        segments = tuple(encode_segment(operations) for operations in self._open.values())
+        parts = list(self._open.values())
         self._open.clear()
         self._open_bytes = 0
-        return segments
+        quiet = [] if len(parts) <= _MOST_QUIET else [part for part in parts if self._is_quiet(part)]
+        if len(quiet) <= _MOST_QUIET:
+            return tuple(encode_segment(part) for part in parts)
+        shared = {id(part) for part in quiet}
+        return (*(encode_segment(part) for part in parts if id(part) not in shared), mixed_segment(quiet))
+
+    def _is_quiet(self, operations: list[Operation]) -> bool:
+        """Whether a collection's share is small. The agent's own marks are kept apart: they are looked for by key."""
+        size = sum([len(operation.raw) for operation in operations])
+        return size * _BUSY_SHARE < self.max_bytes and not operations[0].is_ours
 
     def _close(self, position: Position) -> Cut:
         cut = Cut(segments=self._take_segments(), position=position)
         self._uncommitted_bytes = 0
-        self._oldest = self._last = self._sealed = None
+        self._oldest = self._last = self._before = self._sealed = None
+        self._is_ordered = True
         return cut
+
+
+def _after(operation: Operation) -> Position:
+    return Position(cluster_time=operation.cluster_time, token=operation.token)

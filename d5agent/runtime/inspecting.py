@@ -189,7 +189,7 @@ async def _check_store(adapters: Adapters) -> str:
 
 
 async def _check_source(adapters: Adapters) -> str:
-    await adapters.source.check()
+    await adapters.source.check(may_enable=False)
     return f"change stream is on, time {await adapters.source.now()}"
 
 

@@ -17,14 +17,16 @@ from d5agent.core.log import (
     decode_rollup,
     digest,
     is_own,
+    rollup_key,
 )
 from d5agent.core.naming import LOG, SEGMENTS, commit_key
+from d5agent.core.pack import decode_pack, pack_key
 from d5agent.core.segment import decode_segment
 from d5agent.errors import CorruptDataError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Container, Mapping
 
     from d5agent.core.operation import Operation
     from d5agent.core.segment import SegmentRef
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _PREFETCH_BYTES: Final = 16 * 1024 * 1024
 _PREFETCH_SEGMENTS: Final = 16
 _GROUP_SEGMENTS: Final = 256
+_GROUP_COMMITS: Final = 4 * ROLLUP_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +69,22 @@ class LogReader:
         """Return the newest commit; None: the log is empty. The chain before it is not read."""
         newest: str | None = None
         # With the last one that is rolled up: a log of exactly 1,000 commits has none after it.
-        first = max(await self._rolled_up() - 1, 0)
+        first = max([0, *(first + ROLLUP_SIZE - 1 for first in await self.rolled_up())])
         async for page in self.store.list_objects(LOG, after=_before(first)):
             newest = max([newest or "", *(found.key for found in page if _is_commit(found.key))])
         body = await self.store.get(newest) if newest else None
         if not newest or body is None:
             return None
         return Link(commit=decode_commit(body, key=newest), digest=digest(body))
+
+    async def rolled_up(self) -> dict[int, int]:
+        """Return the roll-ups: the first commit of each, and how many bytes it is."""
+        return {
+            _first_of(found.key): found.bytes
+            async for page in self.store.list_objects(ROLLUPS)
+            for found in page
+            if found.key.endswith(".jsonl")
+        }
 
     async def operations(self, commit: Commit) -> AsyncGenerator[Operation]:
         """Yield the operations of a commit: in order by namespace."""
@@ -84,19 +96,24 @@ class LogReader:
     async def operations_of(self, links: AsyncIterator[Link]) -> AsyncGenerator[tuple[Link, Operation | None]]:
         """Yield the operations of commits, in order; after the last one of each commit, None.
 
-        Segments of several small commits are fetched together: a trickle's log is many objects of a few bytes.
+        Segments of several small commits are fetched together, from packs where there are any: a trickle's log is
+        many objects of a few bytes.
         """
+        packed = await self.rolled_up()
         group: list[Link] = []
         size = count = 0
         async for link in links:
-            bytes_, segments = sum(ref.bytes for ref in link.commit.segments), len(link.commit.segments)
-            if group and (size + bytes_ > _PREFETCH_BYTES or count + segments > _GROUP_SEGMENTS):
-                async for found in self._operations_of_group(group):
+            segments = link.commit.segments
+            bytes_ = sum(ref.bytes for ref in segments)
+            is_full = size + bytes_ > _PREFETCH_BYTES or count > _GROUP_SEGMENTS or len(group) == _GROUP_COMMITS
+            if group and is_full:
+                async for found in self._operations_of_group(group, packed):
                     yield found
                 group, size, count = [], 0, 0
             group.append(link)
-            size, count = size + bytes_, count + segments
-        async for found in self._operations_of_group(group):
+            size += bytes_
+            count += 0 if _rollup_of(link) in packed else len(segments)
+        async for found in self._operations_of_group(group, packed):
             yield found
 
     async def segment(self, ref: SegmentRef) -> AsyncGenerator[Operation]:
@@ -123,53 +140,72 @@ class LogReader:
                     last = link
         if after is not None:
             return LogSummary(last=last, orphans=())
-        orphans: list[str] = []
-        async for page in self.store.list_objects(SEGMENTS):
-            orphans += [f.key for f in page if not f.key.startswith(LOG) and f.key not in named]
+        stored = {f.key async for page in self.store.list_objects(SEGMENTS) for f in page if not f.key.startswith(LOG)}
+        if not named <= stored:  # read from a pack, and gone all the same
+            raise _missing(min(named - stored))
+        orphans = sorted(stored - named)
         return LogSummary(last=last, orphans=tuple(orphans))
 
-    async def _operations_of_group(self, group: list[Link]) -> AsyncGenerator[tuple[Link, Operation | None]]:
+    async def _operations_of_group(
+        self, group: list[Link], packed: Container[int]
+    ) -> AsyncGenerator[tuple[Link, Operation | None]]:
         if len(group) == 1:  # perhaps larger than memory: in portions
             async with aclosing(self.operations(group[0].commit)) as operations:
                 async for operation in operations:
                     yield group[0], operation
             yield group[0], None
             return
-        keys = [ref.key for link in group for ref in link.commit.segments]
+        packs = await self._packs({first for link in group if (first := _rollup_of(link)) in packed})
+        keys = [ref.key for link in group for ref in link.commit.segments if ref.key not in packs]
         bodies = deque(await self._get_all(keys))
         for link in group:
             for ref in link.commit.segments:
-                for operation in decode_segment(ref, bodies.popleft()):
+                for operation in decode_segment(ref, packs[ref.key] if ref.key in packs else bodies.popleft()):
                     yield link, operation
             yield link, None
 
-    async def _rolled_up(self) -> int:
-        """Return how many commits stand in roll-ups."""
-        last = ""
-        async for page in self.store.list_objects(ROLLUPS):
-            last = max([last, *(found.key for found in page)])
-        return _first_of(last) + ROLLUP_SIZE if last else 0
+    async def _packs(self, firsts: Collection[int]) -> dict[str, bytes]:
+        """Return the segments of some packs, by key; a pack that is not there has none."""
+        found: dict[str, bytes] = {}
+        keys = [pack_key(first) for first in sorted(firsts)]
+        for key, pack in zip(keys, await parallel(self.store.get, keys, limit=_PREFETCH_SEGMENTS), strict=True):
+            found.update(decode_pack(pack or b"", key=key))
+        return found
 
     async def _bodies(self, first: int) -> AsyncGenerator[tuple[str, bytes]]:
-        async for number, body in self._rolled_up_bodies(first):
-            first = number + 1
-            yield commit_key(number), body
+        """Yield the commits from a number on: from roll-ups where there are any, one by one else."""
+        sizes = await self.rolled_up()
+        begin, end = first - first % ROLLUP_SIZE, max([0, *(at + ROLLUP_SIZE for at in sizes)])
+        while begin < end:
+            some = _portion(begin, sizes)
+            next_begin = begin + max(1, len(some)) * ROLLUP_SIZE
+            # A crash may have left one out: its commits are there all the same.
+            found = self._rolled_up_bodies(some) if some else self._single_bodies(begin, until=next_begin)
+            async with aclosing(found) as bodies:
+                async for number, body in bodies:
+                    if number >= first:
+                        yield commit_key(number), body
+            begin = next_begin
+        async with aclosing(self._single_bodies(max(first, begin))) as bodies:
+            async for number, body in bodies:
+                yield commit_key(number), body
+
+    async def _rolled_up_bodies(self, begins: list[int]) -> AsyncGenerator[tuple[int, bytes]]:
+        rollups = await self._get_all([rollup_key(begin) for begin in begins])
+        for begin, rollup in zip(begins, rollups, strict=True):
+            for number, line in enumerate(decode_rollup(rollup), begin):
+                yield number, line
+
+    async def _single_bodies(self, first: int, *, until: int | None = None) -> AsyncGenerator[tuple[int, bytes]]:
         async for page in self.store.list_objects(LOG, after=_before(first)):
             keys = [found.key for found in page if _is_commit(found.key)]
             for at in range(0, len(keys), _PREFETCH_SEGMENTS):
                 some = keys[at : at + _PREFETCH_SEGMENTS]
                 for key, body in zip(some, await self._get_all(some), strict=True):
-                    yield key, body
-
-    async def _rolled_up_bodies(self, first: int) -> AsyncGenerator[tuple[int, bytes]]:
-        async for page in self.store.list_objects(ROLLUPS):
-            for found in page:
-                begin = _first_of(found.key)
-                if begin + ROLLUP_SIZE > first:
-                    lines = decode_rollup(await self._get(found.key))
-                    for number, line in enumerate(lines, begin):
-                        if number >= first:
-                            yield number, line
+                    number = _number_of(key)
+                    if until is not None and number >= until:
+                        return
+                    yield number, body
 
     async def _bodies_of(self, refs: tuple[SegmentRef, ...]) -> AsyncGenerator[tuple[SegmentRef, bytes]]:
         at = 0
@@ -189,12 +225,16 @@ class LogReader:
     async def _get(self, key: str) -> bytes:
         body = await self.store.get(key)
         if body is None:
-            raise CorruptDataError(
-                "an object of the log is missing",
-                hint="bring it back (bucket versioning), then run it again; nothing was written",
-                key=key,
-            )
+            raise _missing(key)
         return body
+
+
+def _missing(key: str) -> CorruptDataError:
+    return CorruptDataError(
+        "an object of the log is missing",
+        hint="bring it back (bucket versioning), then run it again; nothing was written",
+        key=key,
+    )
 
 
 def _is_commit(key: str) -> bool:
@@ -205,6 +245,27 @@ def _is_commit(key: str) -> bool:
 def _before(sequence: int) -> str:
     """Return the key after which a listing begins with the commit of that number."""
     return commit_key(sequence - 1) if sequence else LOG
+
+
+def _number_of(key: str) -> int:
+    """Return a commit's sequence number, from its key."""
+    return int(key.removeprefix(LOG).split(".")[0])
+
+
+def _portion(begin: int, sizes: Mapping[int, int]) -> list[int]:
+    """Return the roll-ups from `begin` on that are fetched together: without a gap, and not too large."""
+    some: list[int] = []
+    size = 0
+    while begin in sizes and len(some) < _PREFETCH_SEGMENTS and (not some or size + sizes[begin] <= _PREFETCH_BYTES):
+        size += sizes[begin]
+        some.append(begin)
+        begin += ROLLUP_SIZE
+    return some
+
+
+def _rollup_of(link: Link) -> int:
+    """Return the first sequence number of the thousand that a commit belongs to."""
+    return link.commit.sequence - link.commit.sequence % ROLLUP_SIZE
 
 
 def _first_of(key: str) -> int:

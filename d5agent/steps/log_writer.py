@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
-from d5agent.core.log import (
-    Commit,
-    Link,
-    Total,
-    Writer,
-    decode_commit,
-    digest,
-    due_rollup,
-    encode_commit,
-    encode_rollup,
-    grown,
-    rollup_key,
-)
-from d5agent.core.naming import commit_key
+from d5agent.core.log import Commit, Link, Total, Writer, decode_commit, digest, encode_commit, grown
+from d5agent.core.segment import compressed
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError
-from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+
     from d5agent.core.operation import Position
     from d5agent.core.segment import Segment, SegmentRef
-    from d5agent.core.segmenter import Cut
     from d5agent.ports import Clock, ObjectStore
 
-_PARALLEL_PUTS = 16
-_MOST_ORDINALS = 10_000  # a key taken so often is no crash's orphan: something writes in a loop
+_MOST_ORDINALS: Final = 10_000  # a key taken so often is no crash's orphan: something writes in a loop
 
 
 def held_by(commit: Commit) -> LogHeldError:
@@ -52,30 +40,34 @@ class LogWriter:
     clock: Clock
     writer: Writer
     last: Link | None
-    _stored: list[SegmentRef] = field(default_factory=list)
+    compresses: bool = False
 
     @property
     def total(self) -> Total:
         """What the log holds."""
         return Total() if self.last is None else self.last.commit.total
 
-    async def take(self, cut: Cut) -> Commit | None:
-        """Store what was cut and, where its position says so, commit all that was stored since the last commit.
+    async def store_segment(self, segment: Segment) -> SegmentRef:
+        """Store a segment; what the commit will say of it. Until a commit does, it does not exist."""
+        if self.compresses:
+            segment = await asyncio.to_thread(compressed, segment)  # it lets the loop go on, and the other core work
+        for ordinal in range(1, _MOST_ORDINALS):
+            key = segment.key(ordinal=ordinal)
+            if await self.store.put_once(key, segment.body):
+                return segment.ref(key)
+        raise OperatorError(
+            "a segment's name is taken too often",
+            hint="something stores in a loop: stop the agent and look at the bucket",
+            key=segment.key(),
+        )
+
+    async def publish(self, stored: Iterable[Awaitable[SegmentRef]], position: Position) -> Commit:
+        """Wait until segments are stored, then publish them and move the position, as one write-once object.
 
         The order is the promise: store first, then remember. A crash in between leaves orphans, which nobody reads.
-        """
-        self._stored += await parallel(self._store_segment, cut.segments, limit=_PARALLEL_PUTS)
-        if cut.position is None:
-            return None
-        commit = await self._commit(tuple(self._stored), cut.position)
-        self._stored = []
-        return commit
-
-    async def _commit(self, refs: tuple[SegmentRef, ...], position: Position) -> Commit:
-        """Publish stored segments and move the position, as one write-once object.
-
         LogHeldError: another agent has written this sequence number. What was stored stays an orphan.
         """
+        refs = tuple([await upload for upload in stored])
         before = self.last
         commit = Commit(
             sequence=0 if before is None else before.commit.sequence + 1,
@@ -90,7 +82,6 @@ class LogWriter:
         if not await self.store.put_once(commit.key, body):
             await self._check_ours(commit.key, body)
         self.last = Link(commit=commit, digest=digest(body))
-        await self._roll_up(commit.sequence)
         return commit
 
     async def _check_ours(self, key: str, body: bytes) -> None:
@@ -100,29 +91,6 @@ class LogWriter:
             raise CorruptDataError("a commit has vanished", hint="who deletes objects in the bucket?", key=key)
         if stored != body:
             raise held_by(decode_commit(stored, key=key))
-
-    async def _store_segment(self, segment: Segment) -> SegmentRef:
-        for ordinal in range(1, _MOST_ORDINALS):
-            key = segment.key(ordinal=ordinal)
-            if await self.store.put_once(key, segment.body):
-                return segment.ref(key)
-        raise OperatorError(
-            "a segment's name is taken too often",
-            hint="something stores in a loop: stop the agent and look at the bucket",
-            key=segment.key(),
-        )
-
-    async def _roll_up(self, sequence: int) -> None:
-        due = due_rollup(sequence)
-        if due is None:
-            return
-        bodies = []
-        for number in due:
-            body = await self.store.get(commit_key(number))
-            if body is None:
-                raise CorruptDataError("a commit has vanished", hint="d5agent log verify", key=commit_key(number))
-            bodies.append(body)
-        await self.store.put_once(rollup_key(due.start), encode_rollup(bodies))
 
 
 def _not_before(position: Position, before: Link | None) -> Position:

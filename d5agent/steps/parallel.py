@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -26,6 +27,21 @@ async def parallel(work: Callable[[_Item], Awaitable[_Result]], items: Iterable[
     except BaseExceptionGroup as group_error:
         raise leaf_of(group_error) from None
     return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def beside(*works: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Run works beside the block, and end them with it; the first error, of whichever, ends all and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except BaseExceptionGroup as group_error:
+        raise leaf_of(group_error) from None
 
 
 def leaf_of(error: BaseException) -> BaseException:

@@ -29,7 +29,7 @@ class FakeChangeSource:
     """Reads a FakeCluster. `batch_sizes` go round; `opened` and `closed` count the streams.
 
     `may_write`: whether a mark may be written. `writes`: what `running_writes` tells. `is_enabled`: whether changes
-    are kept.
+    are kept; `enables`: whether a check may switch that on.
     """
 
     cluster: FakeCluster
@@ -37,11 +37,14 @@ class FakeChangeSource:
     batch_sizes: Sequence[int] = (1000,)
     may_write: bool = True
     is_enabled: bool = True
+    enables: bool = False
     writes: list[str] = field(default_factory=list)
     opened: int = 0
     closed: int = 0
 
-    async def check(self) -> None:
+    async def check(self, *, may_enable: bool) -> None:
+        if may_enable and self.enables:
+            self.is_enabled = True
         if not self.is_enabled:
             raise OperatorError("change streams are not enabled", hint="enable them")
 

@@ -77,6 +77,8 @@ class Stage:
             host="host",
             max_segment_bytes=10_000,
             max_segment_seconds=1,
+            ahead_bytes=1_000,
+            upload_bytes=1_000,
         )
         return replace(service, **changed)
 

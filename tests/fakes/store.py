@@ -59,7 +59,7 @@ class FakeStateStore:
         value: dict[str, Any] = json.loads(text)
         return value
 
-    async def save(self, name: str, value: Mapping[str, Any]) -> None:
+    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:  # noqa: ARG002 -- one copy
         self.texts[name] = json.dumps(value)
         self.history.append((name, json.loads(self.texts[name])))
 

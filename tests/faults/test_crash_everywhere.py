@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import structlog
@@ -20,12 +20,11 @@ from tests.fakes.mortal import Life
 from tests.faults.world import CAPTURE, CLEAN, RESTORE, Act, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from d5agent.core.log import Commit
-    from d5agent.core.operation import Namespace
-    from d5agent.core.segment import Segment
-    from d5agent.core.segmenter import Cut
+    from d5agent.core.operation import Namespace, Position
+    from d5agent.core.segment import Segment, SegmentRef
 
 WHOLE = (*CAPTURE, *RESTORE, *CLEAN)
 TRIPLES = 40
@@ -137,25 +136,26 @@ async def test_dying_three_times_at_random_moments_does_no_harm() -> None:
 
 
 class CommitsFirst(LogWriter):
-    """The mistake that the order in LogWriter.take prevents: the position is moved before its segments are stored."""
+    """The mistake that the order in LogWriter prevents: the position is moved before its segments are stored."""
+
+    late: ClassVar[list[tuple[str, bytes]]] = []
 
     @override
-    async def take(self, cut: Cut) -> Commit | None:
-        keys = [await self._free_key(segment) for segment in cut.segments]
-        refs = tuple(segment.ref(key) for segment, key in zip(cut.segments, keys, strict=True))
-        commit = None
-        if cut.position is not None:
-            commit = await self._commit((*self._stored, *refs), cut.position)
-            self._stored = []
-        else:
-            self._stored += refs
-        for segment, key in zip(cut.segments, keys, strict=True):
-            await self.store.put_once(key, segment.body)
+    async def store_segment(self, segment: Segment) -> SegmentRef:
+        key = await self._free_key(segment)
+        self.late.append((key, segment.body))
+        return segment.ref(key)
+
+    @override
+    async def publish(self, stored: Iterable[Awaitable[SegmentRef]], position: Position) -> Commit:
+        commit = await super().publish(stored, position)
+        while self.late:
+            await self.store.put_once(*self.late.pop())
         return commit
 
     async def _free_key(self, segment: Segment) -> str:
         ordinal = 1
-        while await self.store.get(segment.key(ordinal=ordinal)) is not None:
+        while segment.key(ordinal=ordinal) in dict(self.late) or await self.store.get(segment.key(ordinal=ordinal)):
             ordinal += 1
         return segment.key(ordinal=ordinal)
 

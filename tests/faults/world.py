@@ -148,6 +148,8 @@ class World:
                     host="host",
                     max_segment_bytes=400,
                     max_segment_seconds=1,
+                    ahead_bytes=500,
+                    upload_bytes=500,
                 ),
                 Service.BACKUP: lambda: Backup(tools={"target": dumps, "source": dumps}, store=store),
                 Service.MONITOR_REPLICATION: lambda: MonitorReplication(

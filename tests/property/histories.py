@@ -27,6 +27,7 @@ from tests.fakes.cluster import (
     update,
 )
 from tests.fakes.documents import FakeDatabase, raw_id
+from tests.fakes.one_by_one import OneByOne
 from tests.fakes.store import FakeObjectStore
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Recording:
     seconds: float = 0.0
     cluster: FakeCluster = field(init=False)
     _segmenter: Segmenter = field(init=False)
-    _writer: LogWriter = field(init=False)
+    _log: OneByOne = field(init=False)
 
     def __post_init__(self) -> None:
         database = FakeDatabase(unique={UNIQUE: frozenset({"u"})})
@@ -89,7 +90,7 @@ class Recording:
         self.cluster.apply(*[insert(UNIQUE, {"_id": n, "u": n}) for n in (1, 2, 3)], insert(UNIQUE, {"_id": "a"}))
         self.cluster.apply(*[insert(PLAIN, {"_id": n, "u": 1}) for n in (1, 2)], insert(OTHER, {"_id": 1}))
         self._segmenter = Segmenter(max_bytes=self.segment_bytes, max_age_seconds=2)
-        self._writer = LogWriter(store=self.store, clock=self.clock, writer=WRITER, last=None)
+        self._log = OneByOne(LogWriter(store=self.store, clock=self.clock, writer=WRITER, last=None))
 
     def begin(self) -> None:
         """Let the log begin here: what happened before is not in it."""
@@ -115,7 +116,7 @@ class Recording:
             operation = parse_event(self.cluster.event(self.at))
             self.at += 1
             for cut in self._segmenter.add(operation, now=self.seconds):
-                await self._writer.take(cut)
+                await self._log.take(cut)
         if self.at == len(self.cluster):
             self._segmenter.seal(None)
             await self._tick()
@@ -123,19 +124,20 @@ class Recording:
     @property
     def sequence(self) -> int:
         """The number of the newest commit; -1: there is none."""
-        return -1 if self._writer.last is None else self._writer.last.commit.sequence
+        last = self._log.writer.last
+        return -1 if last is None else last.commit.sequence
 
     async def finish(self) -> None:
         """Capture all that is left, and commit it."""
         await self.capture(len(self.cluster))
         cut = self._segmenter.drain()
         if cut is not None:
-            await self._writer.take(cut)
+            await self._log.take(cut)
 
     async def _tick(self) -> None:
         cut = self._segmenter.tick(now=self.seconds)
         if cut is not None:
-            await self._writer.take(cut)
+            await self._log.take(cut)
 
     def _ops(self, step: Step) -> Sequence[Op]:
         namespace, (first, second) = step.namespace, step.ids

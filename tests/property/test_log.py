@@ -14,12 +14,14 @@ from d5agent.core.operation import ClusterTime, Namespace, Position, parse_event
 from d5agent.core.segmenter import Segmenter
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
+from d5agent.steps.pipeline import Pipeline, Room
 from tests.fakes.clock import FakeClock
 from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.store import FakeObjectStore
 from tests.property.histories import WRITER
 
 if TYPE_CHECKING:
+    from d5agent.core.log import Commit
     from d5agent.core.operation import Operation
     from d5agent.ports import ObjectStore
 
@@ -83,29 +85,48 @@ def _operations(events: list[Event]) -> list[Operation]:
 
 
 async def _capture(
-    store: ObjectStore, events: list[Event], operations: list[Operation], *, max_bytes: int, max_age: float
+    store: ObjectStore,
+    events: list[Event],
+    operations: list[Operation],
+    *,
+    max_bytes: int,
+    max_age: float,
+    breaks_off: bool = True,
 ) -> None:
-    """Write the log of what comes after its last commit, as the service does."""
+    """Write the log of what comes after its last commit, as the service does: stored side by side.
+
+    The first stream breaks off at its end, where a further event might share the last one's cluster time.
+    """
     reader = LogReader(store=store)
     last = await reader.last()
     writer = LogWriter(store=store, clock=FakeClock(), writer=WRITER, last=last)
+    pipeline = Pipeline(writer=writer, room=Room(max_bytes=2000), on_commit=_nothing)
     begin = 0 if last is None else _number_after(last.commit.position)
     segmenter = Segmenter(max_bytes=max_bytes, max_age_seconds=max_age)
     now = 0.0
-    for event, operation in list(zip(events, operations, strict=True))[begin:]:
-        now += event.seconds
-        if event.is_quiet_before and event.later:
-            between = encode({"_data": f"-{decode(operation.token)['_data']}"})
-            position = Position(cluster_time=operation.cluster_time, token=between)
-            segmenter.seal(position if event.names_position else None)
-            if (cut := segmenter.tick(now=now)) is not None:
-                await writer.take(cut)
-        for cut in segmenter.add(operation, now=now):
-            await writer.take(cut)
-    segmenter.seal(None)
-    if (cut := segmenter.drain()) is not None:
-        await writer.take(cut)
-    assert segmenter.is_empty
+    async with pipeline.open():
+        for event, operation in list(zip(events, operations, strict=True))[begin:]:
+            now += event.seconds
+            if event.is_quiet_before and event.later:
+                between = encode({"_data": f"-{decode(operation.token)['_data']}"})
+                position = Position(cluster_time=operation.cluster_time, token=between)
+                segmenter.seal(position if event.names_position else None)
+                if (cut := segmenter.tick(now=now)) is not None:
+                    await pipeline.take(cut)
+            for cut in segmenter.add(operation, now=now):
+                await pipeline.take(cut)
+        if not breaks_off:
+            segmenter.seal(None)
+        if (cut := segmenter.drain()) is not None:
+            await pipeline.take(cut)
+    if breaks_off:
+        await _capture(store, events, operations, max_bytes=max_bytes, max_age=max_age, breaks_off=False)
+    else:
+        assert segmenter.is_empty
+
+
+async def _nothing(_: Commit) -> None:
+    """Nobody looks at the commits."""
 
 
 def _number_after(position: Position) -> int:
@@ -142,12 +163,25 @@ def test_what_is_captured_comes_out_of_the_log_again(events: list[Event], max_by
     async def run() -> None:
         store = FakeObjectStore(page_size=3)
         operations = _operations(events)
-        await _capture(store, events, operations, max_bytes=max_bytes, max_age=max_age)
+        await _capture(store, events, operations, max_bytes=max_bytes, max_age=max_age, breaks_off=False)
         await _require_whole(store, operations)
         summary = await LogReader(store=store).check()
         assert not summary.orphans
         assert summary.last is not None
         assert summary.last.commit.total.operations == len(operations)
+
+    asyncio.run(run())
+
+
+@given(events=_EVENTS, max_bytes=_SIZES, max_age=_AGES)
+def test_a_stream_that_breaks_off_at_any_event_is_carried_on(
+    events: list[Event], max_bytes: int, max_age: float
+) -> None:
+    async def run() -> None:
+        store = FakeObjectStore(page_size=3)
+        operations = _operations(events)
+        await _capture(store, events, operations, max_bytes=max_bytes, max_age=max_age)
+        await _require_whole(store, operations)
 
     asyncio.run(run())
 

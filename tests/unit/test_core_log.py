@@ -18,12 +18,12 @@ from d5agent.core.log import (
     decode_commit,
     decode_rollup,
     digest,
-    due_rollup,
     encode_commit,
     encode_rollup,
     foreign_operations,
     grown,
     is_own,
+    is_rollup_due,
     rollup_key,
     token_from_json,
     token_to_json,
@@ -173,8 +173,5 @@ def test_our_own_marks_are_not_counted_as_operations_of_others() -> None:
 
 
 def test_a_roll_up_is_due_with_each_thousandth_commit() -> None:
-    assert due_rollup(998) is None
-    assert due_rollup(999) == range(1000)
-    assert due_rollup(1000) is None
-    assert due_rollup(1999) == range(1000, 2000)
+    assert [is_rollup_due(sequence) for sequence in (998, 999, 1000, 1999)] == [False, True, False, True]
     assert rollup_key(1000) == "replication/.log/rollup/000000001000.jsonl"

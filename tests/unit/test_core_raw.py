@@ -8,16 +8,20 @@ from decimal import Decimal
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, encode
 from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 
 from d5agent.core.raw import (
     DocumentId,
     any_of_filter,
     document_id,
+    documents_of,
     elements,
     id_document,
+    int64_at,
+    spans,
     split_documents,
     string_at,
-    timestamp_at,
+    timestamp_in,
 )
 from d5agent.errors import CorruptDataError
 
@@ -46,6 +50,21 @@ EVERY_TYPE = {
 
 def _enclosed(body: bytes) -> bytes:
     return struct.pack("<i", len(body) + 5) + body + b"\0"
+
+
+CORRUPT = [
+    b"",
+    b"\x05\0\0\0",
+    encode({"a": 1})[:-1],
+    b"\x06\0\0\0\0",
+    b"\x05\0\0\0\x01",
+    _enclosed(b"\x55v\0"),
+    _enclosed(b"\x10v"),
+    _enclosed(b"\x10v\0\x01"),
+    _enclosed(b"\x02v\0\xff\xff\xff\x7f"),
+    _enclosed(b"\x02v\0\xf0\xff\xff\xff"),
+    _enclosed(b"\x0bv\0abc"),
+]
 
 
 def test_the_elements_of_every_type_are_found_in_order() -> None:
@@ -122,9 +141,51 @@ def test_many_ids_become_one_filter() -> None:
 
 def test_texts_and_timestamps_are_read_where_they_stand() -> None:
     document = encode({"text": "é", "time": Timestamp(3, 4)})
-    text, time = elements(document)
+    (text, _) = elements(document)
     assert string_at(document, text) == "é"
-    assert timestamp_at(document, time) == (3, 4)
+    assert timestamp_in(document, spans(document)[b"time"]) == (3, 4)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**31 - 1, Int64(-(2**63)), Int64(7)])
+def test_an_integer_of_either_size_is_read(number: int) -> None:
+    document = encode({"id": number})
+    assert int64_at(document, spans(document)[b"id"]) == number
+
+
+def test_spans_are_what_the_walk_finds() -> None:
+    document = encode(EVERY_TYPE)
+    assert list(spans(document).items()) == [(e.name, (e.type, e.start, e.end)) for e in elements(document)]
+
+
+def test_spans_are_found_in_the_middle_of_something_larger() -> None:
+    inner = encode({"a": 1, "b": "two"})
+    found = spans(b"before" + inner + b"after", len(b"before"))
+    assert found == {name: (type_, begin + 6, end + 6) for name, (type_, begin, end) in spans(inner).items()}
+
+
+@pytest.mark.parametrize("document", CORRUPT)
+def test_the_fast_walk_refuses_what_the_slow_one_refuses(document: bytes) -> None:
+    with pytest.raises(CorruptDataError):
+        list(elements(document))
+    with pytest.raises(CorruptDataError):
+        spans(document)
+
+
+def test_an_array_of_documents_is_taken_apart() -> None:
+    documents = [encode({"n": number}) for number in range(12)]
+    reply = encode({"before": 1, "batch": [RawBSONDocument(document) for document in documents]})
+    assert documents_of(reply, spans(reply)[b"batch"][1]) == documents
+    assert documents_of(encode({})) == []
+
+
+@pytest.mark.parametrize(
+    "array",
+    [b"", encode({"0": 1}), encode({"0": {"a": 1}})[:-3], _enclosed(b"\x030\0\x04\0\0\0"), _enclosed(b"\x030")],
+    ids=["nothing", "a number", "cut", "no document", "no value"],
+)
+def test_what_is_no_array_of_documents_is_corrupt(array: bytes) -> None:
+    with pytest.raises(CorruptDataError, match="not an array of documents"):
+        documents_of(array)
 
 
 def test_a_concatenation_is_split_into_its_documents() -> None:

@@ -24,7 +24,7 @@ def _after(last: Operation) -> Position:
     return Position(cluster_time=last.cluster_time, token=last.token)
 
 
-def _counts(cut: Cut) -> list[tuple[Namespace, int]]:
+def _counts(cut: Cut) -> list[tuple[Namespace | None, int]]:
     return [(segment.namespace, segment.count) for segment in cut.segments]
 
 

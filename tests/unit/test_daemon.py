@@ -39,8 +39,8 @@ class MirrorDown(FakeStateStore):
         self.mirror: dict[str, str] = {}
 
     @override
-    async def save(self, name: str, value: Mapping[str, Any]) -> None:
-        await super().save(name, value)
+    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
+        await super().save(name, value, mirrors=mirrors)
         if self.is_down:
             raise TransientError("the store does not answer")
         self.mirror[name] = self.texts[name]

@@ -21,12 +21,12 @@ from d5agent.core.log import (
     decode_commit,
     decode_rollup,
     digest,
-    due_rollup,
     encode_commit,
     encode_rollup,
     foreign_operations,
     grown,
     is_own,
+    is_rollup_due,
     rollup_key,
     token_from_json,
     token_to_json,
@@ -34,10 +34,10 @@ from d5agent.core.log import (
 from d5agent.core.naming import commit_key
 from d5agent.core.operation import ClusterTime, Position
 from d5agent.core.segment import SegmentRef
-from d5agent.core.segmenter import Cut
 from d5agent.errors import CorruptDataError, LogHeldError, TransientError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
+from d5agent.steps.roll_ups import RollUps
 from tests.fakes.clock import FakeClock
 from tests.fakes.store import FakeObjectStore
 
@@ -107,13 +107,15 @@ def writer_of(store: FakeObjectStore, *, writer: Writer = WRITER, last: Link | N
     return LogWriter(store=store, clock=FakeClock(), writer=writer, last=last)
 
 
-def empty_cut(increment: int) -> Cut:
-    return Cut(segments=(), position=Position(cluster_time=ClusterTime(SECONDS, increment), token=None))
+def position(increment: int) -> Position:
+    return Position(cluster_time=ClusterTime(SECONDS, increment), token=None)
 
 
 async def write(writer: LogWriter, numbers: range) -> None:
     for number in numbers:
-        await writer.take(empty_cut(number))
+        await writer.publish((), position(number))
+        if is_rollup_due(number):
+            await RollUps(store=writer.store).write_missing(number + 1)
 
 
 def test_a_chain_that_is_whole_is_accepted() -> None:
@@ -229,9 +231,7 @@ def test_marks_of_the_agent_count_in_the_total_and_are_not_foreign() -> None:
 
 
 def test_a_roll_up_is_due_with_every_thousandth_commit() -> None:
-    due = [sequence for sequence in range(3 * ROLLUP_SIZE) if due_rollup(sequence) is not None]
-    assert due == [999, 1999, 2999]
-    assert due_rollup(1999) == range(1000, 2000)
+    assert [sequence for sequence in range(3 * ROLLUP_SIZE) if is_rollup_due(sequence)] == [999, 1999, 2999]
     assert rollup_key(1000) == "replication/.log/rollup/000000001000.jsonl"
 
 
@@ -295,10 +295,10 @@ async def test_a_lost_race_for_a_number_names_who_won_it() -> None:
     mine = writer_of(store)
     await write(mine, range(2))
     before = mine.last
-    await writer_of(store, writer=OTHER, last=before).take(empty_cut(2))
+    await writer_of(store, writer=OTHER, last=before).publish((), position(2))
     theirs = store.objects[commit_key(2)]
     with pytest.raises(LogHeldError, match="another agent writes this log") as lost:
-        await mine.take(empty_cut(2))
+        await mine.publish((), position(2))
     assert lost.value.facts == {
         "host": "other host",
         "run_id": "other run",
@@ -321,7 +321,7 @@ async def test_a_repeated_put_of_our_own_commit_is_no_race() -> None:
 
 async def test_a_commit_that_vanishes_is_no_race_either() -> None:
     with pytest.raises(CorruptDataError, match="a commit has vanished") as vanished:
-        await writer_of(LosingStore()).take(empty_cut(1))
+        await writer_of(LosingStore()).publish((), position(1))
     assert vanished.value.facts == {"key": commit_key(0)}
 
 
@@ -340,10 +340,10 @@ async def test_a_store_that_fails_leaves_the_writer_where_it_was() -> None:
     await write(writer, range(1))
     before, store.is_down = writer.last, True
     with pytest.raises(TransientError):
-        await writer.take(empty_cut(1))
+        await writer.publish((), position(1))
     assert writer.last == before
     store.is_down = False
-    await writer.take(empty_cut(1))
+    await writer.publish((), position(1))
     assert [found.commit.sequence async for found in LogReader(store=store).links()] == [0, 1]
 
 

@@ -8,7 +8,6 @@ from bson import encode
 
 from d5agent.core.log import Writer
 from d5agent.core.operation import ClusterTime, Position
-from d5agent.core.segmenter import Cut
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from tests.fakes.clock import FakeClock
@@ -22,7 +21,7 @@ WRITER = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T0
 
 async def commit_at(writer: LogWriter, increment: int, token: str) -> Commit:
     position = Position(cluster_time=ClusterTime(1_793_600_000, increment), token=encode({"_data": token}))
-    commit = await writer.take(Cut(segments=(), position=position))
+    commit = await writer.publish((), position)
     assert commit is not None
     return commit
 

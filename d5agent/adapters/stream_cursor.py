@@ -1,0 +1,186 @@
+"""One cursor on the cluster-wide change stream: plain `aggregate` and `getMore`, replies as the bytes that came.
+
+A reply is not decoded: a walk over its top-level elements finds the events, and each is kept as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from bson import Timestamp
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import OperationFailure, PyMongoError
+
+from d5agent.adapters.mongo import translated
+from d5agent.core import raw
+from d5agent.core.operation import ClusterTime, Position
+from d5agent.errors import AgentError, OperatorError
+from d5agent.ports import EventBatch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from pymongo.asynchronous.client_session import AsyncClientSession
+
+    from d5agent.adapters.mongo import Client
+
+SIDE: Final = "source"
+ENABLE: Final = 'db.adminCommand({modifyChangeStreams: 1, database: "", collection: "", enable: true})'
+_RAW: Final = CodecOptions(document_class=RawBSONDocument)
+_AWAIT_MS: Final = 500
+_FIRST_BATCH: Final = 1_000
+_MOST_EVENTS: Final = 10_000
+_BATCH_BYTES: Final = 4 * 1024 * 1024  # a reply may be 16 MB, and stands in memory three times while it is read
+_NOT_ENABLED_TEXT: Final = "modifyChangeStreams has not been run"
+_CAPPED_POSITION_LOST: Final = 136
+_LOST_ON_MONGODB: Final = frozenset({280, 286})
+_FOREIGN: Final = frozenset({9, 260})
+_EVENT_TOO_LARGE: Final = 10334
+# MongoDB's words beside that code. DocumentDB's own code for it is not documented.
+_TOO_LARGE_TEXT: Final = re.compile(r"BSONObj size|larger than 16|exceeds.{0,40}16 ?MB", re.IGNORECASE)
+
+
+class View(Enum):
+    """How much of an event is asked for, and how many at once."""
+
+    WHOLE = "as many as fit, whole"
+    SINGLE = "one by one, whole"
+    WITHOUT_CHANGE = "one, without updateDescription"
+    WITHOUT_DOCUMENT = "one, with its key only"
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it leaves something out: for exactly one event."""
+        return self in {View.WITHOUT_CHANGE, View.WITHOUT_DOCUMENT}
+
+    def narrower(self) -> View:
+        """Return the next one to try when an event is too large; OperatorError: there is none."""
+        order = list(View)
+        if self is order[-1]:
+            raise OperatorError(
+                "an event is larger than 16 MB, even without its document: the server cannot send it",
+                hint="see docs/runbook, 'an event is too large'",
+            )
+        return order[order.index(self) + 1]
+
+
+class EventTooLargeError(AgentError):
+    """The server cannot send the next event in this view."""
+
+
+def not_enabled() -> OperatorError:
+    """Return the error for a cluster that keeps no changes."""
+    return OperatorError(
+        "change streams are not enabled for the whole cluster",
+        hint=f"before the first capture, set [source] enable_change_streams, or type on the source: {ENABLE}; "
+        "after it, operations are lost to the stream: docs/runbook, 'the position is lost'",
+    )
+
+
+def stream_error(error: PyMongoError) -> AgentError:
+    """Return what an error of the stream means: the table "error, meaning, what to do" in docs/failure-modes.md."""
+    code = error.code if isinstance(error, OperationFailure) else None
+    if code == _CAPPED_POSITION_LOST and _NOT_ENABLED_TEXT in str(error):
+        return not_enabled()
+    if code == _CAPPED_POSITION_LOST or code in _LOST_ON_MONGODB:
+        return OperatorError(
+            "the position is older than the server's log of changes: operations are lost to the stream",
+            hint="nothing goes on from now by itself; see docs/runbook, 'the position is lost'",
+            code=code,
+        )
+    if code in _FOREIGN:
+        return OperatorError(
+            "the resume token is not of this cluster, or damaged",
+            hint="does [source] name the cluster that this bucket's log was captured from?",
+            code=code,
+        )
+    if code == _EVENT_TOO_LARGE or (code is not None and _TOO_LARGE_TEXT.search(str(error))):
+        return EventTooLargeError("an event is larger than 16 MB", code=code)
+    return translated(error, SIDE)
+
+
+@dataclass(slots=True, kw_only=True)
+class StreamCursor:
+    """A cursor that was not opened yet. It reads from a position, in a view."""
+
+    client: Client
+    position: Position
+    view: View
+    _batch_size: int = _FIRST_BATCH
+
+    async def batches(self) -> AsyncGenerator[EventBatch]:
+        """Open the cursor, yield its batches for ever, and close it. The first batch is empty: where it begins."""
+        cursor_id = 0
+        session = self.client.start_session(causal_consistency=False)  # DocumentDB has none (303)
+        try:
+            reply = await self._command(self._open_command(), session)
+            while True:
+                cursor_id, batch = _read(reply, before=self.position, is_reduced=self.view.is_narrow)
+                self._fit(batch)
+                del reply  # large, and the next one comes while this batch is worked on
+                yield batch
+                more = {"getMore": cursor_id, "collection": "$cmd.aggregate", "maxTimeMS": _AWAIT_MS}
+                reply = await self._command({**more, "batchSize": self._batch_size}, session)
+        finally:
+            # Shielded: a cursor left open counts against the cluster's quota (30 on small instances).
+            await asyncio.shield(self._close(cursor_id, session))
+
+    def _open_command(self) -> dict[str, Any]:
+        stream: dict[str, Any] = {"allChangesForCluster": True}
+        pipeline: list[dict[str, Any]] = [{"$changeStream": stream}]
+        if self.view is not View.WITHOUT_DOCUMENT:
+            stream["fullDocument"] = "updateLookup"
+        if self.view is View.WITHOUT_CHANGE:
+            pipeline.append({"$project": {"updateDescription": 0}})
+        if self.view is View.WITHOUT_DOCUMENT:
+            pipeline.append({"$project": {"updateDescription": 0, "fullDocument": 0}})
+        if self.position.token is None:
+            time = self.position.cluster_time
+            stream["startAtOperationTime"] = Timestamp(time.seconds, time.increment)
+        else:
+            stream["resumeAfter"] = RawBSONDocument(self.position.token)
+        # An empty first batch: it tells the position that the stream begins at.
+        return {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 0}}
+
+    def _fit(self, batch: EventBatch) -> None:
+        """Ask for as many events as make a batch of a few megabytes."""
+        if self.view is not View.WHOLE:
+            self._batch_size = 1
+        elif batch.events:
+            size = sum(map(len, batch.events))
+            self._batch_size = max(1, min(_MOST_EVENTS, _BATCH_BYTES * len(batch.events) // size))
+
+    async def _command(self, command: dict[str, Any], session: AsyncClientSession) -> bytes:
+        try:
+            reply = await self.client.admin.command(command, session=session, codec_options=_RAW)
+        except PyMongoError as error:
+            raise stream_error(error) from error
+        return bytes(reply.raw)
+
+    async def _close(self, cursor_id: int, session: AsyncClientSession) -> None:
+        with suppress(PyMongoError):  # a server that is gone has closed it
+            if cursor_id:
+                command = {"killCursors": "$cmd.aggregate", "cursors": [cursor_id]}
+                await self.client.admin.command(command, session=session)
+        await session.end_session()
+
+
+def _read(reply: bytes, *, before: Position, is_reduced: bool) -> tuple[int, EventBatch]:
+    """Return a reply's cursor id and its batch."""
+    fields = raw.spans(reply)
+    cursor = raw.spans(reply, fields[b"cursor"][1])
+    events = cursor.get(b"nextBatch")
+    token = cursor.get(b"postBatchResumeToken")
+    time = fields.get(b"operationTime")
+    at = before.cluster_time if time is None else ClusterTime(*raw.timestamp_in(reply, time))
+    return raw.int64_at(reply, cursor[b"id"]), EventBatch(
+        events=[] if events is None else raw.documents_of(reply, events[1]),
+        position=None if token is None else Position(cluster_time=at, token=reply[token[1] : token[2]]),
+        is_reduced=is_reduced,
+    )
