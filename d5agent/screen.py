@@ -120,7 +120,7 @@ def _pace(capture: dict[str, Any]) -> str:
 def _safety(capture: dict[str, Any]) -> str:
     """Return how long the position can still be resumed from, and how that is known."""
     safe, kept = capture.get("safe_seconds"), capture.get("retention_seconds")
-    if safe is None or not kept:
+    if safe is None or kept is None:
         return ""
     basis = _BASES.get(capture.get("retention_basis") or "", "")
     text = f"the position is safe for {_duration(safe)}: the source keeps its changes for {_duration(kept)} ({basis})"

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from d5agent.core.phase import PhaseState, Service, ServiceState, Status
 from d5agent.drill.child import free_port
+from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.metrics import metrics_server
+from tests.fakes.clock import FakeClock
+from tests.fakes.coordinator import SINCE
+from tests.fakes.store import FakeStateStore
 from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
 
 if TYPE_CHECKING:
@@ -109,6 +115,22 @@ async def test_health_follows_the_watchdog(rig: AgentRig) -> None:
     assert (await fetched(f"{url}/"))[0] == 404
     await agent.stop()
     assert "daemon_drained exit=0" in agent.log.read_text(encoding="utf-8").replace("event=", "")
+
+
+async def test_a_capture_that_shows_no_life_is_not_healthy() -> None:
+    clock = FakeClock(is_manual=True)
+    daemon = Daemon(plugins={}, states=FakeStateStore(), clock=clock, drain_seconds=1)
+    row = ServiceState(status=Status.RUNNING, since=SINCE)
+    daemon.state = PhaseState().with_service(Service.REPLICATION, row)
+    daemon.facts[Service.REPLICATION] = {"seen_at": clock.monotonic()}
+    listen = f"127.0.0.1:{free_port()}"
+    async with metrics_server(listen, daemon):
+        alive = await fetched(f"http://{listen}/healthz")
+        await clock.advance(61)
+        dead = await fetched(f"http://{listen}/healthz")
+    assert (alive[0], dead[0]) == (200, 503)
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await fetched(f"http://{listen}/healthz")
 
 
 async def refused(rig: AgentRig, listen: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from structlog.testing import capture_logs
+from typing_extensions import override
 
 from d5agent.core.horizon import Basis, Retention
 from d5agent.core.operation import ClusterTime
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 
 HOUR = 3_600
 BEGAN = 1_800_000_000  # a cluster time, far from this machine's
+
+
+class StoreDown(FakeStateStore):
+    """Neither the disk nor the mirror can be read while it is down."""
+
+    is_down = True
+
+    @override
+    async def load(self, name: str) -> dict[str, Any] | None:
+        if self.is_down:
+            raise TransientError("the store does not answer", name=name)
+        return await super().load(name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -192,8 +205,9 @@ async def test_a_parameter_that_is_raised_counts_within_five_minutes_and_is_told
         rig.retention.found = Retention(seconds=604_800, basis=Basis.AWS)
         await rig.clock.advance(300)
         found = rig.capture
+        await rig.clock.advance(300)
     assert found["retention_seconds"] == 604_800
-    assert rig.retention.asked == 2
+    assert rig.retention.asked == 3
     told = [line["seconds"] for line in rig.lines if line["event"] == "retention_known"]
     assert told == [10_800, 604_800]
     assert ("info", "position_is_safe_again") in rig.events
@@ -234,6 +248,20 @@ async def test_after_a_restart_the_saved_position_is_watched_though_replication_
     assert rig.events == [("warning", "position_is_at_half")]
 
 
+async def test_a_saved_position_that_cannot_be_read_is_tried_again() -> None:
+    store = StoreDown()
+    rig = Rig(states=store)
+    await rig.states.save(TOKEN, {"version": 1, "sequence": 3, "cluster_time": [BEGAN - HOUR, 1], "token": None})
+    async with rig.watched():
+        before = rig.capture
+        store.is_down = False
+        await rig.clock.advance(31)
+        found = rig.capture
+    assert before["safe_seconds"] is None
+    assert found["safe_seconds"] == 10_800 - HOUR - 33
+    assert "horizon_not_watched" not in [line["event"] for line in rig.lines]
+
+
 async def test_before_replication_and_after_clean_nobody_is_asked_and_nothing_is_said() -> None:
     rig = Rig()
     rig.daemon.state = PhaseState()
@@ -247,6 +275,10 @@ async def test_before_replication_and_after_clean_nobody_is_asked_and_nothing_is
         rig.set_status(Status.DONE)
         await rig.clock.advance(60)
         found = rig.capture
+        rig.set_status(Status.RUNNING)  # another run, which has no position yet
+        rig.daemon.facts[Service.REPLICATION] = {}
+        await rig.clock.advance(2)
+        assert rig.capture["safe_seconds"] is None
     assert found["safe_seconds"] is None
     assert found["operations"] == 1
     assert rig.events == []
