@@ -164,7 +164,8 @@ class _LineCheck:
         for event in events:
             entry = self._entry_of(event)
             if entry is None:
-                yield self._difference(event.number or 0, f"was invented: nobody asked for this {event.kind}")
+                newest = event.number or max(self._newest.values(), default=0)
+                yield self._difference(newest, f"or what follows it was invented: nobody asked for this {event.kind}")
                 continue
             yield from self._compare(entry, event)
             self.captured.add(entry.number)
@@ -209,12 +210,13 @@ def _differs_at_the_end(line: Line, events: Sequence[Seen], number: int | None) 
     if not line.document or not events:
         return
     last = events[-1]
-    if last.number != number:
-        yield Difference(
-            line=line,
-            number=number or 0,
-            what=f"is what the database ends with, the log with {last.number or last.kind}",
-        )
+    if last.number == number:
+        return
+    if number is None:
+        yield Difference(line=line, number=last.number or 0, what="is where the log ends, the document is gone")
+    else:
+        ends = last.kind if last.number is None else f"write {last.number}"
+        yield Difference(line=line, number=number, what=f"is what the database ends with, the log with {ends}")
 
 
 def _halves(attempt: Attempt, captured: set[int]) -> Iterator[Difference]:

@@ -23,6 +23,7 @@ _LOST_DISKS: Final = 0.03
 # Commits as frequent as the first of each are a thousand in a minute or two: then roll-ups are written too.
 _SEGMENT_SECONDS: Final = (0.02, 0.05, 0.2, 1.0)
 _SEGMENT_BYTES: Final = (32 * 1024, 256 * 1024, 8 * 1024 * 1024)
+_COMPRESSIONS: Final = ("none", "zstd")
 
 
 class Moment(StrEnum):
@@ -68,6 +69,7 @@ class Plan:
     loses_disks: bool
     max_segment_seconds: float
     max_segment_bytes: int
+    compression: str
     lives: tuple[Life, ...]
 
     @property
@@ -92,6 +94,7 @@ def plan(seed: int, *, kills: int, loses_disks: bool) -> Plan:
         loses_disks=loses_disks,
         max_segment_seconds=dice.choice(_SEGMENT_SECONDS),
         max_segment_bytes=dice.choice(_SEGMENT_BYTES),
+        compression=dice.choice(_COMPRESSIONS),
         lives=tuple(_lives(dice, kills, loses_disks=loses_disks)),
     )
 

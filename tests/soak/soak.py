@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bson import decode
 from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
 from typing_extensions import override
 
-from d5agent.core.naming import SEGMENTS
+from d5agent.core.operation import ClusterTime, Namespace
 from d5agent.drill.child import pause
 from d5agent.errors import AgentError, OperatorError
 from d5agent.steps.log_reader import LogReader
@@ -26,7 +27,7 @@ from tests.soak.plan import Fault, Life, Moment, Plan, Trouble
 from tests.soak.writers import DATABASE, HOT, OWN, Writer, line_of
 
 if TYPE_CHECKING:
-    from d5agent.core.log import Link
+    from d5agent.core.log import Commit, Link
     from d5agent.core.operation import Operation
     from d5agent.drill.agent import Agent
     from d5agent.drill.s3_server import S3Server
@@ -79,10 +80,11 @@ async def soak(source: Mongod, s3: S3Server, bucket: str, plan: Plan) -> Report:
         try:
             await _torment(rig, ledger, plan)
             await _compare(rig, ledger, report)
-        except (AgentError, BaseExceptionGroup) as raised:
+        except (AgentError, PyMongoError, ExceptionGroup) as raised:
             error = leaf_of(raised)
             if not isinstance(error, AgentError):
-                raise
+                error.add_note(f"again: {plan.command}")
+                raise error from None
             report.faults.append(f"{type(error).__name__}: {error} ({error.hint})")
         if report.faults:
             report.faults.append(f"the daemon's log: {_keep_log(rig, plan)}")
@@ -98,6 +100,7 @@ async def _torment(rig: AgentRig, ledger: Ledger, plan: Plan) -> None:
     rig.config["capture"] = {
         "max_segment_seconds": plan.max_segment_seconds,
         "max_segment_bytes": plan.max_segment_bytes,
+        "compression": plan.compression,
     }
     async with Client(rig.source.uri) as direct:
         await direct.drop_database(DATABASE)
@@ -109,9 +112,10 @@ async def _torment(rig: AgentRig, ledger: Ledger, plan: Plan) -> None:
         ) as client:
             await _live_all(rig, agent, plan, [_hire(client, ledger, plan, n + 1) for n in range(_WRITERS)])
         await _until_quiet(direct)
+        begun = await _now(direct)
         await before_and_after.insert_last(_MARKER)
     await _come_up(agent)
-    await _until_captured(rig, agent)
+    await _until_captured(rig, agent, begun)
     agent.note_memory()
     await agent.stop()
 
@@ -176,27 +180,40 @@ async def _come_up(agent: Agent) -> None:
 async def _until_quiet(direct: Client) -> None:
     """Wait until nothing that a writer asked for is under way: what has no answer yet may still happen."""
     deadline = asyncio.get_running_loop().time() + _QUIET_SECONDS
-    pipeline: list[dict[str, Any]] = [{"$currentOp": {}}, {"$match": {"appName": _APP_NAME, "active": True}}]
+    # The driver's monitors ask for hello and are answered later: that is no write.
+    busy = {"appName": _APP_NAME, "active": True, "command.hello": {"$exists": False}}
+    pipeline: list[dict[str, Any]] = [{"$currentOp": {}}, {"$match": busy}]
     while found := await (await direct.admin.aggregate(pipeline)).to_list():
         if asyncio.get_running_loop().time() > deadline:
             raise OperatorError("a writer's command does not end", hint="look at the server", command=found[0])
         await pause(_PROBE_SECONDS)
 
 
-async def _until_captured(rig: AgentRig, agent: Agent) -> None:
-    """Wait until the log holds the marker, which was written after everything else."""
+async def _until_captured(rig: AgentRig, agent: Agent, begun: ClusterTime) -> None:
+    """Wait until the log holds the marker, which was written after everything else, and not before `begun`."""
     last: Link | None = None
     deadline = asyncio.get_running_loop().time() + _CATCH_UP_SECONDS
     async with rig.store() as store:
+        reader = LogReader(store=store)
         while True:
-            async with aclosing(LogReader(store=store).links(after=last)) as links:
+            async with aclosing(reader.links(after=last)) as links:
                 async for last in links:
-                    if any(ref.key.startswith(f"{SEGMENTS}{DATABASE}/{_MARKER}/") for ref in last.commit.segments):
+                    if last.commit.position.cluster_time >= begun and await _holds_marker(reader, last.commit):
                         return
             row = (await agent.status())["services"]["replication"]
             if row["state"] == "failed" or asyncio.get_running_loop().time() > deadline:
                 raise OperatorError("the last write was not captured", hint=row["hint"], **_facts(row, last))
             await pause(_PROBE_SECONDS)
+
+
+async def _holds_marker(reader: LogReader, commit: Commit) -> bool:
+    async with aclosing(reader.operations(commit)) as operations:
+        return any([operation.namespace == Namespace(DATABASE, _MARKER) async for operation in operations])
+
+
+async def _now(direct: Client) -> ClusterTime:
+    time = (await direct.admin.command("hello"))["operationTime"]
+    return ClusterTime(time.time, time.inc)
 
 
 def _facts(row: dict[str, Any], last: Link | None) -> dict[str, object]:

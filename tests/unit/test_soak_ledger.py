@@ -148,7 +148,7 @@ def test_a_write_without_an_answer_may_come_late_but_not_before_what_was_over(bo
 def test_a_write_without_an_answer_that_the_database_has_must_be_in_the_log(books: Books) -> None:
     attempt = books.ledger.attempt(1, [(A, "update")])
     books.database[A] = attempt.entries[0].number
-    assert books.found() == ["shop.own a: write 19 is what the database ends with, the log with 18"]
+    assert books.found() == ["shop.own a: write 19 is what the database ends with, the log with write 18"]
 
 
 def test_a_document_that_only_the_database_has_is_found(books: Books) -> None:
@@ -159,7 +159,7 @@ def test_a_document_that_only_the_database_has_is_found(books: Books) -> None:
 
 def test_a_document_that_the_database_has_no_more_is_found(books: Books) -> None:
     del books.database[B]
-    assert books.found() == ["shop.own b: write 0 is what the database ends with, the log with 10"]
+    assert books.found() == ["shop.own b: write 10 is where the log ends, the document is gone"]
 
 
 def test_a_transaction_that_was_given_up_must_not_be_in_the_log(books: Books) -> None:
