@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import itertools
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -31,7 +32,8 @@ TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as oper
 _IDLE_SECONDS: Final = 60
 _IDLE_SECONDS_BEFORE_FENCE: Final = 1
 _MIRROR_SECONDS: Final = 60  # of the position's copy: whoever carries on reads the commits
-_CHECK_SECONDS: Final = 60
+_WATCH_SECONDS: Final = 10
+_LOOKS_A_CHECK: Final = 6
 _AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
 _BATCHES_TO_SEAL: Final = 3  # read after the request to stop, so that what is in hand can be committed
 
@@ -185,7 +187,7 @@ class _Capture:
         if not batch.events:
             segmenter.seal(batch.position)
             await self._handle_silence(batch)
-        self._report(batch)
+        self._report(is_caught_up=not batch.events)
 
     async def _handle_silence(self, batch: EventBatch) -> None:
         now = self._service.clock.monotonic()
@@ -231,12 +233,13 @@ class _Capture:
 
     async def _watch(self) -> None:
         """Look after what the stream itself does not tell: that it was switched off, it passes over in silence."""
-        while True:
-            await self._service.clock.sleep(_CHECK_SECONDS)
-            try:
-                await self._service.source.check(may_enable=False)
-            except TransientError:
-                continue  # the stream meets the same, and has its own patience
+        for look in itertools.count(1):
+            await self._service.clock.sleep(_WATCH_SECONDS)
+            if self._uploading.held:  # a slow store is waited for; each request to it has its time, so this is life
+                self._report(is_caught_up=False)
+            if look % _LOOKS_A_CHECK == 0:
+                with suppress(TransientError):  # the stream meets the same, and has its own patience
+                    await self._service.source.check(may_enable=False)
 
     async def _look_for_mark(self, operation: Operation) -> None:
         if self._mark is not None and operation.document_id == self._mark:
@@ -273,19 +276,16 @@ class _Capture:
             "replication_ready", sequence=self._writer.last.commit.sequence if self._writer.last else 0
         )
 
-    def _report(self, batch: EventBatch) -> None:
+    def _report(self, *, is_caught_up: bool) -> None:
         total, last = self._writer.total, self._writer.last
         if last is None:
             return
-        time = last.commit.position.cluster_time
-        is_idle = not batch.events and self._segmenter.is_empty and not self._uploading.held
-        lag = 0.0 if is_idle else max(0.0, self._service.clock.now().timestamp() - time.seconds)
         self._coordinator.report(
             operations=total.operations,
             bytes=total.bytes,
             segments=total.segments,
-            lag_seconds=round(lag, 1),
-            last_cluster_time=list(time),
+            last_cluster_time=list(last.commit.position.cluster_time),
+            is_caught_up=is_caught_up,
             operations_after_fence=self._after_fence,
             queue_bytes=self._ahead.held + self._segmenter.bytes + self._uploading.held,
         )

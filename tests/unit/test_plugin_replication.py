@@ -135,10 +135,10 @@ async def test_a_lost_position_is_refused_and_never_replaced_by_now() -> None:
     assert await stage.commits() == commits
 
 
-async def _end_of(service: Replication, coordinator: FakeCoordinator) -> LogHeldError | None:
+async def _end_of(service: Replication, coordinator: FakeCoordinator) -> OperatorError | None:
     try:
         await service.run(coordinator)
-    except LogHeldError as error:
+    except OperatorError as error:
         return error
     return None
 
@@ -161,6 +161,7 @@ async def test_of_two_agents_on_one_log_one_stops_and_names_the_other() -> None:
             coordinator.stopping.set()
     (error,) = [found for end in ends if (found := end.result()) is not None]
     winner = (await stage.commits())[-1].writer
+    assert isinstance(error, LogHeldError)
     assert error.message == "another agent writes this log"
     assert error.facts["host"] == winner.host
     assert error.facts["run_id"] == winner.run_id == "run"
@@ -248,16 +249,113 @@ async def test_a_drop_stands_in_a_commit_of_its_own_whatever_surrounds_it() -> N
     assert [found for found in kinds if found] == [["insert"], ["drop"], ["insert", "insert"]]
 
 
-async def test_replication_says_how_much_it_has_captured_and_how_far_behind_it_is() -> None:
+async def test_replication_says_how_much_it_has_captured_and_whether_it_has_caught_up() -> None:
     stage = Stage()
     source = HeldSource(cluster=stage.cluster, clock=stage.clock)
     async with stage.running(stage.replication(source=source)):
         await until(stage.clock, lambda: len(stage.cluster) == 1)
         stage.cluster.apply(insert(ORDERS, {"_id": 1}))
         await stage.clock.sleep(30)
+        before = stage.coordinator.facts["last_cluster_time"]
         source.flows = True
-        await until(stage.clock, lambda: stage.coordinator.facts["lag_seconds"] >= 30)
+        await until(stage.clock, lambda: not stage.coordinator.facts["is_caught_up"])
         await until(stage.clock, lambda: stage.coordinator.facts["operations"] == 2)
-        await until(stage.clock, lambda: stage.coordinator.facts["lag_seconds"] == 0)
+        await until(stage.clock, lambda: stage.coordinator.facts["is_caught_up"])
         assert stage.coordinator.facts["segments"] == 2
         assert stage.coordinator.facts["bytes"] > 0
+        assert stage.coordinator.facts["last_cluster_time"] > before
+        assert stage.coordinator.facts["queue_bytes"] == 0
+
+
+async def test_a_stream_that_is_switched_off_under_way_is_noticed_although_it_stays_silent() -> None:
+    stage = Stage()
+    async with asyncio.TaskGroup() as group:
+        end = group.create_task(_end_of(stage.replication(), stage.coordinator))
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        stage.source.is_enabled = False
+        await until(stage.clock, end.done)
+    assert "not enabled" in str(end.result())
+
+
+async def test_change_streams_are_enabled_before_the_first_capture_only() -> None:
+    stage = Stage()
+    stage.source.is_enabled, stage.source.enables = False, True
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    stage.source.is_enabled = False
+    with pytest.raises(OperatorError, match="not enabled"):
+        await stage.replication().run(stage.coordinator)
+    assert not stage.source.is_enabled
+
+
+async def test_what_was_read_before_the_stream_failed_is_stored() -> None:
+    class FailingSource(FakeChangeSource):
+        """Gives what there is up to the newest cluster time, and then has lost the position."""
+
+        fails = False
+
+        @override
+        async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+            async with aclosing(super()._batches(after)) as batches:
+                async for batch in batches:
+                    yield batch
+                    if self.fails and batch.events:
+                        raise OperatorError("the position is lost", hint="see the runbook")
+
+    stage = Stage()
+    source = FailingSource(cluster=stage.cluster, clock=stage.clock)
+    async with asyncio.TaskGroup() as group:
+        service = stage.replication(source=source, max_segment_seconds=1_000)
+        end = group.create_task(_end_of(service, stage.coordinator))
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        source.fails = True
+        for number in range(3):
+            stage.cluster.apply(insert(ORDERS, {"_id": number}))
+        await until(stage.clock, end.done)
+    assert "the position is lost" in str(end.result())
+    assert await stage.stored() == stage.happened()[:2]  # of the third's cluster time more might have followed
+
+
+async def test_an_event_that_could_not_be_sent_whole_is_captured_and_told() -> None:
+    class ReducingSource(FakeChangeSource):
+        """Says of every event that it was too large."""
+
+        @override
+        async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+            async with aclosing(super()._batches(after)) as batches:
+                async for batch in batches:
+                    yield replace(batch, is_reduced=bool(batch.events))
+
+    stage = Stage()
+    source = ReducingSource(cluster=stage.cluster, clock=stage.clock)
+    async with stage.running(stage.replication(source=source)):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        stage.cluster.apply(insert(ORDERS, {"_id": 1}))
+        await stage.wait_until_captured()
+    told = stage.coordinator.journal.facts_of("event_too_large")
+    assert [line["namespace"] for line in told] == ["d5agent.marks", "shop.orders"]
+
+
+async def test_a_slow_store_is_waited_for_with_signs_of_life() -> None:
+    class HeldStore(FakeObjectStore):
+        """Takes no segment while it is held."""
+
+        is_held = False
+
+        @override
+        async def put_once(self, key: str, body: bytes) -> bool:
+            while self.is_held and key.endswith(".bson"):
+                await stage.clock.sleep(1)
+            return await super().put_once(key, body)
+
+    store = HeldStore()
+    stage = Stage(store=store)
+    async with stage.running(stage.replication(max_segment_bytes=500)):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        store.is_held = True
+        stage.cluster.apply(*[insert(ORDERS, {"_id": number}) for number in range(100)])
+        await until(stage.clock, lambda: stage.coordinator.facts["queue_bytes"] > 1_000)
+        stage.coordinator.facts.clear()
+        await stage.clock.sleep(11)
+        assert not stage.coordinator.facts["is_caught_up"]
+        store.is_held = False
+        await stage.wait_until_captured()
