@@ -28,7 +28,7 @@ _MARKS: Final = "marks"
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _UNAUTHORIZED: Final = 13
 _WRITES: Final = frozenset({"insert", "update", "delete", "remove", "findAndModify", "findandmodify", "bulkWrite"})
-_MOST_SINGLE: Final = 20_000  # events read one by one in search of one that is too large, before it counts as gone
+_MOST_SINGLE: Final = 20_000  # read one by one in search of the event that is too large; a batch is half of it at most
 
 
 class ChangeStreamSource:
@@ -165,10 +165,11 @@ class ChangeStreamSource:
 
 
 def _is_over(view: View, batch: EventBatch, read: int) -> bool:
-    """Whether a view has served: one event in a narrow one; one by one, until nothing is there to be too large."""
-    if view.is_narrow:
-        return bool(batch.events)
-    return view is View.SINGLE and (not batch.events or read >= _MOST_SINGLE)
+    """Whether a view has served: one event in a narrow one; one by one, as many as stood in the batch that failed.
+
+    An empty batch says nothing: a server sends one too while it still looks for the next event.
+    """
+    return read >= _MOST_SINGLE if view is View.SINGLE else view.is_narrow and bool(batch.events)
 
 
 def _after(batch: EventBatch) -> Position | None:
