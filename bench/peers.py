@@ -137,7 +137,7 @@ async def run_mq_bridge(
         events_stored=await _count_stored(s3, bucket, events, folder),
         seconds=_last_put(s3) - lag - _told(folder)["began"],
         cpu_seconds=cpu_seconds,
-        note="one collection; JSON lines, zstd, batches of 10,000; no position, no clusterTime, no update description",
+        note="one collection; JSON lines, zstd, batches of 20,000; no position, no clusterTime, no update description",
     )
 
 
