@@ -14,7 +14,7 @@ from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
 from d5agent.core.phase_codec import decode_phase, encode_phase
 from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError
 from d5agent.runtime.events import Followers, ServiceJournal
-from d5agent.runtime.stopping import drained
+from d5agent.runtime.stopping import drained, forget_cancellations
 from d5agent.steps.parallel import leaf_of
 
 if TYPE_CHECKING:
@@ -119,16 +119,33 @@ class Daemon:
         async with self._lock:
             await self._save(change(self.state))
 
-    async def set_row(
+    async def set_row(self, service: Service, status: Status, *, reason: str = "") -> None:
+        """Set a service's row, if that changes it, and save it."""
+        await self.update(lambda state: self._with_row(state, service, status, reason, None))
+
+    async def show_row(
         self, service: Service, status: Status, *, reason: str = "", error: AgentError | None = None
     ) -> None:
-        """Set a service's row, if that changes it."""
-        row = self.state.services.get(service)
+        """Set a service's row even if it cannot be saved; it is saved once that can be done again.
+
+        A full disk or a bucket's policy must not take the daemon down, which is whom an operator asks what is wrong.
+        What a restart then finds is the row before, and it runs the service again: no harm (promise P3).
+        """
+        async with self._lock:
+            state = self._with_row(self.state, service, status, reason, error)
+            if state != self.state:
+                await self._store_if_possible(state)
+                self.state = state
+
+    def _with_row(
+        self, state: PhaseState, service: Service, status: Status, reason: str, error: AgentError | None
+    ) -> PhaseState:
+        row = state.services.get(service)
         message, hint = (str(error), error.hint) if error is not None else ("", "")
         if row is not None and (row.status, row.reason, row.error) == (status, reason, message):
-            return
+            return state
         new = ServiceState(status=status, since=self._now(), reason=reason, error=message, hint=hint)
-        await self.update(lambda state: state.with_service(service, new))
+        return state.with_service(service, new)
 
     async def wait_a_moment(self) -> None:
         """Wait before looking again whether something has changed."""
@@ -162,7 +179,7 @@ class Daemon:
                 ran_well = self.clock.monotonic() - began > _LONGEST_PAUSE_SECONDS
                 attempt = 1 if ran_well else attempt + 1
                 pause = min(2**attempt, _LONGEST_PAUSE_SECONDS)
-                await self.set_row(service, Status.WAITING, reason=f"trying again in {pause} s", error=error)
+                await self.show_row(service, Status.WAITING, reason=f"trying again in {pause} s", error=error)
                 await self._pause(stopping, pause)
                 if stopping.is_set():
                     return
@@ -174,11 +191,12 @@ class Daemon:
     ) -> AgentError | None:
         """Run a service once and return why it failed. The one place that logs a failure."""
         self.facts[service] = {}
-        await self.set_row(service, Status.RUNNING)
+        await self.show_row(service, Status.RUNNING)
         journal.info("service_started")
         try:
             await plugin.run(_Surroundings(self, service, journal, stopping))
         except (Exception, BaseExceptionGroup) as raised:  # noqa: BLE001 -- the top of a task: all ends here
+            forget_cancellations()
             error = leaf_of(raised)
             if isinstance(error, AgentError):
                 cause = type(error.__cause__).__name__ if error.__cause__ else None
@@ -194,9 +212,9 @@ class Daemon:
         if isinstance(error, LogHeldError):
             self.end(error)  # not this service's affair: nothing of this agent may go on
         elif error is not None:
-            await self.set_row(service, Status.FAILED, error=error)
+            await self.show_row(service, Status.FAILED, error=error)
         elif not self.ended.is_set() and not self._is_stopping(service):
-            await self.set_row(service, Status.DONE)
+            await self.show_row(service, Status.DONE)
             journal.info("service_done")
         else:
             journal.info("service_drained")
@@ -238,12 +256,19 @@ class Daemon:
             self._is_mirrored = False
             self._log().warning("state_not_mirrored", error=str(error))
 
+    async def _store_if_possible(self, state: PhaseState) -> None:
+        try:
+            await self._store(state)
+        except OperatorError as error:
+            self._is_mirrored = False
+            self._log().error("state_not_saved", error=error.message, hint=error.hint, **_named(error.facts))
+
     async def _keep_mirror(self) -> None:
         while True:
             await self.clock.sleep(_MIRROR_SECONDS)
             if not self._is_mirrored:
                 async with self._lock:
-                    await self._store(self.state)
+                    await self._store_if_possible(self.state)
 
     def _now(self) -> str:
         return self.clock.now().isoformat(timespec="seconds")

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.errors import CorruptDataError, LogHeldError, TransientError
+from d5agent.errors import AgentError, CorruptDataError, LogHeldError
 
 if TYPE_CHECKING:
     from d5agent.ports import Clock, Journal, ObjectStore
@@ -51,13 +51,18 @@ class Lease:
         await self._write()
 
     async def keep(self) -> None:
-        """Renew the record for ever; LogHeldError: another agent has taken the log."""
+        """Renew the record for ever; LogHeldError: another agent has taken the log.
+
+        A store that does not answer or refuses ends nothing: capture says so where it matters, commits are write-once.
+        """
         while True:
             await self.clock.sleep(self.beat_seconds)
             try:
                 await self.renew()
-            except TransientError as error:
-                self.journal.warning("holder_not_renewed", error=str(error))
+            except (LogHeldError, CorruptDataError):
+                raise
+            except AgentError as error:
+                self.journal.warning("holder_not_renewed", error=str(error), hint=error.hint)
 
     async def renew(self) -> None:
         """Show life once."""

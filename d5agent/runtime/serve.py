@@ -19,7 +19,7 @@ from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
 from d5agent.runtime.metrics import metrics_server
 from d5agent.runtime.notify import Notifier
-from d5agent.runtime.stopping import on_signals
+from d5agent.runtime.stopping import forget_cancellations, on_signals
 from d5agent.runtime.wiring import Adapters, agent_identity, open_adapters, plugins
 from d5agent.steps.parallel import leaf_of
 
@@ -60,6 +60,7 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
                 ):
                     await _run(daemon, lease, _watch(settings, adapters, daemon), Notifier(notify_socket), group)
             except BaseExceptionGroup as error:
+                forget_cancellations()
                 raise leaf_of(error) from None
             finally:
                 with suppress(AgentError):  # the next agent then waits for it to show no life
