@@ -1,0 +1,144 @@
+"""The daemon when its state cannot be saved, and when a library takes one of its tasks for cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from d5agent.core.phase import Phase, Service, Status
+from d5agent.core.phase_codec import decode_phase
+from d5agent.errors import OperatorError, TransientError
+from d5agent.runtime.daemon import PHASE, Daemon
+from d5agent.runtime.holder import BEAT_SECONDS, Holder, Lease
+from d5agent.steps.parallel import parallel
+from tests.fakes.clock import FakeClock
+from tests.fakes.machine import FakeJournal
+from tests.fakes.stage import until
+from tests.fakes.store import FakeObjectStore, FakeStateStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+    from typing import Any
+
+    from d5agent.ports import Coordinator
+
+
+class FullDisk(FakeStateStore):
+    """Takes no state while it is full."""
+
+    is_full = False
+
+    @override
+    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
+        if self.is_full:
+            raise OperatorError("a state file cannot be written", hint="free space on the disk", path="/state")
+        await super().save(name, value, mirrors=mirrors)
+
+
+class RefusingStore(FakeObjectStore):
+    """Refuses to be read while a policy says so."""
+
+    is_refusing = False
+
+    @override
+    async def get(self, key: str) -> bytes | None:
+        if self.is_refusing:
+            raise OperatorError("S3 refused a request", hint="give the instance's role s3:GetObject")
+        return await super().get(key)
+
+
+class Uploader:
+    """A service whose first run fails as a parallel upload does; it notes what its task is taken for."""
+
+    drains = True
+
+    def __init__(self) -> None:
+        self.cancelling: list[int] = []
+
+    async def run(self, coordinator: Coordinator) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.cancelling.append(task.cancelling())
+        if len(self.cancelling) == 1:
+            await parallel(self._fail, [1, 2], limit=2)
+        await coordinator.stopping.wait()
+
+    async def _fail(self, number: int) -> None:
+        await asyncio.sleep(0)
+        raise TransientError("the line is cut", number=number)
+
+
+class Saver:
+    """A service that saves something until it cannot."""
+
+    drains = True
+
+    def __init__(self, states: FullDisk, clock: FakeClock) -> None:
+        self._states = states
+        self._clock = clock
+
+    async def run(self, coordinator: Coordinator) -> None:
+        while not coordinator.stopping.is_set():
+            await self._states.save("position", {"version": 1})
+            await self._clock.sleep(1)
+
+
+@asynccontextmanager
+async def serving(service: Uploader | Saver, *, states: FakeStateStore, clock: FakeClock) -> AsyncGenerator[Daemon]:
+    """A daemon that runs one service while the block does."""
+    daemon = Daemon(plugins={Service.REPLICATION: lambda: service}, states=states, clock=clock, drain_seconds=5)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(daemon.serve(group))
+        await daemon.start(Phase.REPLICATION)
+        yield daemon
+        daemon.end()
+
+
+async def test_a_row_that_cannot_be_saved_is_shown_and_saved_once_that_can_be_done() -> None:
+    states, clock = FullDisk(), FakeClock()
+    with capture_logs() as logs:
+        async with serving(Saver(states, clock), states=states, clock=clock) as daemon:
+            await until(clock, lambda: daemon.state.status(Service.REPLICATION) is Status.RUNNING)
+            states.is_full = True
+            await until(clock, lambda: daemon.state.status(Service.REPLICATION) is Status.FAILED)
+            row = daemon.state.services[Service.REPLICATION]
+            assert "a state file cannot be written" in row.error
+            assert row.hint == "free space on the disk"
+            await clock.sleep(30)  # still full when the daemon tries again to save the row
+            states.is_full = False
+            await until(clock, lambda: _saved_status(states) is Status.FAILED)
+            await daemon.start(Service.REPLICATION)
+            await until(clock, lambda: daemon.state.status(Service.REPLICATION) is Status.RUNNING)
+    assert {"service_failed", "state_not_saved"} <= {log["event"] for log in logs}
+
+
+async def test_a_failed_group_of_tasks_leaves_no_cancellation_on_the_service() -> None:
+    service, clock = Uploader(), FakeClock()
+    async with serving(service, states=FakeStateStore(), clock=clock) as daemon:
+        await until(clock, lambda: len(service.cancelling) == 2)
+        assert daemon.state.status(Service.REPLICATION) is Status.RUNNING
+    assert service.cancelling == [0, 0]
+
+
+async def test_a_refused_record_of_the_holder_costs_no_lease() -> None:
+    store, clock, journal = RefusingStore(), FakeClock(), FakeJournal()
+    me = Holder(agent_id="one", host="host", pid=1, since="2026-11-02T08:00:00+00:00")
+    lease = Lease(store=store, clock=clock, journal=journal, me=me)
+    await lease.acquire()
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(lease.keep())
+        store.is_refusing = True
+        await clock.sleep(2.5 * BEAT_SECONDS)
+        store.is_refusing = False
+        await until(clock, lambda: lease.me.beat == 1)
+        keeping.cancel()
+    assert [entry.event for entry in journal.entries] == ["holder_not_renewed"] * 2
+
+
+def _saved_status(states: FakeStateStore) -> Status | None:
+    saved = [value for name, value in states.history if name == PHASE]
+    return decode_phase(saved[-1]).status(Service.REPLICATION)
