@@ -192,7 +192,9 @@ def refuse(status: int, code: str) -> Act:
     async def act(exchange: Exchange) -> web.StreamResponse:
         text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>a drill</Message></Error>'
         is_head = exchange.request.method == hdrs.METH_HEAD
-        return web.Response(status=status, text=None if is_head else text, content_type="application/xml")
+        answer = web.Response(status=status, text=None if is_head else text, content_type="application/xml")
+        answer.force_close()  # as S3 does: a body that nobody read must not be taken for the next request
+        return answer
 
     return act
 
