@@ -27,6 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=300, help="SIGKILLs in all (default: %(default)s)")
     parser.add_argument("--kills-a-run", type=int, default=30, help="each run has a log of its own")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first run; default: the time")
+    parser.add_argument("--repeat", type=int, default=1, help="times each run: what hangs on a moment may need some")
     parser.add_argument("--short", action="store_true", help="no lost disks, as in make test")
     return parser.parse_args()
 
@@ -35,7 +36,7 @@ def _plans(arguments: argparse.Namespace) -> Iterator[Plan]:
     seed, left = arguments.seed, arguments.kills
     while left > 0:
         kills = min(left, arguments.kills_a_run)
-        yield plan(seed, kills=kills, loses_disks=not arguments.short)
+        yield from [plan(seed, kills=kills, loses_disks=not arguments.short)] * arguments.repeat
         seed, left = seed + 1, left - kills
 
 

@@ -79,11 +79,10 @@ class Plan:
 
     @property
     def command(self) -> str:
-        """What to type to have this plan again."""
+        """What to type to have this plan again: some times, since a fault may hang on a moment."""
         short = "" if self.loses_disks else " --short"
-        return (
-            f".venv/bin/python -m tests.soak --seed {self.seed} --kills {self.kills} --kills-a-run {self.kills}{short}"
-        )
+        kills = f"--kills {self.kills} --kills-a-run {self.kills}"
+        return f".venv/bin/python -m tests.soak --seed {self.seed} {kills} --repeat 5{short}"
 
 
 def plan(seed: int, *, kills: int, loses_disks: bool) -> Plan:
