@@ -12,7 +12,7 @@ from d5agent.core.operation import ClusterTime, Namespace, Operation, parse_even
 from d5agent.core.raw import DocumentId, split_documents
 from d5agent.errors import CorruptDataError
 
-if sys.version_info >= (3, 14):
+if sys.version_info >= (3, 14):  # pragma: no cover -- tests run on 3.11, the oldest that is supported
     from compression import zstd
 else:
     from backports import zstd
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PLAIN: Final = ".bson"
 _COMPRESSED: Final = ".bson.zst"
+_LOOK: Final = "d5agent log verify shows the extent of it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +105,21 @@ def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
             bytes=len(body),
             expected=ref.bytes,
         )
-    events = list(split_documents(_content(ref, body)))
-    if len(events) != ref.count:
-        raise CorruptDataError(
-            "a segment holds another number of operations than its commit says",
-            hint="d5agent log verify shows the extent of it",
-            key=ref.key,
-            count=len(events),
-            expected=ref.count,
-        )
-    yield from map(parse_event, events)
+    content = _content(ref, body)
+    try:
+        events = list(split_documents(content))
+        if len(events) == ref.count:
+            yield from map(parse_event, events)
+            return
+    except CorruptDataError as error:
+        raise CorruptDataError("a segment holds what is no event", hint=_LOOK, key=ref.key) from error
+    raise CorruptDataError(
+        "a segment holds another number of operations than its commit says",
+        hint=_LOOK,
+        key=ref.key,
+        count=len(events),
+        expected=ref.count,
+    )
 
 
 def _content(ref: SegmentRef, body: bytes) -> bytes:
@@ -122,6 +128,4 @@ def _content(ref: SegmentRef, body: bytes) -> bytes:
     try:
         return zstd.decompress(body)
     except zstd.ZstdError as error:
-        raise CorruptDataError(
-            "a compressed segment cannot be read", hint="d5agent log verify shows the extent of it", key=ref.key
-        ) from error
+        raise CorruptDataError("a compressed segment cannot be read", hint=_LOOK, key=ref.key) from error

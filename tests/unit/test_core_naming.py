@@ -64,6 +64,26 @@ def test_a_database_event_stands_under_a_name_no_collection_can_have() -> None:
     assert (parts.namespace, parts.document_id, parts.ordinal) == (Namespace("shop"), None, 1)
 
 
+def test_a_segment_of_several_collections_stands_under_a_name_no_database_can_have() -> None:
+    key = segment_key(None, TIME, raw_id("a_b"), ordinal=3)
+    assert key == "replication/.mixed/1793600000-0000000007_a%5Fb_3.bson"
+    parts = parse_segment_key(key)
+    assert (parts.namespace, parts.first, parts.document_id, parts.ordinal) == (None, TIME, raw_id("a_b"), 3)
+
+
+@pytest.mark.parametrize("namespace", [Namespace("shop", "orders"), Namespace("shop"), None])
+@pytest.mark.parametrize("id_", [raw_id("a"), raw_id("a.bson"), raw_id("a.bson.zst"), raw_id(".zst"), None])
+@pytest.mark.parametrize("ordinal", [1, 2])
+def test_a_compressed_segments_key_differs_by_its_ending_alone(
+    namespace: Namespace | None, id_: DocumentId | None, ordinal: int
+) -> None:
+    plain = segment_key(namespace, TIME, id_, ordinal=ordinal)
+    key = segment_key(namespace, TIME, id_, ordinal=ordinal, suffix=".bson.zst")
+    assert key == f"{plain}.zst"
+    assert parse_segment_key(key) == parse_segment_key(plain)
+    assert parse_segment_key(key).document_id == id_
+
+
 def test_a_long_id_keeps_its_beginning_and_gets_a_hash() -> None:
     key = segment_key(Namespace("shop", "orders"), TIME, raw_id("é" * 1000))
     part = key.rpartition("_")[2].removesuffix(".bson")
@@ -82,6 +102,11 @@ def test_a_long_id_keeps_its_beginning_and_gets_a_hash() -> None:
         "replication/shop/orders/1793600000-0000000007_x_0.bson",
         "elsewhere/shop/orders/1793600000-0000000007_x.bson",
         "replication/shop/orders/1793600000-0000000007_x.bson.new",
+        "replication/shop/orders/1793600000-0000000007_x.zst",
+        "replication/shop/orders/1793600000-0000000007_x.bson.zst.zst",
+        "replication/.mixed/1793600000-0000000007.bson",
+        "replication/shop/1793600000-0000000007_x.bson",
+        "replication/.log/rollup/000000000000.bson",
     ],
 )
 def test_what_is_no_segments_key_is_corrupt(key: str) -> None:

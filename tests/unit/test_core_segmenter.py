@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.operation import Namespace, Position
+from d5agent.core.naming import parse_segment_key
+from d5agent.core.operation import OWN_DATABASE, Namespace, Position
 from d5agent.core.segmenter import Cut, Segmenter
 from tests.fakes.events import ITEMS, ORDERS, at, operation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from d5agent.core.operation import Operation
+    from d5agent.core.segment import Segment
 
 LARGE = 1_000_000
+MARKS = Namespace(OWN_DATABASE, "marks")
+NAMES = [Namespace("shop", f"c{number}") for number in range(30)]
 
 
 def _segmenter(*, max_bytes: int = LARGE, max_age_seconds: float = 1) -> Segmenter:
@@ -138,3 +144,195 @@ def test_after_a_commit_the_next_operation_begins_anew() -> None:
     segmenter.seal(None)
     assert segmenter.tick(now=10.5) is None
     assert segmenter.tick(now=11) is not None
+
+
+def _cut_of(operations: Iterable[Operation], *, max_bytes: int = LARGE) -> tuple[Segment, ...]:
+    """Return the segments of operations that come in at once."""
+    segmenter = _segmenter(max_bytes=max_bytes)
+    segments = [s for found in operations for cut in segmenter.add(found, now=0) for s in cut.segments]
+    segmenter.seal(None)
+    last = segmenter.drain()
+    assert last is not None
+    return (*segments, *last.segments)
+
+
+def _spread(namespaces: Iterable[Namespace], *, filling: int = 0) -> list[Operation]:
+    return [
+        operation("insert", n, namespace=name, fullDocument={"_id": 1, "f": "x" * filling})
+        for n, name in enumerate(namespaces, start=1)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_few_quiet_collections_get_a_segment_each(count: int) -> None:
+    segments = _cut_of(_spread(NAMES[:count]))
+    assert [segment.namespace for segment in segments] == NAMES[:count]
+
+
+def test_more_quiet_collections_share_a_segment_each_in_order() -> None:
+    operations = [*_spread(NAMES[:5]), *[operation("update", 9, namespace=name) for name in reversed(NAMES[:5])]]
+    (segment,) = _cut_of(operations)
+    assert (segment.namespace, segment.count, segment.first, segment.last) == (None, 10, at(1), at(9))
+    assert segment.document_id == operations[0].document_id
+    assert segment.body == b"".join(found.raw for name in NAMES[:5] for found in operations if found.namespace == name)
+    assert segment.key() == "replication/.mixed/1793600000-0000000001_1.bson"
+    assert parse_segment_key(segment.key()).namespace is None
+
+
+def test_a_busy_collection_keeps_its_segment_beside_the_one_that_the_quiet_ones_share() -> None:
+    busy = Namespace("shop", "busy")
+    quiet = _spread(NAMES[:5])
+    large = _spread([busy], filling=LARGE // 16)
+    assert [s.namespace for s in _cut_of([*quiet, *large])] == [busy, None]
+    assert [s.namespace for s in _cut_of([*large, *quiet])] == [busy, None]
+
+
+def test_busy_is_a_sixteenth_of_a_full_segment() -> None:
+    busy = Namespace("shop", "busy")
+    operations = [*_spread(NAMES[:5]), *_spread([busy])]
+    size = len(operations[-1].raw)
+    shares = [_cut_of(operations, max_bytes=limit) for limit in (16 * size, 16 * size + 1)]
+    assert [[s.namespace for s in segments] for segments in shares] == [[busy, None], [None]]
+
+
+def test_four_quiet_collections_beside_many_busy_ones_get_a_segment_each() -> None:
+    names = NAMES[:12]
+    busy = _spread(names[:8], filling=LARGE // 16)
+    assert [s.namespace for s in _cut_of([*busy, *_spread(names[8:])])] == names
+
+
+def test_the_agents_own_marks_are_never_among_others() -> None:
+    segments = _cut_of([*_spread(NAMES[:5]), operation("insert", 7, "mark", namespace=MARKS)])
+    assert [segment.namespace for segment in segments] == [MARKS, None]
+    assert segments[0].key().startswith("replication/d5agent/marks/")
+
+
+def test_marks_do_not_count_among_the_quiet_ones() -> None:
+    segments = _cut_of([*_spread(NAMES[:4]), operation("insert", 7, "mark", namespace=MARKS)])
+    assert [segment.namespace for segment in segments] == [*NAMES[:4], MARKS]
+
+
+def test_a_collection_keeps_its_order_whether_it_is_busy_or_quiet_in_the_cuts_of_a_commit() -> None:
+    names = NAMES[:12]
+    operations = [
+        operation("insert", 1, f"{round_} {n}", namespace=name, fullDocument={"f": "x" * (3000 if is_busy else 0)})
+        for round_ in range(12)
+        for n, name in enumerate(names)
+        for is_busy in [(n + round_) % 6 == 0]
+    ]
+    segmenter = _segmenter(max_bytes=8000)
+    cuts = [cut for found in operations for cut in segmenter.add(found, now=0)]
+    (commit,) = segmenter.add(operation("insert", 2, namespace=ORDERS), now=0)
+    assert [cut.position for cut in (*cuts, commit)] == [*([None] * len(cuts)), _after(operations[-1])]
+    assert {segment.namespace for cut in cuts for segment in cut.segments} == {None, *names}
+    body = b"".join(segment.body for cut in (*cuts, commit) for segment in cut.segments)
+    for name in names:
+        places = [body.index(found.raw) for found in operations if found.namespace == name]
+        assert places == sorted(places)
+    assert len(body) == sum(len(found.raw) for found in operations)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_ten_thousand_quiet_collections_are_one_segment_a_cut(rounds: int) -> None:
+    segmenter = _segmenter(max_bytes=8 * 1024 * 1024)
+    names = [Namespace("shop", f"c{number}") for number in range(10_000)]
+    cuts = [
+        cut
+        for number in range(rounds)
+        for found in _spread(names)
+        for cut in segmenter.add(found._replace(cluster_time=at(number + 1)), now=2 * number)
+    ]
+    segmenter.seal(None)
+    last = segmenter.drain()
+    assert last is not None
+    assert [_counts(cut) for cut in (*cuts, last)] == [[(None, 10_000)]] * rounds
+
+
+def test_what_is_not_sealed_is_given_up_to_the_newest_cluster_time() -> None:
+    segmenter = _segmenter()
+    older = [operation("insert", 1, 1), operation("insert", 2, 2, namespace=ITEMS), operation("insert", 2, 3)]
+    newest = [operation("insert", 3, 4), operation("insert", 3, 5, namespace=NAMES[0])]
+    for found in (*older, *newest):
+        assert not segmenter.add(found, now=0)
+    cut = segmenter.drain()
+    assert cut is not None
+    assert _counts(cut) == [(ORDERS, 2), (ITEMS, 1)]
+    assert cut.position == _after(older[-1])
+    assert segmenter.is_empty
+
+
+def test_the_end_of_an_unsealed_stream_may_be_a_barrier() -> None:
+    segmenter = _segmenter()
+    barrier = operation("drop", 2)
+    list(segmenter.add(operation("insert", 1), now=0))
+    list(segmenter.add(barrier, now=0))
+    cut = segmenter.drain()
+    assert cut is not None
+    assert (_counts(cut), cut.position) == ([(ORDERS, 1)], _after(barrier))
+
+
+def test_of_one_cluster_time_alone_nothing_may_be_committed() -> None:
+    segmenter = _segmenter()
+    list(segmenter.add(operation("insert", 1, 1), now=0))
+    list(segmenter.add(operation("insert", 1, 2), now=0))
+    assert segmenter.drain() is None
+
+
+def test_after_a_commit_one_cluster_time_alone_is_not_committed_either() -> None:
+    segmenter = _segmenter()
+    for increment in (1, 2):
+        list(segmenter.add(operation("insert", increment), now=0))
+    (cut,) = segmenter.add(operation("insert", 3), now=1)
+    assert cut.position == _after(operation("insert", 2))
+    assert segmenter.drain() is None
+
+
+def test_what_was_partly_handed_out_is_not_committed_unsealed() -> None:
+    one = operation("insert", 1)
+    segmenter = _segmenter(max_bytes=2 * len(one.raw))
+    cuts = [cut for n in (1, 2, 2) for cut in segmenter.add(operation("insert", n), now=0)]
+    assert [cut.position for cut in cuts] == [None]
+    assert segmenter.drain() is None
+
+
+def test_what_was_handed_out_before_the_last_commit_does_not_hinder() -> None:
+    size = len(operation("insert", 1).raw)
+    segmenter = _segmenter(max_bytes=2 * size)
+    cuts = [cut for n in (1, 2, 3) for cut in segmenter.add(operation("insert", n), now=0)]
+    assert [cut.position for cut in cuts] == [None, _after(operation("insert", 2))]
+    # The third opened the next commit; a smaller fourth leaves it open.
+    assert not segmenter.add(operation("delete", 4), now=0)
+    cut = segmenter.drain()
+    assert cut is not None
+    assert cut.position == _after(operation("insert", 3))
+
+
+def test_of_times_that_go_back_nothing_is_committed_unsealed() -> None:
+    segmenter = _segmenter()
+    for increment in (1, 3, 2, 4):
+        assert not segmenter.add(operation("insert", increment), now=0)
+    assert segmenter.drain() is None
+
+
+def test_times_that_went_back_are_forgotten_with_their_commit() -> None:
+    segmenter = _segmenter()
+    for increment in (3, 2):
+        list(segmenter.add(operation("insert", increment), now=0))
+    segmenter.seal(None)
+    assert segmenter.tick(now=1) is not None
+    for increment in (4, 5):
+        list(segmenter.add(operation("insert", increment), now=1))
+    cut = segmenter.drain()
+    assert cut is not None
+    assert cut.position == _after(operation("insert", 4))
+
+
+def test_it_says_how_much_it_holds() -> None:
+    segmenter = _segmenter()
+    assert segmenter.bytes == 0
+    first = operation("insert", 1)
+    list(segmenter.add(first, now=0))
+    assert segmenter.bytes == len(first.raw)
+    segmenter.seal(None)
+    segmenter.drain()
+    assert segmenter.bytes == 0
