@@ -14,8 +14,8 @@ from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
 from d5agent.core.phase_codec import decode_phase, encode_phase
 from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError
 from d5agent.runtime.events import Followers, ServiceJournal
-from d5agent.runtime.stopping import drained, forget_cancellations
-from d5agent.steps.parallel import leaf_of
+from d5agent.runtime.stopping import drained
+from d5agent.steps.parallel import forget_cancellations, leaf_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from d5agent.adapters.mongodump import remove_left_over_files
-from d5agent.errors import AgentError, OperatorError
+from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.runtime.control import control_server, socket_path
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.holder import Holder, Lease
@@ -19,11 +19,14 @@ from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
 from d5agent.runtime.metrics import metrics_server
 from d5agent.runtime.notify import Notifier
-from d5agent.runtime.stopping import forget_cancellations, on_signals
-from d5agent.runtime.wiring import Adapters, agent_identity, open_adapters, plugins
-from d5agent.steps.parallel import leaf_of
+from d5agent.runtime.stopping import on_signals
+from d5agent.runtime.wiring import MIRRORED, Adapters, agent_identity, open_adapters, plugins
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.parallel import forget_cancellations, leaf_of
 
 if TYPE_CHECKING:
+    from d5agent.adapters.state import MirroredStateStore
+    from d5agent.ports import ObjectStore
     from d5agent.settings import Settings
 
 _WATCHDOG_SECONDS: Final = 5
@@ -48,11 +51,16 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
             )
             await daemon.load()
             lease = Lease(
-                store=adapters.store, clock=adapters.clock, journal=structlog.get_logger(), me=_me(adapters, agent_id)
+                store=adapters.unfenced,
+                clock=adapters.clock,
+                journal=structlog.get_logger(),
+                me=_me(adapters, agent_id),
+                run_id=lambda: daemon.state.run_id,
             )
+            adapters.fence.held = lease
             await lease.acquire()
-            await daemon.load()  # again: who held the log until now may have moved on
             try:
+                await take_up(daemon, lease, adapters.states, adapters.store)
                 async with (
                     metrics_server(settings.metrics.listen, daemon),
                     control_server(path, daemon),
@@ -66,6 +74,28 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
                 with suppress(AgentError):  # the next agent then waits for it to show no life
                     await lease.release()
             return daemon.exit_code
+
+
+async def take_up(daemon: Daemon, lease: Lease, states: MirroredStateStore, store: ObjectStore) -> None:
+    """Take the state of whoever held the log until now: the disk's, or that of another host from the bucket.
+
+    CorruptDataError: there is a log, and no state says what is to be done with it.
+    """
+    await states.take_over(MIRRORED, owner=lease.me.tenure, confirm=lease.confirm, from_another=lease.follows_another)
+    await daemon.load()
+    await lease.renew()  # it tells the run, now that it is known
+    last = None if daemon.state.run_id else await LogReader(store=store).last()
+    if last is not None:
+        writer = last.commit.writer
+        raise CorruptDataError(
+            "the bucket holds a log, and the state that belongs to it is missing",
+            hint="bring state/phase.json back (bucket versioning), or put the lost host's phase.json into [state] directory;"
+            " then start the daemon again: it goes on from the last commit, and nothing is lost until then",
+            run_id=writer.run_id,
+            host=writer.host,
+            since=writer.since,
+            sequence=last.commit.sequence,
+        )
 
 
 async def _run(daemon: Daemon, lease: Lease, watch: HorizonWatch, notifier: Notifier, group: asyncio.TaskGroup) -> None:

@@ -19,18 +19,6 @@ async def drained(task: asyncio.Task[None], *, may_drain: bool, seconds: float) 
     await asyncio.wait([task])
 
 
-def forget_cancellations() -> None:
-    """At the top of a task, take back the cancellations that failed TaskGroups have left on it.
-
-    CPython before 3.13 leaves one when a group fails while it is waited for (gh-116720). A library that asks
-    `cancelling()` then takes the task for cancelled and ends it without an error, as aiohttp does: a service that is
-    shown as running, and is not.
-    """
-    task = asyncio.current_task()
-    while task is not None and task.cancelling() > 0:
-        task.uncancel()
-
-
 @contextmanager
 def on_signals(act: Callable[[], None]) -> Iterator[None]:
     """Call `act` on SIGTERM and on SIGINT."""

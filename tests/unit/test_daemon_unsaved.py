@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
@@ -14,7 +15,7 @@ from d5agent.core.phase_codec import decode_phase
 from d5agent.errors import OperatorError, TransientError
 from d5agent.runtime.daemon import PHASE, Daemon
 from d5agent.runtime.holder import BEAT_SECONDS, Holder, Lease
-from d5agent.steps.parallel import parallel
+from d5agent.steps.parallel import beside, parallel
 from tests.fakes.clock import FakeClock
 from tests.fakes.machine import FakeJournal
 from tests.fakes.stage import until
@@ -64,12 +65,9 @@ class Uploader:
         assert task is not None
         self.cancelling.append(task.cancelling())
         if len(self.cancelling) == 1:
-            await parallel(self._fail, [1, 2], limit=2)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_fail(1))
         await coordinator.stopping.wait()
-
-    async def _fail(self, number: int) -> None:
-        await asyncio.sleep(0)
-        raise TransientError("the line is cut", number=number)
 
 
 class Saver:
@@ -85,6 +83,11 @@ class Saver:
         while not coordinator.stopping.is_set():
             await self._states.save("position", {"version": 1})
             await self._clock.sleep(1)
+
+
+async def _fail(number: int) -> None:
+    await asyncio.sleep(0)
+    raise TransientError("the line is cut", number=number)
 
 
 @asynccontextmanager
@@ -122,6 +125,18 @@ async def test_a_failed_group_of_tasks_leaves_no_cancellation_on_the_service() -
         await until(clock, lambda: len(service.cancelling) == 2)
         assert daemon.state.status(Service.REPLICATION) is Status.RUNNING
     assert service.cancelling == [0, 0]
+
+
+async def test_a_failure_at_once_or_beside_leaves_no_cancellation() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    with pytest.raises(TransientError):
+        await parallel(_fail, [1, 2], limit=2)
+    assert task.cancelling() == 0
+    with pytest.raises(TransientError):
+        async with beside(_fail(1), _fail(2)):
+            await asyncio.sleep(60)
+    assert task.cancelling() == 0
 
 
 async def test_a_refused_record_of_the_holder_costs_no_lease() -> None:
