@@ -6,6 +6,7 @@ is one of the acts below, for the requests of one method and one beginning of ke
 | act | what happens to a request |
 |---|---|
 | `refuse(503, "SlowDown")` | it is answered with that error; the server does not see it |
+| `check_time()` | it is refused when its signature's time is off by more than S3 allows |
 | `ignore()` | it is read and never answered; lifted, its connection is reset |
 | `stall()` | it waits; lifted, it goes on as if nothing had been |
 | `slow_down(bytes_per_second)` | its body goes on at that rate |
@@ -20,6 +21,7 @@ import socket
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -27,6 +29,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, hdr
 from multidict import CIMultiDict
 from yarl import URL
 
+from d5agent.adapters.clock import SystemClock
 from d5agent.drill.child import pause
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _PROBE_SECONDS: Final = 0.02
 _SLICES_A_SECOND: Final = 20
+_ALLOWED_SKEW: Final = timedelta(minutes=15)
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 # Of one connection, not of the message (RFC 9110, 7.6.1); Expect is answered here: the server need not be asked.
 _OF_THE_CONNECTION: Final = frozenset(
@@ -195,6 +199,18 @@ def refuse(status: int, code: str) -> Act:
         answer = web.Response(status=status, text=None if is_head else text, content_type="application/xml")
         answer.force_close()  # as S3 does: a body that nobody read must not be taken for the next request
         return answer
+
+    return act
+
+
+def check_time() -> Act:
+    """Refuse what was signed by a wrong clock, as S3 does and a server for tests does not."""
+
+    async def act(exchange: Exchange) -> web.StreamResponse:
+        signed = datetime.strptime(exchange.request.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        if abs(SystemClock().now() - signed) > _ALLOWED_SKEW:
+            return await refuse(403, "RequestTimeTooSkewed")(exchange)
+        return await exchange.forward()
 
     return act
 
