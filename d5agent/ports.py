@@ -139,8 +139,8 @@ class ObjectStore(Protocol):
         """Store an object unless its key is taken; False: it is taken. Durable when it returns."""
         ...
 
-    async def put(self, key: str, body: bytes) -> None:
-        """Store an object, replacing it."""
+    async def put(self, key: str, body: bytes, *, replacing: bytes | None = None) -> bool:
+        """Store an object, replacing what is there; with `replacing`, only that content: False, it is another now."""
         ...
 
     async def get(self, key: str) -> bytes | None:

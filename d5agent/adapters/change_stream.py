@@ -13,6 +13,7 @@ from bson import encode
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
+from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, hello, replica_set_of, translated, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
 from d5agent.adapters.stream_cursor import SIDE, EventTooLargeError, StreamCursor, View, not_enabled
@@ -37,12 +38,22 @@ class ChangeStreamSource:
     `enables`: on DocumentDB, the cluster-wide change stream is switched on where it is off.
     """
 
-    def __init__(self, client: Client, *, uri: str, flavor: str, clock: Clock, enables: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        uri: str,
+        flavor: str,
+        clock: Clock,
+        enables: bool = False,
+        fence: Fence | None = None,
+    ) -> None:
         self._client = client
         self._uri = uri
         self._is_documentdb = flavor == "documentdb"
         self._enables = enables
         self._clock = clock
+        self._fence = fence or Fence()
 
     async def check(self, *, may_enable: bool) -> None:
         """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide.
@@ -118,7 +129,7 @@ class ChangeStreamSource:
             if self._is_documentdb:
                 await self._modify_change_streams(enable=False)
 
-        await retrying(once, clock=self._clock)
+        await self._fence.retrying(once, clock=self._clock)
 
     async def _modify_change_streams(self, *, enable: bool) -> None:
         """Switch the cluster-wide change stream ("Enabling change streams", Amazon DocumentDB developer guide)."""

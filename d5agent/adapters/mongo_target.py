@@ -11,8 +11,8 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
 from pymongo.errors import CollectionInvalid, OperationFailure
 
+from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import Client, translating
-from d5agent.adapters.retry import retrying
 from d5agent.core.raw import id_document
 from d5agent.core.replay import Failure
 from d5agent.errors import TransientError
@@ -43,9 +43,10 @@ _LENIENT: Final[CodecOptions[dict[str, Any]]] = CodecOptions(datetime_conversion
 class MongoTarget:
     """Writes documents as raw bytes."""
 
-    def __init__(self, client: Client, *, clock: Clock) -> None:
+    def __init__(self, client: Client, *, clock: Clock, fence: Fence | None = None) -> None:
         self._client = client
         self._clock = clock
+        self._fence = fence or Fence()
 
     async def write(self, batch: WriteBatch) -> Sequence[Failure]:
         """Make each document what the batch says.
@@ -66,7 +67,7 @@ class MongoTarget:
             with translating(_SIDE):
                 await self._apply(barrier)
 
-        await retrying(once, clock=self._clock)
+        await self._fence.retrying(once, clock=self._clock)
 
     async def create_collection(self, namespace: Namespace) -> None:
         """Make an empty collection, unless it is there."""
@@ -78,7 +79,7 @@ class MongoTarget:
                 except CollectionInvalid:
                     return  # it is there
 
-        await retrying(once, clock=self._clock)
+        await self._fence.retrying(once, clock=self._clock)
 
     async def _apply(self, barrier: Barrier) -> None:
         namespace = barrier.namespace
@@ -131,7 +132,7 @@ class MongoTarget:
             errors: list[Mapping[str, Any]] = answer.get("writeErrors", [])
             return errors
 
-        errors = await retrying(once, clock=self._clock)
+        errors = await self._fence.retrying(once, clock=self._clock)
         return [_failure(namespace, writes[error["index"]], error) for error in errors]
 
 

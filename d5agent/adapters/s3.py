@@ -17,6 +17,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
+from d5agent.adapters.fence import Fence
 from d5agent.adapters.retry import retrying
 from d5agent.errors import AgentError, OperatorError, TransientError
 from d5agent.ports import StoredObject
@@ -110,11 +111,16 @@ async def open_s3(
 class S3Store:
     """Objects of one bucket, below one prefix."""
 
-    def __init__(self, client: S3Client, *, bucket: str, prefix: str, clock: Clock) -> None:
+    def __init__(self, client: S3Client, *, bucket: str, prefix: str, clock: Clock, fence: Fence | None = None) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._clock = clock
+        self._fence = fence or Fence()
+
+    def behind(self, fence: Fence) -> S3Store:
+        """Return the same store, whose every write must pass a fence."""
+        return S3Store(self._client, bucket=self._bucket, prefix=self._prefix, clock=self._clock, fence=fence)
 
     async def put_once(self, key: str, body: bytes) -> bool:
         """Store an object unless its key is taken (a conditional write, `If-None-Match: *`)."""
@@ -130,26 +136,40 @@ class S3Store:
             return False
         return True
 
-    async def put(self, key: str, body: bytes) -> None:
-        """Store an object, replacing it."""
-        await self._call(
-            lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body),
-            key,
-            sends=len(body),
-        )
+    async def put(self, key: str, body: bytes, *, replacing: bytes | None = None) -> bool:
+        """Store an object, replacing what is there; with `replacing`, only that content (`If-Match`)."""
+        match: dict[str, Any] = {}
+        if replacing is not None:
+            content, tag = await self._read(key)
+            if content != replacing:
+                return content == body
+            match = {"IfMatch": tag}
+        try:
+            await self._call(
+                lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, **match),
+                key,
+                sends=len(body),
+            )
+        except (_TakenError, _AbsentError):
+            return await self.get(key) == body  # a put that timed out may have been stored, and was repeated
+        return True
 
     async def get(self, key: str) -> bytes | None:
         """Return an object's content; None: there is none."""
+        return (await self._read(key))[0]
 
-        async def read() -> bytes:
+    async def _read(self, key: str) -> tuple[bytes | None, str]:
+        """Return an object's content and its tag, which changes with the content."""
+
+        async def read() -> tuple[bytes, str]:
             response = await self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             async with response["Body"] as body:
-                return await body.read()
+                return await body.read(), response["ETag"]
 
         try:
             return await self._call(read, key)
         except _AbsentError:
-            return None
+            return None, ""
 
     async def list_objects(self, prefix: str, *, after: str = "") -> AsyncGenerator[Sequence[StoredObject]]:
         """Yield objects in key order, up to 1,000 at a time."""
@@ -175,6 +195,7 @@ class S3Store:
             answer = await self._call(
                 partial(self._client.delete_objects, Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}),
                 keys[at],
+                writes=True,
             )
             for failed in answer.get("Errors", []):
                 raise OperatorError(
@@ -187,12 +208,14 @@ class S3Store:
     async def upload(self, key: str, chunks: AsyncGenerator[bytes]) -> None:
         """Store a stream as a multipart upload; on any failure it is aborted, and nothing is there."""
         name: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + key}
-        created = await self._call(lambda: self._client.create_multipart_upload(**name), key)
+        created = await self._call(lambda: self._client.create_multipart_upload(**name), key, writes=True)
         upload = {**name, "UploadId": created["UploadId"]}
         try:
             parts = await self._upload_parts(upload, key, chunks)
             await self._call(
-                lambda: self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}), key
+                lambda: self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}),
+                key,
+                writes=True,
             )
         except BaseException:
             # Shielded: a cancelled dump must not leave parts behind that nobody sees and everybody pays for.
@@ -226,7 +249,9 @@ class S3Store:
             waiting.append((number + 1, b"".join(pending)))
         return done + await parallel(put, waiting, limit=_PARTS_AT_ONCE)
 
-    async def _call(self, request: Callable[[], Awaitable[_Result]], key: str, *, sends: int | None = None) -> _Result:
+    async def _call(
+        self, request: Callable[[], Awaitable[_Result]], key: str, *, sends: int | None = None, writes: bool = False
+    ) -> _Result:
         """Make one request, repeated while it fails for a passing reason. `sends`: the bytes of an upload."""
         deadline = None if sends is None else _UPLOAD_SECONDS + sends / _SLOWEST_BYTES_A_SECOND
 
@@ -244,6 +269,8 @@ class S3Store:
             except (BotoCoreError, OSError, TimeoutError) as error:
                 raise translated(error, bucket=self._bucket, key=key) from error
 
+        if writes or sends is not None:
+            return await self._fence.retrying(once, clock=self._clock)
         return await retrying(once, clock=self._clock)
 
 

@@ -6,15 +6,17 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.errors import CorruptDataError, OperatorError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
     from d5agent.ports import ObjectStore
 
 MIRROR: Final = "state/"
+_OWNER: Final = "mirrored_by"
+_MOST_SWAPS: Final = 5  # each that fails means that another one has written in between
 _HINT_GARBAGE: Final = (
     "move the file aside: the agent then takes its mirror under state/ in the bucket; the stored operations are whole"
 )
@@ -58,11 +60,45 @@ def write_state_file(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class MirroredStateStore:
-    """State files in a directory, each put into the object store as well."""
+    """State files in a directory, each put into the object store as well.
+
+    Once it has taken the mirrors over, each says whose it is, and is replaced only as it was seen: what an earlier
+    holder of the log still writes when it wakes up is refused by the store, or by `confirm`.
+    """
 
     def __init__(self, directory: Path, store: ObjectStore) -> None:
         self._directory = directory
         self._store = store
+        self._owner = ""
+        self._confirm: Callable[[], Awaitable[None]] | None = None
+        self._seen: dict[str, bytes] = {}
+
+    async def take_over(
+        self, names: Iterable[str], *, owner: str, confirm: Callable[[], Awaitable[None]], from_another: bool
+    ) -> None:
+        """Make the mirror ours. `from_another`: it is newer than the disk, where we have perhaps been before.
+
+        `confirm` is asked where a mirror is not ours; it raises when the log is no longer.
+        """
+        self._owner, self._confirm = owner, confirm
+        for name in names:
+            await self._claim(name, from_another=from_another)
+
+    async def _claim(self, name: str, *, from_another: bool) -> None:
+        for _ in range(_MOST_SWAPS):
+            found = await self._store.get(self._key(name))
+            mirror = None if found is None else self._from_mirror(found, name)
+            local = read_state_file(self._path(name))
+            value = mirror if from_another or local is None else local
+            if value is None:
+                return
+            body = self._for_mirror(value)
+            if await self._swap(name, found, body):
+                self._seen[name] = body
+                if value is mirror and local is not None:
+                    write_state_file(self._path(name), value)
+                return
+        raise TransientError("a state's mirror keeps changing", hint="which other agent writes it?", name=name)
 
     async def load(self, name: str) -> dict[str, Any] | None:
         """Return a state: the local file, or, on a new disk, its mirror."""
@@ -70,18 +106,46 @@ class MirroredStateStore:
         if local is not None:
             return local
         body = await self._store.get(self._key(name))
-        return None if body is None else _parsed(body, self._key(name), hint=_HINT_GARBAGE_MIRROR)
+        return None if body is None else self._from_mirror(body, name)
 
     async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
         """Replace a state on disk, then in the mirror, if that is to follow at once."""
         write_state_file(self._path(name), value)
         if mirrors:
-            await self._store.put(self._key(name), _encoded(value))
+            await self._mirror(name, self._for_mirror(value))
 
     async def delete(self, name: str) -> None:
         """Remove a state: the mirror first, or a new disk would bring it back."""
         await self._store.delete([self._key(name)])
+        self._seen.pop(name, None)
         self._path(name).unlink(missing_ok=True)
+
+    async def _mirror(self, name: str, body: bytes) -> None:
+        if self._confirm is None:
+            await self._store.put(self._key(name), body)
+            return
+        found = self._seen.get(name)
+        for _ in range(_MOST_SWAPS):
+            if await self._swap(name, found, body):
+                self._seen[name] = body
+                return
+            # A put of ours that timed out may have been stored. Or the mirror is another's now, and so is the log.
+            found = await self._store.get(self._key(name))
+            await self._confirm()
+        raise TransientError("a state's mirror keeps changing", hint="which other agent writes it?", name=name)
+
+    async def _swap(self, name: str, found: bytes | None, body: bytes) -> bool:
+        if found is None:
+            return await self._store.put_once(self._key(name), body)
+        return await self._store.put(self._key(name), body, replacing=found)
+
+    def _for_mirror(self, value: Mapping[str, Any]) -> bytes:
+        return _encoded({**value, _OWNER: self._owner} if self._owner else value)
+
+    def _from_mirror(self, body: bytes, name: str) -> dict[str, Any]:
+        value = _parsed(body, self._key(name), hint=_HINT_GARBAGE_MIRROR)
+        value.pop(_OWNER, None)
+        return value
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.json"

@@ -12,7 +12,7 @@ from d5agent.core.log import Commit, Link, Writer, is_rollup_due, token_to_json
 from d5agent.core.operation import Position, parse_event
 from d5agent.core.phase import ACTIVE, Service
 from d5agent.core.segmenter import Cut, Segmenter
-from d5agent.errors import AgentError, OperatorError, TransientError
+from d5agent.errors import AgentError, LogHeldError, OperatorError, TransientError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.marks import mark_document_id, new_mark_id
@@ -63,6 +63,8 @@ class Replication:
         last = await self._last_commit(coordinator)
         # Enabled now, after operations were captured, it would not tell of those in between.
         await self.source.check(may_enable=last is None)
+        if last is not None:
+            last = await self._claim(coordinator, last)
         # Asked before the stream opens: what happens in between is then in the stream, not before it.
         start = Position(cluster_time=await self.source.now(), token=None) if last is None else last.commit.position
         async with self.source.stream(start) as batches:
@@ -86,6 +88,27 @@ class Replication:
                 host=last.commit.writer.host,
                 since=last.commit.writer.since,
             )
+        return last
+
+    async def _claim(self, coordinator: Coordinator, last: Link) -> Link:
+        """Publish a commit of our own after another agent's: wherever that one wakes up, its next number is taken.
+
+        It may have woken up before, and commit in between: then that is where we go on.
+        """
+        while last.commit.writer.agent_id != self.agent_id:
+            writer = self._writer(coordinator, last)
+            try:
+                await writer.publish((), last.commit.position)
+            except LogHeldError:
+                newer = await self._last_commit(coordinator)
+                if newer is None or newer == last:
+                    raise
+                last = newer
+                continue
+            coordinator.journal.info(
+                "log_claimed", sequence=last.commit.sequence + 1, host_before=last.commit.writer.host
+            )
+            return writer.last or last
         return last
 
     def _writer(self, coordinator: Coordinator, last: Link | None) -> LogWriter:

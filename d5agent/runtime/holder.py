@@ -1,23 +1,28 @@
 """Who holds the log: a record in the store that its holder renews, so that a second agent sees it and stops.
 
-It keeps honest agents apart and names them to each other. What makes a second writer harmless whatever happens is the
-commit, which is write-once.
+It keeps agents apart and names them to each other. The record is replaced only as it was seen, so that of two one takes
+the log; and an agent that has not renewed it for long sends no write before it has (adapters/fence.py). What makes a
+second writer harmless whatever happens is the commit, which is write-once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.errors import AgentError, CorruptDataError, LogHeldError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from d5agent.ports import Clock, Journal, ObjectStore
 
 KEY: Final = "state/holder.json"
 BEAT_SECONDS: Final = 10.0
 _BEATS_TO_DIE: Final = 3
+_MARGIN_BEATS: Final = 0.5  # of the time in which nobody can have taken the log: clocks do not run alike
 _LOOK_SECONDS: Final = 1.0
 
 
@@ -29,26 +34,54 @@ class Holder:
     host: str
     pid: int
     since: str
+    run_id: str = ""
     beat: int = 0
     is_released: bool = False
+
+    @property
+    def tenure(self) -> str:
+        """Which process of which agent it is: what it leaves in the store is told by that from another's."""
+        return f"{self.agent_id} {self.pid} {self.since}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The record as it stands in the store."""
+
+    body: bytes | None
+    holder: Holder | None
 
 
 @dataclass(slots=True, kw_only=True)
 class Lease:
-    """Holds the log for this agent."""
+    """Holds the log for this agent. `run_id` tells the run that the record names."""
 
     store: ObjectStore
     clock: Clock
     journal: Journal
     me: Holder
+    run_id: Callable[[], str] = lambda: ""
     beat_seconds: float = BEAT_SECONDS
+    follows_another: bool = False
+    """Whether it was another agent that held the log before: what it left in the store is the newest."""
+
+    _fresh_until: float = float("-inf")
+    _renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the log is surely ours: renewed so lately that nobody can have outlived us."""
+        return self.clock.monotonic() < self._fresh_until
 
     async def acquire(self) -> None:
         """Take the log. A holder that shows no life for three beats is replaced; LogHeldError: it lives."""
-        other = await self._read()
-        if other is not None and other.agent_id != self.me.agent_id and not other.is_released:
-            await self._outlive(other)
-        await self._write()
+        seen = await self._read()
+        other = seen.holder
+        if other is not None and other.agent_id != self.me.agent_id:
+            self.follows_another = True
+            if not other.is_released:
+                seen = await self._outlive(other, seen)
+        await self._write(seen)
 
     async def keep(self) -> None:
         """Renew the record for ever; LogHeldError: another agent has taken the log.
@@ -65,40 +98,54 @@ class Lease:
                 self.journal.warning("holder_not_renewed", error=str(error), hint=error.hint)
 
     async def renew(self) -> None:
-        """Show life once."""
-        current = await self._read()
-        if current is not None and current.agent_id != self.me.agent_id:
-            raise held_by(current)
-        self.me = replace(self.me, beat=self.me.beat + 1)
-        await self._write()
+        """Show life once. LogHeldError: another agent has taken the log."""
+        async with self._renewing:
+            await self._renew()
+
+    async def confirm(self) -> None:
+        """Make sure that the log is ours still; LogHeldError: it is not."""
+        async with self._renewing:
+            if not self.is_fresh:  # of many that ask, one renews
+                await self._renew()
 
     async def release(self) -> None:
         """Give the log up, so that the next agent need not wait."""
-        current = await self._read()
-        if current is not None and current.agent_id == self.me.agent_id:
-            self.me = replace(self.me, is_released=True)
-            await self._write()
+        async with self._renewing:
+            seen = await self._read()
+            if seen.holder is not None and seen.holder.tenure == self.me.tenure:
+                self.me = replace(self.me, is_released=True)
+                await self._write(seen)
+            self._fresh_until = float("-inf")
 
-    async def _outlive(self, other: Holder) -> None:
+    async def _renew(self) -> None:
+        seen = await self._read()
+        if seen.holder is not None and seen.holder.tenure != self.me.tenure:
+            self._fresh_until = float("-inf")
+            raise held_by(seen.holder)
+        self.me = replace(self.me, beat=self.me.beat + 1, run_id=self.run_id())
+        await self._write(seen)
+
+    async def _outlive(self, other: Holder, seen: _Seen) -> _Seen:
         patience = self.beat_seconds * _BEATS_TO_DIE
         self.journal.warning("log_has_a_holder", host=other.host, since=other.since, waiting_seconds=patience)
         began = self.clock.monotonic()
         while self.clock.monotonic() - began < patience:
             await self.clock.sleep(min(_LOOK_SECONDS, self.beat_seconds))
-            current = await self._read()
-            if current is None or current.is_released:
-                return
-            if current != other:
-                raise held_by(current)
-        self.journal.warning("log_taken_over", host=other.host, since=other.since)
+            now = await self._read()
+            if now.holder is None or now.holder.is_released:
+                return now
+            if now.holder != other:
+                raise held_by(now.holder)
+        self.journal.warning("log_taken_over", host=other.host, since=other.since, run_id=other.run_id)
+        return seen
 
-    async def _read(self) -> Holder | None:
+    async def _read(self) -> _Seen:
         body = await self.store.get(KEY)
         if body is None:
-            return None
+            return _Seen(None, None)
         try:
             fields = json.loads(body)
-            return Holder(**{name: value for name, value in fields.items() if name != "version"})
+            return _Seen(body, Holder(**{name: value for name, value in fields.items() if name != "version"}))
         except (ValueError, TypeError, AttributeError) as error:
             raise CorruptDataError(
                 "the record of who holds the log cannot be read",
@@ -106,8 +153,21 @@ class Lease:
                 key=KEY,
             ) from error
 
-    async def _write(self) -> None:
-        await self.store.put(KEY, json.dumps({"version": 1, **asdict(self.me)}).encode() + b"\n")
+    async def _write(self, seen: _Seen) -> None:
+        """Replace the record as it was seen. LogHeldError: another agent was faster."""
+        began = self.clock.monotonic()
+        body = json.dumps({"version": 1, **asdict(self.me)}).encode() + b"\n"
+        if seen.body is None:
+            is_written = await self.store.put_once(KEY, body)
+        else:
+            is_written = await self.store.put(KEY, body, replacing=seen.body)
+        if not is_written:
+            now = await self._read()
+            if now.body != body:
+                self._fresh_until = float("-inf")
+                raise held_by(now.holder or self.me)
+        # From before it was sent: a reader's patience begins when it is stored, or later.
+        self._fresh_until = began + (_BEATS_TO_DIE - _MARGIN_BEATS) * self.beat_seconds
 
 
 def held_by(holder: Holder) -> LogHeldError:
@@ -117,5 +177,6 @@ def held_by(holder: Holder) -> LogHeldError:
         hint="stop that agent, or give this one another [store] prefix",
         host=holder.host,
         pid=holder.pid,
+        run_id=holder.run_id,
         since=holder.since,
     )

@@ -89,8 +89,8 @@ async def take_up(daemon: Daemon, lease: Lease, states: MirroredStateStore, stor
         writer = last.commit.writer
         raise CorruptDataError(
             "the bucket holds a log, and the state that belongs to it is missing",
-            hint="bring state/phase.json back (bucket versioning), or put the lost host's phase.json into [state] directory;"
-            " then start the daemon again: it goes on from the last commit, and nothing is lost until then",
+            hint="bring state/phase.json back (bucket versioning), or put the lost host's phase.json into the state"
+            " directory; then start the daemon again, which goes on from the last commit",
             run_id=writer.run_id,
             host=writer.host,
             since=writer.since,

@@ -6,17 +6,18 @@ import socket
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
+from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
 from d5agent.adapters.retention import RetentionReader, host_of
-from d5agent.adapters.s3 import open_s3
+from d5agent.adapters.s3 import S3Store, open_s3
 from d5agent.adapters.secrets import UriOrigin
 from d5agent.adapters.state import MirroredStateStore, read_state_file, write_state_file
 from d5agent.core.phase import Service
@@ -29,6 +30,7 @@ from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import TOKEN, Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
+from d5agent.runtime.daemon import PHASE
 from d5agent.settings import credentials_directory
 from d5agent.steps.replayer import CHECKPOINT
 
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
     from pathlib import Path
 
-    from d5agent.ports import Clock, ObjectStore, Plugin, StateStore
+    from d5agent.ports import Clock, ObjectStore, Plugin
     from d5agent.settings import Settings, SourceSettings, TargetSettings
+
+MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT)
+"""The states that a new host takes from the bucket."""
 
 _IDENTITY = "agent.json"
 _READERS = 8  # connections beside the lanes: comparisons, stream, dumps' questions
@@ -45,11 +50,16 @@ _READERS = 8  # connections beside the lanes: comparisons, stream, dumps' questi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
-    """The outside world, as one agent sees it."""
+    """The outside world, as one agent sees it.
+
+    `fence` stands before all that writes, but for `unfenced`, where the record of who holds the log is kept.
+    """
 
     clock: Clock
+    fence: Fence
+    unfenced: ObjectStore
     store: ObjectStore
-    states: StateStore
+    states: MirroredStateStore
     source: ChangeStreamSource
     source_reader: MongoReader
     target: MongoTarget
@@ -60,7 +70,7 @@ class Adapters:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncGenerator[ObjectStore]:
+async def open_store(settings: Settings) -> AsyncGenerator[S3Store]:
     """Open the store alone: what only looks at the log needs no database."""
     store = settings.store
     async with open_s3(
@@ -78,7 +88,8 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
     """Open everything; OperatorError when a URI is wrong or a secret cannot be read."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings))
+        unfenced, fence = await stack.enter_async_context(open_store(settings)), Fence()
+        store = unfenced.behind(fence)
         source_uri, target_uri = await _uri(settings, "source"), await _uri(settings, "target")
         source = await stack.enter_async_context(open_mongo(source_uri, side="source", pool_size=_READERS))
         lanes = settings.restore.lanes
@@ -102,6 +113,8 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
 
         yield Adapters(
             clock=clock,
+            fence=fence,
+            unfenced=unfenced,
             store=store,
             states=MirroredStateStore(directory, store),
             source=ChangeStreamSource(
@@ -110,9 +123,10 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
                 flavor=settings.source.flavor,
                 clock=clock,
                 enables=settings.source.enable_change_streams,
+                fence=fence,
             ),
             source_reader=MongoReader(source, side="source", clock=clock),
-            target=MongoTarget(writer, clock=clock),
+            target=MongoTarget(writer, clock=clock, fence=fence),
             target_reader=MongoReader(reader, side="target", clock=clock),
             dumps={"target": dump("target"), "source": dump("source")},
             power=CommandPowerSwitch(settings.power.command),

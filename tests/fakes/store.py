@@ -24,8 +24,11 @@ class FakeObjectStore:
         self.objects[key] = body
         return True
 
-    async def put(self, key: str, body: bytes) -> None:
+    async def put(self, key: str, body: bytes, *, replacing: bytes | None = None) -> bool:
+        if replacing is not None and self.objects.get(key) != replacing:
+            return self.objects.get(key) == body
         self.objects[key] = body
+        return True
 
     async def get(self, key: str) -> bytes | None:
         return self.objects.get(key)

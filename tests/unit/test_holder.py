@@ -56,7 +56,7 @@ async def test_a_living_holder_is_respected_and_named() -> None:
         with pytest.raises(LogHeldError, match="holds this log") as refused:
             await lease(store, clock, "two").acquire()
         keeping.cancel()
-    assert refused.value.facts == {"host": "host of one", "pid": 1, "since": "2026-11-02T08:00:00+00:00"}
+    assert refused.value.facts == {"host": "host of one", "pid": 1, "run_id": "", "since": "2026-11-02T08:00:00+00:00"}
     assert clock.monotonic() <= BEAT_SECONDS + 2
     assert record(store)["agent_id"] == "one"
 

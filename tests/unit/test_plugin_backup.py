@@ -23,9 +23,9 @@ class RecordingStore(FakeObjectStore):
         self.order: list[str] = []
 
     @override
-    async def put(self, key: str, body: bytes) -> None:
-        await super().put(key, body)
+    async def put(self, key: str, body: bytes, *, replacing: bytes | None = None) -> bool:
         self.order.append(key)
+        return await super().put(key, body, replacing=replacing)
 
 
 def tool() -> FakeDumpTool:
