@@ -43,12 +43,23 @@ def encode_pack(segments: Iterable[tuple[str, bytes]]) -> bytes:
 
 def decode_pack(pack: bytes, *, key: str) -> dict[str, bytes]:
     """Return the bodies of a pack by their keys; CorruptDataError: it is none."""
+    found: dict[str, bytes] = {}
     try:
-        entries: list[dict[str, Any]] = [decode(document) for document in split_documents(pack)]
-        return {entry["key"]: entry["body"] for entry in entries}
+        for document in split_documents(pack):
+            entry: dict[str, Any] = decode(document)
+            name, body = entry["key"], entry["body"]
+            if not isinstance(name, str) or not isinstance(body, bytes):
+                raise damaged_pack(key)
+            found[name] = body
     except (BSONError, KeyError, CorruptDataError) as error:
-        raise CorruptDataError(
-            "a pack of segments is damaged",
-            hint="delete it: its segments are stored beside it, and the log is read from them",
-            key=key,
-        ) from error
+        raise damaged_pack(key) from error
+    return found
+
+
+def damaged_pack(key: str) -> CorruptDataError:
+    """Return the error of a pack that does not hold what it should: a copy, which nothing depends on."""
+    return CorruptDataError(
+        "a pack of segments is damaged",
+        hint="delete it: its segments are stored beside it, and the log is read from them",
+        key=key,
+    )

@@ -92,12 +92,17 @@ def compressed(segment: Segment) -> Segment:
     return replace(segment, body=zstd.compress(segment.body), is_compressed=True)
 
 
+def is_intact(ref: SegmentRef, body: bytes) -> bool:
+    """Whether these bytes are those that a commit tells of."""
+    return len(body) == ref.bytes and hashlib.sha256(body).hexdigest() == ref.sha256
+
+
 def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
     """Yield the operations of a stored segment, in order.
 
     Raises CorruptDataError, before the first one, when the bytes are not those that the commit tells of.
     """
-    if len(body) != ref.bytes or hashlib.sha256(body).hexdigest() != ref.sha256:
+    if not is_intact(ref, body):
         raise CorruptDataError(
             "a segment is not what its commit says",
             hint="restore the object's version whose sha256 the commit names (bucket versioning), then run it again",

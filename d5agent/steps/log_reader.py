@@ -20,13 +20,13 @@ from d5agent.core.log import (
     rollup_key,
 )
 from d5agent.core.naming import LOG, SEGMENTS, commit_key
-from d5agent.core.pack import decode_pack, pack_key
-from d5agent.core.segment import decode_segment
+from d5agent.core.pack import damaged_pack, decode_pack, pack_key
+from d5agent.core.segment import decode_segment, is_intact
 from d5agent.errors import CorruptDataError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Container, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping
 
     from d5agent.core.operation import Operation
     from d5agent.core.segment import SegmentRef
@@ -100,6 +100,7 @@ class LogReader:
         many objects of a few bytes.
         """
         packed = await self.rolled_up()
+        packs: dict[int, dict[str, bytes]] = {}
         group: list[Link] = []
         size = count = 0
         async for link in links:
@@ -107,13 +108,13 @@ class LogReader:
             bytes_ = sum(ref.bytes for ref in segments)
             is_full = size + bytes_ > _PREFETCH_BYTES or count > _GROUP_SEGMENTS or len(group) == _GROUP_COMMITS
             if group and is_full:
-                async for found in self._operations_of_group(group, packed):
+                async for found in self._operations_of_group(group, packed, packs):
                     yield found
                 group, size, count = [], 0, 0
             group.append(link)
             size += bytes_
             count += 0 if _rollup_of(link) in packed else len(segments)
-        async for found in self._operations_of_group(group, packed):
+        async for found in self._operations_of_group(group, packed, packs):
             yield found
 
     async def segment(self, ref: SegmentRef) -> AsyncGenerator[Operation]:
@@ -147,7 +148,7 @@ class LogReader:
         return LogSummary(last=last, orphans=tuple(orphans))
 
     async def _operations_of_group(
-        self, group: list[Link], packed: Container[int]
+        self, group: list[Link], packed: Container[int], packs: dict[int, dict[str, bytes]]
     ) -> AsyncGenerator[tuple[Link, Operation | None]]:
         if len(group) == 1:  # perhaps larger than memory: in portions
             async with aclosing(self.operations(group[0].commit)) as operations:
@@ -155,22 +156,28 @@ class LogReader:
                     yield group[0], operation
             yield group[0], None
             return
-        packs = await self._packs({first for link in group if (first := _rollup_of(link)) in packed})
-        keys = [ref.key for link in group for ref in link.commit.segments if ref.key not in packs]
+        await self._unpack(packs, {first for link in group if (first := _rollup_of(link)) in packed})
+        refs = [(link, ref) for link in group for ref in link.commit.segments]
+        keys = [ref.key for link, ref in refs if ref.key not in packs.get(_rollup_of(link), {})]
         bodies = deque(await self._get_all(keys))
         for link in group:
+            pack = packs.get(_rollup_of(link), {})
             for ref in link.commit.segments:
-                for operation in decode_segment(ref, packs[ref.key] if ref.key in packs else bodies.popleft()):
+                body = pack[ref.key] if ref.key in pack else bodies.popleft()
+                if ref.key in pack and not is_intact(ref, body):
+                    raise damaged_pack(pack_key(_rollup_of(link)))
+                for operation in decode_segment(ref, body):
                     yield link, operation
             yield link, None
 
-    async def _packs(self, firsts: Collection[int]) -> dict[str, bytes]:
-        """Return the segments of some packs, by key; a pack that is not there has none."""
-        found: dict[str, bytes] = {}
-        keys = [pack_key(first) for first in sorted(firsts)]
-        for key, pack in zip(keys, await parallel(self.store.get, keys, limit=_PREFETCH_SEGMENTS), strict=True):
-            found.update(decode_pack(pack or b"", key=key))
-        return found
+    async def _unpack(self, packs: dict[int, dict[str, bytes]], firsts: set[int]) -> None:
+        """Hold the packs of these thousands, and no others: two groups of commits may share one."""
+        for first in packs.keys() - firsts:
+            del packs[first]
+        missing = sorted(firsts - packs.keys())
+        found = await parallel(self.store.get, map(pack_key, missing), limit=_PREFETCH_SEGMENTS)
+        for first, pack in zip(missing, found, strict=True):
+            packs[first] = decode_pack(pack or b"", key=pack_key(first))  # none: its segments are read one by one
 
     async def _bodies(self, first: int) -> AsyncGenerator[tuple[str, bytes]]:
         """Yield the commits from a number on: from roll-ups where there are any, one by one else."""

@@ -1,0 +1,404 @@
+"""Packs and roll-ups: what they hold, that a reader needs few requests with them, and nothing at all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from bson import decode_all, encode
+
+from d5agent.core.log import ROLLUP_SIZE, Total, decode_rollup, foreign_operations, rollup_key
+from d5agent.core.naming import LOG, MIXED, SEGMENTS, commit_key
+from d5agent.core.operation import ClusterTime
+from d5agent.core.pack import decode_pack, encode_pack, pack_key, to_pack
+from d5agent.core.segment import SegmentRef, decode_segment, encode_segment
+from d5agent.errors import CorruptDataError
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.roll_ups import RollUps
+from tests.fakes.events import ITEMS, ORDERS, operation
+from tests.fakes.mortal import DiedError, Life, mortal
+from tests.fakes.trickle import MARKS, CountingStore, operations_in, small, varied, write_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from d5agent.core.log import Commit, Link
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+KEY: Final = pack_key(1000)
+
+
+# --- the pack itself
+
+
+def commit_of(*sizes: int) -> Commit:
+    """Return a commit whose segments have these sizes."""
+    time = ClusterTime(1, 1)
+    refs = tuple(
+        SegmentRef(key=f"segment {n} of {size}", count=1, bytes=size, sha256="", first=time, last=time)
+        for n, size in enumerate(sizes)
+    )
+    return replace(_COMMIT, segments=refs)
+
+
+def _commit() -> Commit:
+    store = CountingStore()
+    return asyncio.run(write_log(store, [()])).commit
+
+
+_COMMIT: Final = _commit()
+
+
+def test_small_segments_are_packed_and_larger_ones_are_not() -> None:
+    commits = [commit_of(0, 1, 16 * KIB), commit_of(), commit_of(16 * KIB + 1, MIB, 100)]
+    assert [ref.bytes for ref in to_pack(commits)] == [0, 1, 16 * KIB, 100]
+
+
+def test_a_pack_ends_at_sixteen_mebibytes() -> None:
+    commits = [commit_of(*[16 * KIB] * 4) for _ in range(300)]
+    packed = list(to_pack(commits))
+    assert len(packed) == 1024
+    assert sum(ref.bytes for ref in packed) == 16 * MIB
+    assert packed == [ref for commit in commits for ref in commit.segments][:1024]
+
+
+def test_a_pack_stands_beside_its_roll_up() -> None:
+    assert pack_key(1000) == "replication/.log/rollup/000000001000.bson"
+
+
+def test_a_pack_is_documents_of_key_and_body_in_order() -> None:
+    segments = [("replication/shop/größe/1", b"one"), ("replication/a/b/2", b""), ("replication/a/a/3", b"\0\xff")]
+    pack = encode_pack(segments)
+    assert decode_all(pack) == [{"key": key, "body": body} for key, body in segments]
+    assert list(decode_pack(pack, key=KEY).items()) == segments
+    assert decode_pack(b"", key=KEY) == {}
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        encode_pack([("a", b"a")])[:-1],
+        encode_pack([("a", b"a")]) + b"\0",
+        encode({"key": "a"}),
+        encode({"body": b"a"}),
+        encode({"key": 1, "body": b"a"}),
+        encode({"key": {}, "body": b"a"}),
+        encode({"key": "a", "body": "a"}),
+        encode({"key": "a", "body": 7}),
+        b"\x06\0\0\0\x99\0",
+        b"no pack at all",
+    ],
+    ids=["cut", "longer", "no body", "no key", "number key", "document key", "text", "number", "no BSON", "none"],
+)
+def test_a_damaged_pack_is_named_and_may_be_deleted(pack: bytes) -> None:
+    with pytest.raises(CorruptDataError, match="a pack of segments is damaged") as caught:
+        decode_pack(pack, key=KEY)
+    assert caught.value.facts == {"key": KEY}
+    assert "delete it" in caught.value.hint
+
+
+# --- a log of five thousand operations that came one by one
+
+COMMITS: Final = 5_200
+
+
+@pytest.fixture(scope="module")
+def trickle() -> Mapping[str, bytes]:
+    """The objects of a log whose thousands are rolled up."""
+
+    async def write() -> Mapping[str, bytes]:
+        store = CountingStore()
+        await write_log(store, [small(number) for number in range(COMMITS)])
+        assert await RollUps(store=store).write_missing(COMMITS) == 5
+        return store.objects
+
+    return asyncio.run(write())
+
+
+@pytest.fixture(scope="module")
+def lively() -> Mapping[str, bytes]:
+    """The objects of a log of commits of all kinds, whose thousands are rolled up."""
+
+    async def write() -> Mapping[str, bytes]:
+        store = CountingStore()
+        await write_log(store, [varied(number) for number in range(3_100)])
+        assert await RollUps(store=store).write_missing(3_100) == 3
+        return store.objects
+
+    return asyncio.run(write())
+
+
+def without(objects: Mapping[str, bytes], *gone: str) -> CountingStore:
+    """Return a store that lacks some objects."""
+    return CountingStore({key: body for key, body in objects.items() if key not in gone})
+
+
+def without_copies(objects: Mapping[str, bytes]) -> CountingStore:
+    """Return a store with commits and segments alone."""
+    return CountingStore({key: body for key, body in objects.items() if not key.startswith(f"{LOG}rollup/")})
+
+
+async def test_a_trickle_is_read_with_two_requests_a_thousand(trickle: Mapping[str, bytes]) -> None:
+    store = CountingStore(trickle)
+    assert len(await operations_in(store)) == COMMITS
+    copies = [key for key in store.fetched if key.startswith(f"{LOG}rollup/")]
+    assert sorted(copies) == sorted([*map(rollup_key, range(0, 5_000, 1_000)), *map(pack_key, range(0, 5_000, 1_000))])
+    assert len(store.fetched) - len(copies) == 2 * 200  # what is not rolled up yet: a commit and its segment each
+    assert store.listed < 20
+
+
+async def test_larger_segments_do_not_make_a_pack_be_fetched_again() -> None:
+    store = CountingStore()
+    filling = {"filling": "x" * 15_000}
+    commits = [[operation("insert", number + 1, number, fullDocument=filling)] for number in range(3_000)]
+    await write_log(store, [(encode_segment(operations),) for operations in commits])
+    await RollUps(store=store).write_missing(3_000)
+    store.fetched.clear()
+    assert len(await operations_in(store)) == 3_000
+    assert len(store.fetched) == 6
+
+
+async def test_operations_are_the_same_with_packs_and_without(
+    trickle: Mapping[str, bytes], lively: Mapping[str, bytes]
+) -> None:
+    for objects in (trickle, lively):
+        store = without_copies(objects)
+        expected = await operations_in(store)
+        assert len(store.fetched) >= sum(key.startswith(SEGMENTS) for key in store.objects)
+        assert await operations_in(CountingStore(objects)) == expected
+
+
+async def test_a_lively_log_is_read_with_the_packs_and_its_large_segments(lively: Mapping[str, bytes]) -> None:
+    store = CountingStore(lively)
+    await operations_in(store)
+    segments = [key for key in store.fetched if not key.startswith(LOG)]
+    rolled_up = [o for link in await links_of(lively) if link.commit.sequence < 3_000 for o in link.commit.segments]
+    large = {ref.key for ref in rolled_up if ref.bytes > 16 * KIB}
+    assert large <= set(segments)
+    assert {ref.key for ref in rolled_up} & set(segments) == large
+    assert len(segments) == len(set(segments))
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        [pack_key(1000)],
+        [rollup_key(1000)],
+        [rollup_key(0)],
+        [rollup_key(2000)],
+        [pack_key(0), rollup_key(1000), pack_key(2000)],
+        [rollup_key(1000), rollup_key(2000)],
+    ],
+    ids=lambda gone: " ".join(key.rpartition("/")[2] for key in gone),
+)
+async def test_a_reader_does_without_what_is_missing(lively: Mapping[str, bytes], gone: list[str]) -> None:
+    expected = await operations_in(without_copies(lively))
+    store = without(lively, *gone)
+    assert await operations_in(store) == expected
+    assert [key for key in store.fetched if key in gone and key.endswith(".jsonl")] == []
+    rolled_up = set(map(commit_key, range(3_000)))
+    singly = sum(key in rolled_up for key in store.fetched) / ROLLUP_SIZE
+    assert round(singly, 1) == sum(key.endswith(".jsonl") for key in gone)
+
+
+@pytest.mark.parametrize("sequence", [0, 599, 998, 999, 1000, 2_500, 2_999, 3_098])
+async def test_reading_goes_on_anywhere(lively: Mapping[str, bytes], sequence: int) -> None:
+    everything = await operations_in(CountingStore(lively))
+    after = (await links_of(lively))[sequence]
+    store = CountingStore(lively)
+    rest = await operations_in(store, after=after)
+    assert rest == [found for found in everything if found[0] > sequence]
+    assert len([key for key in store.fetched if key.startswith(f"{LOG}rollup/")]) <= 6
+
+
+async def test_roll_ups_that_are_written_while_a_reader_reads_change_nothing(lively: Mapping[str, bytes]) -> None:
+    expected = await operations_in(CountingStore(lively))
+    store = without_copies(lively)
+    reader = LogReader(store=store)
+    read = []
+    async for link, found in reader.operations_of(reader.links()):
+        if found is not None:
+            read.append((link.commit.sequence, found.raw))
+            if len(read) == 10:
+                assert await RollUps(store=store).write_missing(3_100) == 3
+    assert read == expected
+
+
+async def test_a_log_of_plain_and_compressed_segments_is_read() -> None:
+    store = CountingStore()
+    middle = await write_log(store, [varied(number) for number in range(600)])
+    after = await write_log(store, [varied(number) for number in range(600, 1_300)], last=middle, compresses=True)
+    await write_log(store, [varied(number) for number in range(1_300, 1_400)], last=after)
+    expected = [
+        (number, found.raw)
+        for number in range(1_400)
+        for segment in varied(number)
+        for found in decode_segment(segment.ref("key"), segment.body)
+    ]
+    assert await operations_in(store) == expected
+    await RollUps(store=store).write_missing(1_400)
+    store.fetched.clear()
+    assert await operations_in(store) == expected
+    assert any(key.endswith(".bson.zst") for key in decode_pack(store.objects[pack_key(0)], key=""))
+    assert (await LogReader(store=store).check()).orphans == ()
+
+
+async def links_of(objects: Mapping[str, bytes]) -> list[Link]:
+    return [link async for link in LogReader(store=CountingStore(objects)).links()]
+
+
+# --- what is damaged or gone
+
+
+def cut_off(pack: bytes) -> bytes:
+    return pack[:-7]
+
+
+def flipped_in_a_body(pack: bytes) -> bytes:
+    at = pack.index(b"fullDocument", len(pack) // 2) + 3
+    return pack[:at] + bytes([pack[at] ^ 1]) + pack[at + 1 :]
+
+
+def other_bodies(pack: bytes) -> bytes:
+    return encode_pack((key, b"") for key in decode_pack(pack, key=KEY))
+
+
+@pytest.mark.parametrize("damaged", [cut_off, flipped_in_a_body, other_bodies])
+async def test_a_damaged_pack_is_refused_and_once_it_is_deleted_the_log_is_read(
+    lively: Mapping[str, bytes], damaged: Callable[[bytes], bytes]
+) -> None:
+    store = CountingStore({**lively, KEY: damaged(lively[KEY])})
+    with pytest.raises(CorruptDataError, match="a pack of segments is damaged") as caught:
+        await LogReader(store=store).check()
+    assert caught.value.facts["key"] == KEY
+    assert "delete it" in caught.value.hint
+    await store.delete([str(caught.value.facts["key"])])
+    assert await operations_in(store) == await operations_in(CountingStore(lively))
+    assert (await LogReader(store=store).check()).orphans == ()
+
+
+async def test_a_pack_that_lacks_segments_is_no_fault(lively: Mapping[str, bytes]) -> None:
+    half = encode_pack(list(decode_pack(lively[KEY], key=KEY).items())[::2])
+    store = CountingStore({**lively, KEY: half})
+    assert await operations_in(store) == await operations_in(CountingStore(lively))
+
+
+async def test_a_segment_that_is_gone_is_reported_although_a_pack_has_it(lively: Mapping[str, bytes]) -> None:
+    gone = next(iter(decode_pack(lively[KEY], key=KEY)))
+    store = without(lively, gone)
+    assert await operations_in(store) == await operations_in(CountingStore(lively))
+    with pytest.raises(CorruptDataError, match="an object of the log is missing") as caught:
+        await LogReader(store=store).check()
+    assert caught.value.facts["key"] == gone
+
+
+@pytest.mark.parametrize("number", [38, 3_048])
+async def test_a_segment_that_is_gone_and_in_no_pack_is_missed_by_whoever_reads(
+    lively: Mapping[str, bytes], number: int
+) -> None:
+    link = (await links_of(lively))[number]
+    large = next(ref.key for ref in link.commit.segments if ref.bytes > 16 * KIB)
+    with pytest.raises(CorruptDataError, match="an object of the log is missing") as caught:
+        await operations_in(without(lively, large))
+    assert caught.value.facts["key"] == large
+
+
+async def test_what_no_commit_names_is_an_orphan_and_packs_are_none(lively: Mapping[str, bytes]) -> None:
+    orphan = "replication/shop/orders/1793600000-0000000001_x_7.bson"
+    summary = await LogReader(store=CountingStore({**lively, orphan: b"x"})).check()
+    assert summary.orphans == (orphan,)
+    assert summary.last is not None
+    after = await LogReader(store=CountingStore({**lively, orphan: b"x"})).check(after=summary.last)
+    assert (after.last, after.orphans) == (summary.last, ())
+
+
+# --- mixed segments
+
+
+async def test_a_mixed_segment_is_read_back_with_all_its_collections_and_counts_whole() -> None:
+    store = CountingStore()
+    link = await write_log(store, [varied(2)])
+    mixed, marks = link.commit.segments
+    assert mixed.key.startswith(f"{SEGMENTS}{MIXED}/")
+    reader = LogReader(store=store)
+    namespaces = [found.namespace async for found in reader.operations(link.commit)]
+    assert namespaces == [ORDERS, ORDERS, ORDERS, ITEMS, MARKS]
+    assert [found.namespace async for found in reader.segment(mixed)] == namespaces[:4]
+    assert foreign_operations(link.commit) == 4
+    assert link.commit.total == Total(operations=5, bytes=mixed.bytes + marks.bytes, segments=2)
+
+
+async def test_who_looks_for_a_mark_fetches_no_mixed_segment() -> None:
+    store = CountingStore()
+    link = await write_log(store, [varied(2)])
+    assert [o.namespace async for o in LogReader(store=store).own_operations(link.commit)] == [MARKS]
+    assert store.fetched == [link.commit.segments[1].key]
+
+
+# --- writing them
+
+
+async def test_roll_ups_are_written_once_and_what_is_missing_follows() -> None:
+    store = CountingStore()
+    link = await write_log(store, [varied(number) for number in range(999)])
+    roll_ups = RollUps(store=store)
+    assert await roll_ups.write_missing(999) == 0
+    await write_log(store, [varied(number) for number in range(999, 3_001)], last=link)
+    assert await roll_ups.write_missing(3_001) == 3
+    written = dict(store.objects)
+    store.fetched.clear()
+    assert await roll_ups.write_missing(3_001) == 0
+    assert (store.objects, store.fetched) == (written, [])
+    await store.delete([rollup_key(1000), pack_key(1000), rollup_key(2000)])
+    assert await roll_ups.write_missing(3_001) == 2
+    assert store.objects == written
+
+
+async def test_a_roll_up_and_its_pack_hold_the_commits_and_their_small_segments(lively: Mapping[str, bytes]) -> None:
+    for first in (0, 1000, 2000):
+        numbers = range(first, first + ROLLUP_SIZE)
+        assert list(decode_rollup(lively[rollup_key(first)])) == [lively[commit_key(number)] for number in numbers]
+        refs = [ref for link in (await links_of(lively))[first : first + ROLLUP_SIZE] for ref in link.commit.segments]
+        small_ones = {ref.key: lively[ref.key] for ref in refs if ref.bytes <= 16 * KIB}
+        assert decode_pack(lively[pack_key(first)], key="") == small_ones
+        assert 0 < len(small_ones) < len(refs)
+
+
+async def test_an_idle_thousand_has_an_empty_pack() -> None:
+    store = CountingStore()
+    await write_log(store, [()] * 1_001)
+    await RollUps(store=store).write_missing(1_001)
+    assert store.objects[pack_key(0)] == b""
+    assert (await LogReader(store=store).check()).orphans == ()
+
+
+async def test_a_roll_up_that_dies_at_any_call_is_completed_later() -> None:
+    whole = CountingStore()
+    await write_log(whole, [varied(number) if number % 50 == 2 else () for number in range(1_010)])
+    objects = dict(whole.objects)
+    life = Life(None)
+    await RollUps(store=mortal(whole, life)).write_missing(1_010)
+    expected = await operations_in(whole)
+    for halves in [*range(0, life.spent - 12, 397), *range(life.spent - 12, life.spent)]:
+        store = CountingStore(objects)
+        with pytest.raises(DiedError):
+            await RollUps(store=mortal(store, Life(halves))).write_missing(1_010)
+        assert await operations_in(store) == expected
+        await RollUps(store=store).write_missing(1_010)
+        assert store.objects == whole.objects
+
+
+@pytest.mark.parametrize("kind", ["commit", "segment"])
+async def test_a_roll_up_of_a_log_that_lacks_something_is_not_written(kind: str) -> None:
+    store = CountingStore()
+    await write_log(store, [small(number) for number in range(1_000)])
+    gone = commit_key(7) if kind == "commit" else small(7)[0].key()
+    await store.delete([gone])
+    before = dict(store.objects)
+    with pytest.raises(CorruptDataError, match="an object of the log has vanished") as caught:
+        await RollUps(store=store).write_missing(1_000)
+    assert caught.value.facts["key"] == gone
+    assert store.objects == before
