@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
+import signal
 from collections import Counter, defaultdict
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +24,7 @@ from d5agent.drill.child import pause
 from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
     from pymongo.asynchronous.collection import AsyncCollection
 
@@ -142,6 +144,18 @@ async def writers(uri: str, ledger: Ledger, *, seed: int = 7) -> AsyncGenerator[
             group.create_task(write(number))
         yield
         done.set()
+
+
+@contextmanager
+def paused(agent: Agent) -> Iterator[None]:
+    """Stop the daemon's process while the block runs: what is written meanwhile it must read afterwards."""
+    pid = agent._daemon.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def captured(rig: AgentRig, agent: Agent, ledger: Ledger, *, uri: str = "") -> None:
