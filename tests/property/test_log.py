@@ -10,7 +10,8 @@ from bson import Timestamp, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.operation import ClusterTime, Namespace, Position, parse_event
+from d5agent.core.naming import parse_segment_key
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position, parse_event
 from d5agent.core.segmenter import Segmenter
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
@@ -25,8 +26,14 @@ if TYPE_CHECKING:
     from d5agent.core.operation import Operation
     from d5agent.ports import ObjectStore
 
-_NAMES: Final = (Namespace("shop", "a"), Namespace("shop", "b"), Namespace("stock", "a"))
-_KINDS: Final = (*("insert", "update", "replace", "delete") * 5, "drop", "rename", "dropDatabase", "unheardOf")
+_MOST_QUIET: Final = 4  # collections of a cut that have segments of their own however little they hold
+_MANY: Final = 9  # collections of a lively moment: more than may have a segment each
+_NAMES: Final = (
+    *(Namespace("shop", "a"), Namespace("shop", "b"), Namespace("stock", "a")) * 2,
+    *(Namespace("shop", f"quiet{number}") for number in range(_MANY)),
+    Namespace(OWN_DATABASE, "marks"),
+)
+_KINDS: Final = (*("insert", "update", "replace", "delete") * 20, "drop", "rename", "dropDatabase", "unheardOf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +57,15 @@ _EVENTS: Final = st.lists(
         st.sampled_from(_NAMES),
         st.integers(1, 3),
         st.sampled_from((0, 0, 1)),
-        st.integers(0, 300),
+        st.sampled_from((0, 0, 20, 300, 900)),
+        st.sampled_from((False, False, True)),
         st.booleans(),
-        st.booleans(),
-        st.sampled_from((0.0, 0.0, 0.3, 5.0)),
+        st.sampled_from((0.0, 0.0, 0.0, 0.3, 5.0)),
     ),
     min_size=15,
     max_size=60,
 )
-_SIZES: Final = st.sampled_from((1, 300, 1500, 1_000_000))
+_SIZES: Final = st.sampled_from((1, 300, 1500, 6000, 1_000_000))
 _AGES: Final = st.sampled_from((0.0, 1.0, 60.0))
 
 
@@ -92,6 +99,7 @@ async def _capture(
     max_bytes: int,
     max_age: float,
     breaks_off: bool = True,
+    compresses: bool = False,
 ) -> None:
     """Write the log of what comes after its last commit, as the service does: stored side by side.
 
@@ -99,7 +107,7 @@ async def _capture(
     """
     reader = LogReader(store=store)
     last = await reader.last()
-    writer = LogWriter(store=store, clock=FakeClock(), writer=WRITER, last=last)
+    writer = LogWriter(store=store, clock=FakeClock(), writer=WRITER, last=last, compresses=compresses)
     pipeline = Pipeline(writer=writer, room=Room(max_bytes=2000), on_commit=_nothing)
     begin = 0 if last is None else _number_after(last.commit.position)
     segmenter = Segmenter(max_bytes=max_bytes, max_age_seconds=max_age)
@@ -138,6 +146,7 @@ async def _require_whole(store: FakeObjectStore, operations: list[Operation]) ->
     reader = LogReader(store=store)
     stored = [[o async for o in reader.operations(link.commit)] async for link in reader.links()]
     everything = [operation for commit in stored for operation in commit]
+    assert [o async for _, o in reader.operations_of(reader.links()) if o is not None] == everything
     assert sorted(o.raw for o in everything) == sorted(o.raw for o in operations)
     for namespace in {operation.namespace for operation in operations}:
         of_one = [o.raw for o in everything if o.namespace == namespace]
@@ -150,6 +159,7 @@ async def _require_whole(store: FakeObjectStore, operations: list[Operation]) ->
     shared = [time for time in times if times.count(time) > 1]
     assert all(any(o.is_barrier for o in operations if o.cluster_time == time) for time in shared)
     await _require_order_across_barriers(everything, operations)
+    await _require_marks_apart(reader)
 
 
 async def _require_order_across_barriers(stored: list[Operation], operations: list[Operation]) -> None:
@@ -158,12 +168,26 @@ async def _require_order_across_barriers(stored: list[Operation], operations: li
         assert {o.raw for o in stored[:at]} == {o.raw for o in operations[:came_at]}
 
 
-@given(events=_EVENTS, max_bytes=_SIZES, max_age=_AGES)
-def test_what_is_captured_comes_out_of_the_log_again(events: list[Event], max_bytes: int, max_age: float) -> None:
+async def _require_marks_apart(reader: LogReader) -> None:
+    """Whoever looks for the agent's marks finds all of them, and in a commit's few segments a few namespaces."""
+    async for link in reader.links():
+        own = [o async for o in reader.own_operations(link.commit)]
+        assert own == [o async for o in reader.operations(link.commit) if o.is_ours]
+        for ref in link.commit.segments:
+            namespaces = {o.namespace async for o in reader.segment(ref)}
+            assert namespaces == {parse_segment_key(ref.key).namespace} or len(namespaces) > _MOST_QUIET
+
+
+@given(events=_EVENTS, max_bytes=_SIZES, max_age=_AGES, compresses=st.booleans())
+def test_what_is_captured_comes_out_of_the_log_again(
+    *, events: list[Event], max_bytes: int, max_age: float, compresses: bool
+) -> None:
     async def run() -> None:
         store = FakeObjectStore(page_size=3)
         operations = _operations(events)
-        await _capture(store, events, operations, max_bytes=max_bytes, max_age=max_age, breaks_off=False)
+        await _capture(
+            store, events, operations, max_bytes=max_bytes, max_age=max_age, breaks_off=False, compresses=compresses
+        )
         await _require_whole(store, operations)
         summary = await LogReader(store=store).check()
         assert not summary.orphans

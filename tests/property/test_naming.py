@@ -99,14 +99,16 @@ def test_different_ids_never_share_a_key(one: DocumentId, other: DocumentId) -> 
     assert (segment_key(namespace, time, one) == segment_key(namespace, time, other)) == (one == other)
 
 
-@given(
-    database=_names, collection=st.none() | _names, id_=st.none() | _ids, time=_times, ordinal=st.integers(1, 20_000)
-)
+_namespaces = st.none() | st.builds(Namespace, _names, st.none() | _names)
+_suffixes = st.sampled_from((".bson", ".bson.zst"))
+
+
+@given(namespace=_namespaces, id_=st.none() | _ids, time=_times, ordinal=st.integers(1, 20_000), suffix=_suffixes)
 def test_a_key_can_be_read_back(
-    database: str, collection: str | None, id_: DocumentId | None, time: ClusterTime, ordinal: int
+    namespace: Namespace | None, id_: DocumentId | None, time: ClusterTime, ordinal: int, suffix: str
 ) -> None:
-    namespace = Namespace(database, collection)
-    key = segment_key(namespace, time, id_, ordinal=ordinal)
+    key = segment_key(namespace, time, id_, ordinal=ordinal, suffix=suffix)
+    assert key.endswith(suffix)
     assert len(key.encode()) < _LONGEST_KEY
     assert key.isascii()
     parts = parse_segment_key(key)
@@ -121,6 +123,17 @@ def test_a_key_can_be_read_back(
 def test_different_collections_never_share_a_folder(one: str, other: str) -> None:
     keys = [segment_key(Namespace("shop", name), ClusterTime(1, 1), None) for name in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)
+
+
+@given(one=_namespaces, other=_namespaces, id_=_ids, suffixes=st.tuples(_suffixes, _suffixes))
+def test_a_key_belongs_to_one_namespace_and_one_kind_of_content(
+    one: Namespace | None, other: Namespace | None, id_: DocumentId, suffixes: tuple[str, str]
+) -> None:
+    keys = [
+        segment_key(name, ClusterTime(1, 1), id_, suffix=suffix)
+        for name, suffix in zip((one, other), suffixes, strict=True)
+    ]
+    assert (keys[0] == keys[1]) == ((one, suffixes[0]) == (other, suffixes[1]))
 
 
 @given(times=st.lists(_times, max_size=10))
