@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.naming import segment_key
-from d5agent.core.operation import ClusterTime, Namespace, Operation, parse_event
+from d5agent.core.operation import ClusterTime, Event, Namespace, Operation, parse_event
 from d5agent.core.raw import DocumentId, split_documents
 from d5agent.errors import CorruptDataError
 
@@ -62,7 +62,7 @@ class Segment:
         )
 
 
-def encode_segment(operations: Sequence[Operation]) -> Segment:
+def encode_segment(operations: Sequence[Operation | Event]) -> Segment:
     """Return the segment of some operations, all of one namespace and in order; there is at least one."""
     return Segment(
         namespace=operations[0].namespace,
@@ -74,7 +74,7 @@ def encode_segment(operations: Sequence[Operation]) -> Segment:
     )
 
 
-def mixed_segment(parts: Sequence[Sequence[Operation]]) -> Segment:
+def mixed_segment(parts: Sequence[Sequence[Operation | Event]]) -> Segment:
     """Return one segment of the operations of several namespaces; each part is one namespace's, in order."""
     earliest = min(parts, key=lambda part: part[0].cluster_time)
     return Segment(

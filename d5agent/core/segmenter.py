@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.operation import Namespace, Operation, Position
+from d5agent.core.operation import Event, Namespace, Operation, Position
 from d5agent.core.segment import Segment, encode_segment, mixed_segment
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class Segmenter:
 
     max_bytes: int
     max_age_seconds: float
-    _open: dict[Namespace, list[Operation]] = field(default_factory=dict)
+    _open: dict[Namespace, list[Operation | Event]] = field(default_factory=dict)
     _open_bytes: int = 0
     _uncommitted_bytes: int = 0
     _oldest: float | None = None
-    _last: Operation | None = None
-    _before: Operation | None = None
+    _last: Operation | Event | None = None
+    _before: Operation | Event | None = None
     """The last operation of an earlier cluster time than the newest: up to it all may be committed at any moment."""
     _is_ordered: bool = True
     """Whether no operation came with an earlier cluster time than the one before it."""
@@ -69,7 +69,7 @@ class Segmenter:
         """What it holds."""
         return self._open_bytes
 
-    def add(self, operation: Operation, *, now: float) -> Sequence[Cut]:
+    def add(self, operation: Operation | Event, *, now: float) -> Sequence[Cut]:
         """Take the next operation; return what is to be stored, in order."""
         cuts = _NOTHING
         last = self._last
@@ -148,7 +148,7 @@ class Segmenter:
         shared = {id(part) for part in quiet}
         return (*(encode_segment(part) for part in parts if id(part) not in shared), mixed_segment(quiet))
 
-    def _is_quiet(self, operations: list[Operation]) -> bool:
+    def _is_quiet(self, operations: list[Operation | Event]) -> bool:
         """Whether a collection's share is small. The agent's own marks are kept apart: they are looked for by key."""
         size = sum([len(operation.raw) for operation in operations])
         return size * _BUSY_SHARE < self.max_bytes and not operations[0].is_ours
@@ -161,5 +161,5 @@ class Segmenter:
         return cut
 
 
-def _after(operation: Operation) -> Position:
+def _after(operation: Operation | Event) -> Position:
     return Position(cluster_time=operation.cluster_time, token=operation.token)

@@ -42,6 +42,11 @@ class S3Server:
         return self._folder / "s3.log"
 
     @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._child.pid if self._child else None
+
+    @property
     def endpoint_url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self._port}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.log import Commit, Link, Writer, is_rollup_due, token_to_json
-from d5agent.core.operation import Position, parse_event
+from d5agent.core.operation import Position, glance, parse_event
 from d5agent.core.phase import ACTIVE, Service
 from d5agent.core.segmenter import Cut, Segmenter
 from d5agent.errors import AgentError, LogHeldError, OperatorError, TransientError
@@ -23,7 +23,7 @@ from d5agent.steps.roll_ups import RollUps
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from d5agent.core.operation import Operation
+    from d5agent.core.operation import Event, Operation
     from d5agent.core.phase import PhaseState
     from d5agent.core.raw import DocumentId
     from d5agent.ports import ChangeSource, Clock, Coordinator, EventBatch, ObjectStore, StateStore
@@ -198,7 +198,7 @@ class _Capture:
         now = self._service.clock.monotonic()
         segmenter, fence = self._segmenter, self._coordinator.state.fence
         for event in batch.events:
-            operation = parse_event(event)
+            operation = glance(event)
             for cut in segmenter.add(operation, now=now):
                 await self._pipeline.take(cut)
             if operation.is_ours:
@@ -206,7 +206,7 @@ class _Capture:
             elif fence is not None and operation.cluster_time > fence.cluster_time:
                 self._tell_after_fence(operation)
             if batch.is_reduced:
-                self._tell_reduced(operation)
+                self._tell_reduced(parse_event(event))
         if not batch.events:
             segmenter.seal(batch.position)
             await self._handle_silence(batch)
@@ -264,12 +264,12 @@ class _Capture:
                 with suppress(TransientError):  # the stream meets the same, and has its own patience
                     await self._service.source.check(may_enable=False)
 
-    async def _look_for_mark(self, operation: Operation) -> None:
+    async def _look_for_mark(self, operation: Event) -> None:
         if self._mark is not None and operation.document_id == self._mark:
             self._mark = None
             await self._set_ready()
 
-    def _tell_after_fence(self, operation: Operation) -> None:
+    def _tell_after_fence(self, operation: Event) -> None:
         """Make an application's write after the fence known; it is not lost."""
         self._after_fence += 1
         if self._after_fence % _AFTER_FENCE_LINES == 1:

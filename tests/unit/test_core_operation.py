@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from bson import decode, encode
+from bson import Timestamp, decode, encode
+from hypothesis import given
+from hypothesis import strategies as st
 
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, parse_event
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, glance, parse_event
 from d5agent.errors import CorruptDataError
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS, at, operation, raw_event
@@ -69,3 +71,44 @@ def test_times_and_names_print_as_they_stand_in_keys() -> None:
     assert str(ClusterTime(5, 12)) == "0000000005-0000000012"
     assert (str(ORDERS), str(Namespace("shop"))) == ("shop.orders", "shop")
     assert ClusterTime(5, 12) < ClusterTime(6, 1)
+
+
+_FIELDS = {
+    "_id": {"_data": "8263"},
+    "operationType": "insert",
+    "clusterTime": Timestamp(5, 6),
+    "wallTime": None,
+    "fullDocument": {"ns": {"db": "not this", "coll": "one"}, "clusterTime": Timestamp(1, 1)},
+    "ns": {"db": "shop", "coll": "orders"},
+    "documentKey": {"_id": 1},
+    "updateDescription": {"updatedFields": {"ns": 1}},
+}
+
+
+@given(
+    order=st.permutations(sorted(_FIELDS)),
+    kind=st.sampled_from(["insert", "update", "replace", "delete", "drop", "dropDatabase", "unheardOf"]),
+    document=st.sampled_from([None, {}, {"a": "x" * 300}, _FIELDS["fullDocument"]]),
+    token=st.sampled_from([{"_data": "8263"}, {"_data": "00ff", "_typeBits": b"1"}, {"other": 1}]),
+    left_out=st.sets(st.sampled_from(["wallTime", "fullDocument", "documentKey", "updateDescription"])),
+)
+def test_a_glance_sees_what_parsing_sees_in_whatever_order(
+    order: list[str], kind: str, document: object, token: object, left_out: set[str]
+) -> None:
+    changed = {"operationType": kind, "fullDocument": document, "_id": token}
+    raw = encode({name: changed.get(name, _FIELDS[name]) for name in order if name not in left_out})
+    seen, parsed = glance(raw), parse_event(raw)
+    assert seen.raw is raw
+    assert (seen.namespace, seen.cluster_time) == (parsed.namespace, parsed.cluster_time)
+    assert (seen.is_barrier, seen.is_ours) == (parsed.is_barrier, parsed.is_ours)
+    assert (seen.token, seen.document_id) == (parsed.token, parsed.document_id)
+
+
+@pytest.mark.parametrize("size", range(4, len(raw_event("update", 3, "id")), 7))
+def test_a_cut_event_is_corrupt_at_a_glance_too_or_seen_as_far_as_needed(size: int) -> None:
+    raw = raw_event("update", 3, "id")[:size]
+    try:
+        seen = glance(raw)
+    except CorruptDataError:
+        return
+    assert (seen.namespace, seen.cluster_time) == (ORDERS, at(3))
