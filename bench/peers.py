@@ -109,7 +109,7 @@ async def run_rivet(
         events_stored=await _count_stored(s3, bucket, events, folder),
         seconds=_last_put(s3) - lag - began,
         cpu_seconds=cpu_seconds,
-        note="one database; Parquet, zstd, 10,000 rows a part; no clusterTime, no update description",
+        note="one database; Parquet, zstd, 5,000 rows a part; no clusterTime, no update description",
     )
 
 
@@ -137,7 +137,7 @@ async def run_mq_bridge(
         events_stored=await _count_stored(s3, bucket, events, folder),
         seconds=_last_put(s3) - lag - _told(folder)["began"],
         cpu_seconds=cpu_seconds,
-        note="one collection; JSON lines, zstd, batches of 20,000; no position, no clusterTime, no update description",
+        note="one collection; JSON lines, batches of 5,000; no position, no clusterTime, no update description",
     )
 
 
@@ -249,8 +249,8 @@ async def main(events: int) -> None:
     # Not at the top: capture.py imports this module.
     from capture import DOCUMENT_BYTES, write  # type: ignore[import-not-found]  # noqa: PLC0415
 
-    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"versions: mongod 6.0.5, LocalStack S3 4.7.0; best of {_ROUNDS}")
+    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    print(f"versions: Python {platform.python_version()}, mongod 6.0.5, LocalStack S3 4.7.0; best of {_ROUNDS}")
     print(f"data: {events:,} events, half inserts, half updates, {DOCUMENT_BYTES} bytes a document, updateLookup on")
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="d5-peers-")))
