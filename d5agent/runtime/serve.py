@@ -83,8 +83,8 @@ async def take_up(daemon: Daemon, lease: Lease, states: MirroredStateStore, stor
     """
     await states.take_over(MIRRORED, owner=lease.me.tenure, confirm=lease.confirm, from_another=lease.follows_another)
     await daemon.load()
-    await lease.renew()  # it tells the run, now that it is known
     last = None if daemon.state.run_id else await LogReader(store=store).last()
+    await lease.renew()  # it tells the run, now that it is known; and what was read is nobody else's
     if last is not None:
         writer = last.commit.writer
         raise CorruptDataError(
