@@ -1,10 +1,10 @@
 """Capture while the state directory cannot be written, and while the machine's clock is moved.
 
 **Disk.** No test here mounts anything, which only root may, nor trusts a mode that root passes over: each runs the
-same everywhere. A full disk is /dev/full, the kernel's own: state files are written beside and renamed, so a link in the
-place of the file beside lets every write of them end with ENOSPC, and leaves the old file and the machine's disk alone. A
-read-only directory is one without the right to write; where the tests run as root, the daemon is started without the
-capability that passes over it (CAP_DAC_OVERRIDE), and is then refused like anybody.
+same everywhere. A full disk is /dev/full, the kernel's own: state files are written beside and renamed, so a link in
+the place of the file beside lets every write of them end with ENOSPC, and leaves the old file and the machine's disk
+alone. A read-only directory is one without the right to write; where the tests run as root, the daemon is started
+without the capability that passes over it (CAP_DAC_OVERRIDE), and is then refused like anybody.
 
 **Clock.** The machine's clock is everybody's, so only the daemon's is moved: its process runs the command line with a
 SystemClock, and botocore's clock for signatures, that add what a file says. Monotonic time goes on, as it does when a
@@ -96,6 +96,26 @@ async def require_failed_and_refused(agent: Agent, reason: str) -> None:
     assert reason in said(ended)
 
 
+async def fill_disk(rig: AgentRig) -> None:
+    """Let no state file be written any more. A file that is being written now is waited for: it is renamed next."""
+    for name in STATE_FILES:
+
+        def is_linked(beside: Path = rig.state / f"{name}.new") -> bool:
+            try:
+                beside.symlink_to("/dev/full")
+            except FileExistsError:
+                return False
+            return True
+
+        await until(is_linked, what=f"no {name} is being written")
+
+
+def free_disk(rig: AgentRig) -> None:
+    """Let state files be written again."""
+    for name in STATE_FILES:
+        (rig.state / f"{name}.new").unlink()
+
+
 def read_states(rig: AgentRig) -> dict[str, Any]:
     """Return the state files, which must be whole."""
     return {name: json.loads((rig.state / f"{name}.json").read_text(encoding="utf-8")) for name in STATE_FILES}
@@ -106,13 +126,11 @@ async def test_a_full_disk(rig: AgentRig) -> None:
     ledger = Ledger()
     async with writers(rig.source_uri, ledger):
         await ledger.grown(50)
-        for name in STATE_FILES:
-            (rig.state / f"{name}.new").symlink_to("/dev/full")
+        await fill_disk(rig)
         await require_failed_and_refused(agent, "No space left on device")
         assert set(read_states(rig)) == set(STATE_FILES)
         await ledger.grown(50)
-        for name in STATE_FILES:
-            (rig.state / f"{name}.new").unlink()
+        free_disk(rig)
         await agent.call("start", "replication")
         await ledger.grown(50)
     await captured(rig, agent, ledger)
@@ -143,12 +161,10 @@ async def test_a_disk_that_is_full_when_the_daemon_starts(rig: AgentRig) -> None
     async with writers(rig.source_uri, ledger):
         await ledger.grown(50)
         await agent.kill()
-        for name in STATE_FILES:
-            (rig.state / f"{name}.new").symlink_to("/dev/full")
+        await fill_disk(rig)
         await agent.start()
         await require_failed_and_refused(agent, "No space left on device")
-        for name in STATE_FILES:
-            (rig.state / f"{name}.new").unlink()
+        free_disk(rig)
         await agent.call("start", "replication")
         await ledger.grown(50)
     await captured(rig, agent, ledger)
