@@ -59,9 +59,14 @@ class LogReader:
         """
         before = after
         async with aclosing(self._bodies(0 if after is None else after.commit.sequence + 1)) as bodies:
-            async for key, body in bodies:
-                link = Link(commit=decode_commit(body, key=key), digest=digest(body))
-                check_link(before, link)
+            async for number, body in bodies:
+                try:
+                    link = Link(commit=decode_commit(body, key=commit_key(number)), digest=digest(body))
+                    check_link(before, link)
+                except CorruptDataError:
+                    await self._check_copy(number, digest(body))
+                    await self._check_copy(number - 1, None if before is None else before.digest)
+                    raise
                 yield link
                 before = link
 
@@ -179,7 +184,17 @@ class LogReader:
         for first, pack in zip(missing, found, strict=True):
             packs[first] = decode_pack(pack or b"", key=pack_key(first))  # none: its segments are read one by one
 
-    async def _bodies(self, first: int) -> AsyncGenerator[tuple[str, bytes]]:
+    async def _check_copy(self, number: int, found: str | None) -> None:
+        """Blame the roll-up if it has a commit otherwise than the commit's own object: with that, the log is whole."""
+        stored = await self.store.get(commit_key(number)) if number >= 0 else None
+        if stored is not None and digest(stored) != found:
+            raise CorruptDataError(
+                "a roll-up of the log is damaged",
+                hint="delete it: its commits are stored beside it, and the log is read from them",
+                key=rollup_key(number - number % ROLLUP_SIZE),
+            )
+
+    async def _bodies(self, first: int) -> AsyncGenerator[tuple[int, bytes]]:
         """Yield the commits from a number on: from roll-ups where there are any, one by one else."""
         sizes = await self.rolled_up()
         begin, end = first - first % ROLLUP_SIZE, max([0, *(at + ROLLUP_SIZE for at in sizes)])
@@ -191,11 +206,11 @@ class LogReader:
             async with aclosing(found) as bodies:
                 async for number, body in bodies:
                     if number >= first:
-                        yield commit_key(number), body
+                        yield number, body
             begin = next_begin
         async with aclosing(self._single_bodies(max(first, begin))) as bodies:
             async for number, body in bodies:
-                yield commit_key(number), body
+                yield number, body
 
     async def _rolled_up_bodies(self, begins: list[int]) -> AsyncGenerator[tuple[int, bytes]]:
         rollups = await self._get_all([rollup_key(begin) for begin in begins])

@@ -280,6 +280,53 @@ async def test_a_damaged_pack_is_refused_and_once_it_is_deleted_the_log_is_read(
     assert (await LogReader(store=store).check()).orphans == ()
 
 
+def first_line_gone(rollup: bytes) -> bytes:
+    return rollup[rollup.index(b"\n") + 1 :]
+
+
+def last_lines_gone(rollup: bytes) -> bytes:
+    return b"".join(list(decode_rollup(rollup))[:-3])
+
+
+def flipped_in_the_last_line(rollup: bytes) -> bytes:
+    return rollup[:-20] + rollup[-20:].replace(b"1", b"2")
+
+
+def other_line_in_the_middle(rollup: bytes) -> bytes:
+    lines = list(decode_rollup(rollup))
+    return b"".join([*lines[:500], lines[500].replace(b'"host"', b'"h0st"'), *lines[501:]])
+
+
+@pytest.mark.parametrize(
+    "damaged", [cut_off, first_line_gone, last_lines_gone, flipped_in_the_last_line, other_line_in_the_middle]
+)
+async def test_a_damaged_roll_up_is_named_and_once_it_is_deleted_the_log_is_read(
+    lively: Mapping[str, bytes], damaged: Callable[[bytes], bytes]
+) -> None:
+    rollup = damaged(lively[rollup_key(1000)])
+    assert rollup != lively[rollup_key(1000)]
+    store = CountingStore({**lively, rollup_key(1000): rollup})
+    with pytest.raises(CorruptDataError, match="a roll-up of the log is damaged") as caught:
+        await LogReader(store=store).check()
+    assert caught.value.facts["key"] == rollup_key(1000)
+    assert "delete it" in caught.value.hint
+    await store.delete([str(caught.value.facts["key"])])
+    assert await operations_in(store) == await operations_in(CountingStore(lively))
+
+
+@pytest.mark.parametrize("sequence", [0, 999, 1000, 1500, 3_050])
+async def test_a_chain_that_is_broken_itself_is_not_blamed_on_a_roll_up(sequence: int) -> None:
+    store = CountingStore()
+    await write_log(store, [()] * 3_100)
+    store.objects[commit_key(sequence)] = store.objects[commit_key(sequence)].replace(
+        b'"host":"host"', b'"host":"hist"'
+    )
+    await RollUps(store=store).write_missing(3_100)
+    with pytest.raises(CorruptDataError, match="the chain of commits is broken") as caught:
+        await LogReader(store=store).check()
+    assert caught.value.facts["key"] == commit_key(sequence + 1)
+
+
 async def test_a_pack_that_lacks_segments_is_no_fault(lively: Mapping[str, bytes]) -> None:
     half = encode_pack(list(decode_pack(lively[KEY], key=KEY).items())[::2])
     store = CountingStore({**lively, KEY: half})
