@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d5agent.core.naming import parse_segment_key
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position, parse_event
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position, glance, parse_event
 from d5agent.core.segmenter import Segmenter
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
@@ -121,7 +121,7 @@ async def _capture(
                 segmenter.seal(position if event.names_position else None)
                 if (cut := segmenter.tick(now=now)) is not None:
                     await pipeline.take(cut)
-            for cut in segmenter.add(operation, now=now):
+            for cut in segmenter.add(glance(operation.raw), now=now):
                 await pipeline.take(cut)
         if not breaks_off:
             segmenter.seal(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from bson import Timestamp, decode, encode
 from hypothesis import given
@@ -102,6 +104,28 @@ def test_a_glance_sees_what_parsing_sees_in_whatever_order(
     assert (seen.namespace, seen.cluster_time) == (parsed.namespace, parsed.cluster_time)
     assert (seen.is_barrier, seen.is_ours) == (parsed.is_barrier, parsed.is_ours)
     assert (seen.token, seen.document_id) == (parsed.token, parsed.document_id)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "_id operationType clusterTime ns documentKey",
+        "_id operationType clusterTime wallTime ns documentKey updateDescription",
+        "_id operationType clusterTime fullDocument ns documentKey",
+        "_id operationType clusterTime wallTime fullDocument ns documentKey updateDescription",
+        "_id operationType clusterTime wallTime ns documentKey fullDocument",
+    ],
+)
+@pytest.mark.parametrize("document", [None, {}, {"a": "x" * 300}, _FIELDS["fullDocument"], {"ns": {"db": 1}}])
+@pytest.mark.parametrize("kind", ["update", "drop"])
+def test_a_glance_at_an_event_as_servers_send_it_sees_what_parsing_sees(
+    order: str, document: object, kind: str
+) -> None:
+    changed = {"operationType": kind, "fullDocument": document, "wallTime": datetime(2026, 11, 2, tzinfo=UTC)}
+    raw = encode({name: changed.get(name, _FIELDS[name]) for name in order.split()})
+    seen, parsed = glance(raw), parse_event(raw)
+    assert (seen.namespace, seen.cluster_time) == (parsed.namespace, parsed.cluster_time) == (ORDERS, ClusterTime(5, 6))
+    assert (seen.is_barrier, seen.token) == (parsed.is_barrier, parsed.token)
 
 
 @pytest.mark.parametrize("size", range(4, len(raw_event("update", 3, "id")), 7))

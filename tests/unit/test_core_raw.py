@@ -180,8 +180,15 @@ def test_an_array_of_documents_is_taken_apart() -> None:
 
 @pytest.mark.parametrize(
     "array",
-    [b"", encode({"0": 1}), encode({"0": {"a": 1}})[:-3], _enclosed(b"\x030\0\x04\0\0\0"), _enclosed(b"\x030")],
-    ids=["nothing", "a number", "cut", "no document", "no value"],
+    [
+        b"",
+        encode({"0": 1}),
+        encode({"0": {"a": 1}})[:-3],
+        encode({"0": {"a": 1}})[:-1] + b"\1",
+        _enclosed(b"\x030\0\x04\0\0\0"),
+        _enclosed(b"\x030"),
+    ],
+    ids=["nothing", "a number", "cut", "no end", "no document", "no value"],
 )
 def test_what_is_no_array_of_documents_is_corrupt(array: bytes) -> None:
     with pytest.raises(CorruptDataError, match="not an array of documents"):
