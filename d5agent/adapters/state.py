@@ -95,7 +95,7 @@ class MirroredStateStore:
             body = self._for_mirror(value)
             if await self._swap(name, found, body):
                 self._seen[name] = body
-                if value is mirror and local is not None:
+                if value is mirror:
                     write_state_file(self._path(name), value)
                 return
         raise TransientError("a state's mirror keeps changing", hint="which other agent writes it?", name=name)
