@@ -47,6 +47,10 @@ class OperatorError(AgentError):
     exit_code = EXIT_OPERATOR
 
 
+class NotKeptError(OperatorError):
+    """The source does not keep its changes, or did not for a while: what it has not told is lost to the stream."""
+
+
 class CorruptDataError(OperatorError):
     """Stored bytes are not what was stored: nothing more may be built upon them."""
 

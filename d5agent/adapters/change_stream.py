@@ -29,6 +29,7 @@ _MARKS: Final = "marks"
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _UNAUTHORIZED: Final = 13
 _WRITES: Final = frozenset({"insert", "update", "delete", "remove", "findAndModify", "findandmodify", "bulkWrite"})
+_LONGEST_BETWEEN_LOOKS_SECONDS: Final = 600
 _MOST_SINGLE: Final = 20_000  # read one by one in search of the event that is too large; a batch is half of it at most
 
 
@@ -52,6 +53,7 @@ class ChangeStreamSource:
         self._uri = uri
         self._is_documentdb = flavor == "documentdb"
         self._enables = enables
+        self._kept_since: tuple[float, Position] | None = None
         self._clock = clock
         self._fence = fence or Fence()
 
@@ -59,6 +61,7 @@ class ChangeStreamSource:
         """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide.
 
         Whether they are is what `$listChangeStreams` says; that modifyChangeStreams answered with ok proves nothing.
+        Called again within ten minutes it also looks whether they were kept in between. NotKeptError: they were not.
         """
         try:
             answer = await hello(self._client, SIDE)
@@ -71,12 +74,15 @@ class ChangeStreamSource:
                 "the source is not a replica set: it has no change stream",
                 hint="mend [source] uri; DocumentDB is the set rs0, a MongoDB server needs --replSet",
             )
-        if not self._is_documentdb or await self._is_enabled():
+        if not self._is_documentdb:
             return
-        if may_enable and self._enables:
+        is_enabled = await self._is_enabled()
+        if not is_enabled and may_enable and self._enables:
             await self._modify_change_streams(enable=True)
-        if not await self._is_enabled():
+            is_enabled = await self._is_enabled()
+        if not is_enabled:
             raise not_enabled()
+        await self._check_kept()
 
     @asynccontextmanager
     async def stream(self, after: Position | None) -> AsyncGenerator[AsyncGenerator[EventBatch]]:
@@ -136,6 +142,21 @@ class ChangeStreamSource:
         command = {"modifyChangeStreams": 1, "database": "", "collection": "", "enable": enable}
         with translating(SIDE):
             await self._client.admin.command(command)
+
+    async def _check_kept(self) -> None:
+        """Look whether a stream can still be opened where it could at the last look.
+
+        Off and on again ends the history (docs/gateway.md, inferred), and a stream that is open passes over it.
+        """
+        now = self._clock.monotonic()
+        position = Position(cluster_time=await self.now(), token=None)
+        if self._kept_since is not None and now - self._kept_since[0] < _LONGEST_BETWEEN_LOOKS_SECONDS:
+            position = self._kept_since[1]
+        self._kept_since = None  # should it be gone, the next look begins anew
+        cursor = StreamCursor(client=self._client, position=position, view=View.SINGLE)
+        async with aclosing(cursor.batches()) as batches:
+            first = await anext(batches)
+        self._kept_since = (now, first.position or position)
 
     async def _is_enabled(self) -> bool:
         with translating(SIDE):

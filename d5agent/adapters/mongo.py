@@ -30,6 +30,7 @@ Client = AsyncMongoClient[RawBSONDocument]
 APP_NAME: Final = "d5agent"
 SYSTEM_DATABASES: Final = frozenset({"admin", "local", "config"})
 _QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
+_MORE_HOSTS: Final = re.compile(r"(://(?:[^@/]*@)?[^,/?]+)(?:,[^,/?]+)+")  # all after the first
 _SELECTION_MS: Final = 5_000
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
@@ -145,7 +146,11 @@ async def replica_set_of(uri: str, side: str) -> str | None:
     """Return the name of the set that the URI's first host is in; None: it is in none."""
     with translating(side):
         client: Client = AsyncMongoClient(
-            uri, replicaSet=None, directConnection=True, serverSelectionTimeoutMS=_SELECTION_MS, appname=APP_NAME
+            _MORE_HOSTS.sub(r"\1", uri, count=1),
+            replicaSet=None,
+            directConnection=True,
+            serverSelectionTimeoutMS=_SELECTION_MS,
+            appname=APP_NAME,
         )
     try:
         return (await hello(client, side)).get("setName")

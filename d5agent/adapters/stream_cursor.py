@@ -20,7 +20,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from d5agent.adapters.mongo import translated
 from d5agent.core import raw
 from d5agent.core.operation import ClusterTime, Position
-from d5agent.errors import AgentError, OperatorError
+from d5agent.errors import AgentError, NotKeptError, OperatorError, TransientError
 from d5agent.ports import EventBatch
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ _BATCH_BYTES: Final = 4 * 1024 * 1024  # a reply may be 16 MB, and stands in mem
 _NOT_ENABLED_TEXT: Final = "modifyChangeStreams has not been run"
 _CAPPED_POSITION_LOST: Final = 136
 _LOST_ON_MONGODB: Final = frozenset({280, 286})
-_FOREIGN: Final = frozenset({9, 260})
+_FOREIGN: Final = frozenset({9, 260, 50811})  # 50811: MongoDB's for a token that is not even its own form
+_ANSWER_SECONDS: Final = 30  # a getMore waits half a second; a middlebox that forgets one flow answers never
+_OPEN_SECONDS: Final = 300  # from an old position the server looks through all of its log after it
+_CLOSE_SECONDS: Final = 5
+_TOO_MANY_TEXT: Final = "too many cursors are already opened"
 _EVENT_TOO_LARGE: Final = 10334
 # MongoDB's words beside that code. DocumentDB's own code for it is not documented.
 _TOO_LARGE_TEXT: Final = re.compile(r"BSONObj size|larger than 16|exceeds.{0,40}16 ?MB", re.IGNORECASE)
@@ -74,9 +78,9 @@ class EventTooLargeError(AgentError):
     """The server cannot send the next event in this view."""
 
 
-def not_enabled() -> OperatorError:
+def not_enabled() -> NotKeptError:
     """Return the error for a cluster that keeps no changes."""
-    return OperatorError(
+    return NotKeptError(
         "change streams are not enabled for the whole cluster",
         hint=f"before the first capture, set [source] enable_change_streams, or type on the source: {ENABLE}; "
         "after it, operations are lost to the stream: docs/runbook, 'the position is lost'",
@@ -89,9 +93,15 @@ def stream_error(error: PyMongoError) -> AgentError:
     if code == _CAPPED_POSITION_LOST and _NOT_ENABLED_TEXT in str(error):
         return not_enabled()
     if code == _CAPPED_POSITION_LOST or code in _LOST_ON_MONGODB:
-        return OperatorError(
+        return NotKeptError(
             "the position is older than the server's log of changes: operations are lost to the stream",
             hint="nothing goes on from now by itself; see docs/runbook, 'the position is lost'",
+            code=code,
+        )
+    if _TOO_MANY_TEXT in str(error):
+        return TransientError(
+            "the source has too many cursors open",
+            hint="it goes on when one is closed: are there other change streams, or a larger instance to be had?",
             code=code,
         )
     if code in _FOREIGN:
@@ -119,7 +129,7 @@ class StreamCursor:
         cursor_id = 0
         session = self.client.start_session(causal_consistency=False)  # DocumentDB has none (303)
         try:
-            reply = await self._command(self._open_command(), session)
+            reply = await self._command(self._open_command(), session, seconds=_OPEN_SECONDS)
             while True:
                 cursor_id, batch = _read(reply, before=self.position, is_reduced=self.view.is_narrow)
                 self._fit(batch)
@@ -156,18 +166,26 @@ class StreamCursor:
             size = sum(map(len, batch.events))
             self._batch_size = max(1, min(_MOST_EVENTS, _BATCH_BYTES * len(batch.events) // size))
 
-    async def _command(self, command: dict[str, Any], session: AsyncClientSession) -> bytes:
+    async def _command(
+        self, command: dict[str, Any], session: AsyncClientSession, *, seconds: float = _ANSWER_SECONDS
+    ) -> bytes:
         try:
-            reply = await self.client.admin.command(command, session=session, codec_options=_RAW)
+            async with asyncio.timeout(seconds):
+                reply = await self.client.admin.command(command, session=session, codec_options=_RAW)
+        except TimeoutError as error:
+            raise TransientError(
+                "the source does not answer", hint="it is asked again on a new connection", seconds=seconds
+            ) from error
         except PyMongoError as error:
             raise stream_error(error) from error
         return bytes(reply.raw)
 
     async def _close(self, cursor_id: int, session: AsyncClientSession) -> None:
-        with suppress(PyMongoError):  # a server that is gone has closed it
+        with suppress(PyMongoError, TimeoutError):  # a server that is gone has closed it
             if cursor_id:
                 command = {"killCursors": "$cmd.aggregate", "cursors": [cursor_id]}
-                await self.client.admin.command(command, session=session)
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self.client.admin.command(command, session=session)
         await session.end_session()
 
 

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from d5agent.core.log import Commit, Link, Writer, is_rollup_due, token_to_json
-from d5agent.core.operation import Position, glance, parse_event
-from d5agent.core.phase import ACTIVE, Service
-from d5agent.core.segmenter import Cut, Segmenter
-from d5agent.errors import AgentError, LogHeldError, OperatorError, TransientError
+from d5agent.core.log import Link, Writer
+from d5agent.core.operation import Position
+from d5agent.errors import LogHeldError, NotKeptError, OperatorError
+from d5agent.steps.capture import GAP, Capture, Limits
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.marks import mark_document_id, new_mark_id
-from d5agent.steps.parallel import beside
-from d5agent.steps.pipeline import Pipeline, Room, read_ahead
-from d5agent.steps.roll_ups import RollUps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
-
-    from d5agent.core.operation import Event, Operation
-    from d5agent.core.phase import PhaseState
-    from d5agent.core.raw import DocumentId
-    from d5agent.ports import ChangeSource, Clock, Coordinator, EventBatch, ObjectStore, StateStore
-
-TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as operators know it
-_IDLE_SECONDS: Final = 60
-_IDLE_SECONDS_BEFORE_FENCE: Final = 1
-_MIRROR_SECONDS: Final = 60  # of the position's copy: whoever carries on reads the commits
-_WATCH_SECONDS: Final = 10
-_LOOKS_A_CHECK: Final = 6
-_AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
-_BATCHES_TO_SEAL: Final = 3  # read after the request to stop, so that what is in hand can be committed
+    from d5agent.ports import ChangeSource, Clock, Coordinator, ObjectStore, StateStore
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +38,7 @@ class Replication:
 
     async def run(self, coordinator: Coordinator) -> None:
         """Open the log and the stream, become ready, and capture until stopped."""
+        await self._refuse_gap()
         last = await self._last_commit(coordinator)
         # Enabled now, after operations were captured, it would not tell of those in between.
         await self.source.check(may_enable=last is None)
@@ -69,7 +48,7 @@ class Replication:
         start = Position(cluster_time=await self.source.now(), token=None) if last is None else last.commit.position
         async with self.source.stream(start) as batches:
             first = await anext(batches)
-            capture = _Capture(self, coordinator, self._writer(coordinator, last))
+            capture = self._capture(coordinator, last)
             if last is None:
                 await capture.begin(first.position or start)
             async with capture.at_work():
@@ -77,6 +56,18 @@ class Replication:
                 failure = await capture.follow(batches, first)
         if failure is not None:
             raise failure
+
+    async def _refuse_gap(self) -> None:
+        """Raise when an earlier run found that the source had not kept its changes: commits may lie on both sides."""
+        gap = await self.states.load(GAP)
+        if gap is not None:
+            raise NotKeptError(
+                "the stream has a gap: operations are lost to it, and the log cannot be carried on",
+                hint="see docs/runbook, 'the position is lost'",
+                found_at=gap["found_at"],
+                sequence=gap["sequence"],
+                found=gap["error"],
+            )
 
     async def _last_commit(self, coordinator: Coordinator) -> Link | None:
         last = await LogReader(store=self.store).last()
@@ -120,195 +111,12 @@ class Replication:
         )
         return LogWriter(store=self.store, clock=self.clock, writer=who, last=last, compresses=self.compresses)
 
-
-def position_to_json(sequence: int, position: Position) -> dict[str, object]:
-    """Return the content of `data_resume_token.json`: a copy for operators; the commit is the position."""
-    return {
-        "version": 1,
-        "sequence": sequence,
-        "cluster_time": position.cluster_time,
-        "token": token_to_json(position.token),
-    }
-
-
-class _Capture:
-    """One stretch of capturing, from one open stream."""
-
-    def __init__(self, service: Replication, coordinator: Coordinator, writer: LogWriter) -> None:
-        self._service = service
-        self._coordinator = coordinator
-        self._writer = writer
-        self._segmenter = Segmenter(max_bytes=service.max_segment_bytes, max_age_seconds=service.max_segment_seconds)
-        self._ahead = Room(max_bytes=service.ahead_bytes)
-        self._uploading = Room(max_bytes=service.upload_bytes)
-        self._pipeline = Pipeline(writer=writer, room=self._uploading, on_commit=self._note)
-        self._committed_at = service.clock.monotonic()
-        self._mirrored_at: float | None = None
-        self._rollup_due = asyncio.Event()
-        self._rollup_due.set()  # a crash may have left one out
-        self._mark: DocumentId | None = None
-        self._after_fence = 0
-
-    async def begin(self, position: Position) -> None:
-        """Note where the log begins, as its first commit."""
-        await self._note(await self._writer.publish((), position))
-
-    @asynccontextmanager
-    async def at_work(self) -> AsyncGenerator[None]:
-        """Store, publish, roll up and watch beside the block; at its end all that was taken is published."""
-        async with beside(self._roll_up(), self._watch()), self._pipeline.open():
-            yield
-
-    async def become_ready(self) -> None:
-        """Write a mark that must come out of the stream; without the right to write, be ready at once."""
-        mark_id = new_mark_id("ready")
-        if await self._service.source.mark(mark_id):
-            self._mark = mark_document_id(mark_id)
-        else:
-            self._coordinator.journal.warning("mark_not_written", hint="grant the agent's user insert on d5agent")
-            await self._set_ready()
-
-    async def follow(self, batches: AsyncGenerator[EventBatch], first: EventBatch) -> AgentError | None:
-        """Capture batches until the service is to stop, or the stream fails; return why it failed.
-
-        In both cases what is in hand is stored: the server may have forgotten it when somebody reads again.
-        """
-        failure: AgentError | None = None
-        try:
-            await self._handle(first)
-            async with read_ahead(batches, self._ahead) as inbox:
-                await self._follow(aiter(inbox))
-        except AgentError as error:
-            failure = error
-        last = self._segmenter.drain()
-        if last is not None:
-            await self._pipeline.take(last)
-        return failure
-
-    async def _follow(self, batches: AsyncIterator[EventBatch]) -> None:
-        left = _BATCHES_TO_SEAL
-        async for batch in batches:
-            await self._handle(batch)
-            if self._coordinator.stopping.is_set():
-                left -= 1
-                if self._segmenter.is_empty or self._segmenter.is_sealed or left == 0:
-                    return
-
-    async def _handle(self, batch: EventBatch) -> None:
-        now = self._service.clock.monotonic()
-        segmenter, fence = self._segmenter, self._coordinator.state.fence
-        for event in batch.events:
-            operation = glance(event)
-            for cut in segmenter.add(operation, now=now):
-                await self._pipeline.take(cut)
-            if operation.is_ours:
-                await self._look_for_mark(operation)
-            elif fence is not None and operation.cluster_time > fence.cluster_time:
-                self._tell_after_fence(operation)
-            if batch.is_reduced:
-                self._tell_reduced(parse_event(event))
-        if not batch.events:
-            segmenter.seal(batch.position)
-            await self._handle_silence(batch)
-        self._report(is_caught_up=not batch.events)
-
-    async def _handle_silence(self, batch: EventBatch) -> None:
-        now = self._service.clock.monotonic()
-        due = self._segmenter.tick(now=now)
-        if due is not None:
-            await self._pipeline.take(due)
-        elif self._segmenter.is_empty and now - self._committed_at >= self._idle_seconds() and batch.position:
-            # An old position makes the server read its log from there, and one day it is too old.
-            self._committed_at = now
-            await self._pipeline.take(Cut(segments=(), position=batch.position))
-
-    def _idle_seconds(self) -> float:
-        # Without a mark, the fence is a position that has passed a time: it must not take a minute to see it.
-        fencing = self._coordinator.state.status(Service.MONITOR_REPLICATION) in ACTIVE
-        return _IDLE_SECONDS_BEFORE_FENCE if fencing else _IDLE_SECONDS
-
-    async def _note(self, commit: Commit) -> None:
-        """Let the local copy of the position follow a commit, and say what it holds."""
-        for ref in commit.segments:
-            self._coordinator.journal.info("segment_stored", key=ref.key, operations=ref.count, bytes=ref.bytes)
-        self._committed_at = now = self._service.clock.monotonic()
-        mirrors = self._mirrored_at is None or now - self._mirrored_at >= _MIRROR_SECONDS
-        position = position_to_json(commit.sequence, commit.position)
-        await self._service.states.save(TOKEN, position, mirrors=mirrors)
-        if mirrors:
-            self._mirrored_at = now
-        if is_rollup_due(commit.sequence):
-            self._rollup_due.set()
-
-    async def _roll_up(self) -> None:
-        rollups = RollUps(store=self._service.store)
-        while True:
-            await self._rollup_due.wait()
-            self._rollup_due.clear()
-            last = self._writer.last
-            try:
-                written = await rollups.write_missing(0 if last is None else last.commit.sequence + 1)
-            except TransientError as error:  # a reader does without; the next one writes both
-                self._coordinator.journal.warning("rollup_not_written", error=str(error), hint=error.hint)
-                continue
-            if written:
-                self._coordinator.journal.info("rollup_written", rollups=written)
-
-    async def _watch(self) -> None:
-        """Look after what the stream itself does not tell: that it was switched off, it passes over in silence."""
-        for look in itertools.count(1):
-            await self._service.clock.sleep(_WATCH_SECONDS)
-            if self._uploading.held:  # a slow store is waited for; each request to it has its time, so this is life
-                self._report(is_caught_up=False)
-            if look % _LOOKS_A_CHECK == 0:
-                with suppress(TransientError):  # the stream meets the same, and has its own patience
-                    await self._service.source.check(may_enable=False)
-
-    async def _look_for_mark(self, operation: Event) -> None:
-        if self._mark is not None and operation.document_id == self._mark:
-            self._mark = None
-            await self._set_ready()
-
-    def _tell_after_fence(self, operation: Event) -> None:
-        """Make an application's write after the fence known; it is not lost."""
-        self._after_fence += 1
-        if self._after_fence % _AFTER_FENCE_LINES == 1:
-            self._coordinator.journal.warning(
-                "operation_after_fence",
-                namespace=str(operation.namespace),
-                cluster_time=str(operation.cluster_time),
-                count=self._after_fence,
-            )
-
-    def _tell_reduced(self, operation: Operation) -> None:
-        self._coordinator.journal.warning(
-            "event_too_large",
-            namespace=str(operation.namespace),
-            cluster_time=str(operation.cluster_time),
-            has_document=operation.document is not None,
-            hint="captured with what fits; without its document, restore reads that from the source",
+    def _capture(self, coordinator: Coordinator, last: Link | None) -> Capture:
+        limits = Limits(
+            max_segment_bytes=self.max_segment_bytes,
+            max_segment_seconds=self.max_segment_seconds,
+            ahead_bytes=self.ahead_bytes,
+            upload_bytes=self.upload_bytes,
         )
-
-    async def _set_ready(self) -> None:
-        def ready(state: PhaseState) -> PhaseState:
-            now = self._service.clock.now().isoformat(timespec="seconds")
-            return state if state.ready_at else replace(state, ready_at=now)
-
-        await self._coordinator.update(ready)
-        self._coordinator.journal.info(
-            "replication_ready", sequence=self._writer.last.commit.sequence if self._writer.last else 0
-        )
-
-    def _report(self, *, is_caught_up: bool) -> None:
-        total, last = self._writer.total, self._writer.last
-        if last is None:
-            return
-        self._coordinator.report(
-            operations=total.operations,
-            bytes=total.bytes,
-            segments=total.segments,
-            last_cluster_time=list(last.commit.position.cluster_time),
-            is_caught_up=is_caught_up,
-            operations_after_fence=self._after_fence,
-            queue_bytes=self._ahead.held + self._segmenter.bytes + self._uploading.held,
-        )
+        writer = self._writer(coordinator, last)
+        return Capture(source=self.source, states=self.states, coordinator=coordinator, writer=writer, limits=limits)

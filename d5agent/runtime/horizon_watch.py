@@ -14,8 +14,8 @@ from d5agent.adapters.retention import PARAMETER
 from d5agent.core.horizon import MOST_RETENTION_SECONDS, Crossing, Horizon, HorizonTracker, Level, Retention
 from d5agent.core.phase import Service, Status
 from d5agent.errors import AgentError
-from d5agent.plugins.replication import TOKEN
 from d5agent.runtime.events import ServiceJournal
+from d5agent.steps.capture import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -27,11 +27,12 @@ from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
-from d5agent.plugins.replication import TOKEN, Replication
+from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
 from d5agent.runtime.daemon import PHASE
 from d5agent.settings import credentials_directory
+from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Servi
             source=at.source,
             store=at.store,
             states=at.states,
-            state_names=(TOKEN, CHECKPOINT),
+            state_names=(TOKEN, CHECKPOINT, GAP),
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
         ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from bson import decode, encode
 
 from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position
-from d5agent.errors import OperatorError
+from d5agent.errors import NotKeptError, OperatorError
 from d5agent.ports import EventBatch
 from tests.fakes.cluster import FakeCluster, drop_database, insert, token_data
 
@@ -46,7 +46,7 @@ class FakeChangeSource:
         if may_enable and self.enables:
             self.is_enabled = True
         if not self.is_enabled:
-            raise OperatorError("change streams are not enabled", hint="enable them")
+            raise NotKeptError("change streams are not enabled", hint="enable them")
 
     @asynccontextmanager
     async def stream(self, after: Position | None) -> AsyncGenerator[AsyncGenerator[EventBatch]]:

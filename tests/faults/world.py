@@ -17,9 +17,10 @@ from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
-from d5agent.plugins.replication import TOKEN, Replication
+from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.runtime.daemon import Daemon
+from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.parallel import leaf_of
 from d5agent.steps.replayer import CHECKPOINT
@@ -171,7 +172,7 @@ class World:
                     source=source,
                     store=store,
                     states=states,
-                    state_names=(TOKEN, CHECKPOINT),
+                    state_names=(TOKEN, CHECKPOINT, GAP),
                     clock=self.clock,
                     timeout_seconds=600,
                 ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from d5agent.drill.child import pause
-from tests.integration.agent_rig import PATIENCE_SECONDS
+from tests.integration.agent_rig import PATIENCE_SECONDS, Client
 from tests.integration.capture_ledger import Ledger, captured, paused, until, writers
 
 if TYPE_CHECKING:
@@ -249,3 +249,33 @@ async def test_connections_that_die_without_a_word_are_noticed(rig: AgentRig) ->
             await ledger.grown(200)
         assert ledger.lost
         await captured(rig, agent, ledger)
+
+
+async def test_one_connection_that_dies_without_a_word_is_noticed(rig: AgentRig) -> None:
+    # A middlebox that forgets one flow: the driver's heartbeat runs on another connection, and finds all well.
+    rig.config["source"]["uri"] += HEARTBEAT
+    async with relay(rig.gateway.cluster.upstream) as between:
+        rig.gateway.cluster.upstream = between.address
+        agent = await rig.captured_agent()
+        ledger = Ledger()
+        await captured(rig, agent, ledger)
+        between.forget_connections(that_asked=b"$cmd.aggregate")
+        await captured(rig, agent, ledger)
+
+
+async def test_the_cursor_quota_is_waited_for(rig: AgentRig) -> None:
+    await rig.enable()
+    rig.gateway.cluster.faults.max_cursors = 1
+    agent = rig.agent()
+    await agent.start()
+
+    async def waits() -> bool:
+        row = await replication(agent)
+        assert row["state"] != "failed", row
+        return row["state"] == "waiting" and "too many" in f"{row['error']} {row['hint']}"
+
+    async with Client(rig.source_uri) as client, await client.watch() as other:
+        await other.try_next()
+        await agent.call("start", "replication")
+        await until(waits, what="it waits for a cursor")
+    await ready(agent)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.drill.servers import ReplicaSet
+from tests.integration.agent_rig import PATIENCE_SECONDS
 from tests.integration.capture_ledger import Ledger, captured, paused, until, writers
 
 if TYPE_CHECKING:
@@ -112,3 +113,27 @@ async def test_a_fail_over_of_the_cluster_under_load(rig: AgentRig, three_member
     assert ledger.lost
     assert rig.gateway.status()["upstream"] == new.address
     await captured(rig, agent, ledger)
+
+
+async def test_no_primary_while_it_starts(rig: AgentRig, three_members: ReplicaSet) -> None:
+    rig.config["source"] = {"uri": three_members.uri, "flavor": "mongodb"}
+    primary = await primary_of(three_members)
+    for member in three_members.members:
+        if member is not primary:
+            await member.kill()
+    agent = rig.agent()
+    await agent.start()
+    await agent.call("start", "replication")
+
+    async def waits() -> bool:
+        row = (await agent.status())["services"]["replication"]
+        assert row["state"] != "failed", row
+        return row["state"] == "waiting" and "the source is" in row["error"]
+
+    await until(waits, what="replication waits for a primary")
+    await three_members.start()
+    await agent.until(lambda status: bool(status["ready_at"]), what="ready", seconds=PATIENCE_SECONDS)
+    ledger = Ledger()
+    async with writers(three_members.uri, ledger):
+        await ledger.grown(200)
+    await captured(rig, agent, ledger, uri=three_members.uri)

@@ -222,3 +222,13 @@ async def test_a_password_changed_under_way(rig: AgentRig, tmp_path: Path) -> No
         await agent.call("start", "replication")
         await captured(rig, agent, ledger, uri=uri)
         assert "hush" not in agent.log.read_text(encoding="utf-8")
+
+
+async def test_a_log_of_documentdb_is_not_read_on_from_mongodb(rig: AgentRig) -> None:
+    agent = await rig.captured_agent()
+    await captured_log(rig, agent, rig.source_uri)
+    await agent.stop()
+    rig.config["source"] = {"uri": rig.source.uri, "flavor": "mongodb"}
+    rig.agent()
+    await agent.start()
+    await has_failed(agent, FOREIGN, FOREIGN_HINT)

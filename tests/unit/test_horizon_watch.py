@@ -14,10 +14,10 @@ from d5agent.core.horizon import Basis, Retention
 from d5agent.core.operation import ClusterTime
 from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
 from d5agent.errors import TransientError
-from d5agent.plugins.replication import TOKEN
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.status import status_of
+from d5agent.steps.capture import TOKEN
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
 from tests.fakes.retention import FakeRetention

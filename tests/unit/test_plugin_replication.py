@@ -275,6 +275,12 @@ async def test_a_stream_that_is_switched_off_under_way_is_noticed_although_it_st
         stage.source.is_enabled = False
         await until(stage.clock, end.done)
     assert "not enabled" in str(end.result())
+    commits, stage.source.is_enabled = await stage.commits(), True
+    with pytest.raises(OperatorError, match="the stream has a gap") as refused:
+        await stage.replication().run(stage.coordinator)
+    assert refused.value.facts["found"] == "change streams are not enabled"
+    assert "'the position is lost'" in refused.value.hint
+    assert await stage.commits() == commits
 
 
 async def test_change_streams_are_enabled_before_the_first_capture_only() -> None:

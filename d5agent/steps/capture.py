@@ -1,0 +1,260 @@
+"""Capture: the batches of an open stream become segments and commits, until it is to stop or the stream fails."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.log import is_rollup_due, token_to_json
+from d5agent.core.operation import glance, parse_event
+from d5agent.core.phase import ACTIVE, Service
+from d5agent.core.segmenter import Cut, Segmenter
+from d5agent.errors import AgentError, NotKeptError, TransientError
+from d5agent.steps.marks import mark_document_id, new_mark_id
+from d5agent.steps.parallel import beside
+from d5agent.steps.pipeline import Pipeline, Room, read_ahead
+from d5agent.steps.roll_ups import RollUps
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from d5agent.core.log import Commit
+    from d5agent.core.operation import Event, Operation, Position
+    from d5agent.core.phase import PhaseState
+    from d5agent.core.raw import DocumentId
+    from d5agent.ports import ChangeSource, Coordinator, EventBatch, StateStore
+    from d5agent.steps.log_writer import LogWriter
+
+TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as operators know it
+GAP: Final = "stream_gap"
+_IDLE_SECONDS: Final = 60
+_IDLE_SECONDS_BEFORE_FENCE: Final = 1
+_MIRROR_SECONDS: Final = 60  # of the position's copy: whoever carries on reads the commits
+_WATCH_SECONDS: Final = 10
+_LOOKS_A_CHECK: Final = 6
+_AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
+_BATCHES_TO_SEAL: Final = 3  # read after the request to stop, so that what is in hand can be committed
+
+
+def position_to_json(sequence: int, position: Position) -> dict[str, object]:
+    """Return the content of `data_resume_token.json`: a copy for operators; the commit is the position."""
+    return {
+        "version": 1,
+        "sequence": sequence,
+        "cluster_time": position.cluster_time,
+        "token": token_to_json(position.token),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When segments are cut, and how much may wait: read ahead, and on its way to the store."""
+
+    max_segment_bytes: int
+    max_segment_seconds: float
+    ahead_bytes: int
+    upload_bytes: int
+
+
+class Capture:
+    """One stretch of capturing, from one open stream."""
+
+    def __init__(
+        self, *, source: ChangeSource, states: StateStore, coordinator: Coordinator, writer: LogWriter, limits: Limits
+    ) -> None:
+        self._source = source
+        self._states = states
+        self._coordinator = coordinator
+        self._writer = writer
+        self._clock = writer.clock
+        self._segmenter = Segmenter(max_bytes=limits.max_segment_bytes, max_age_seconds=limits.max_segment_seconds)
+        self._ahead = Room(max_bytes=limits.ahead_bytes)
+        self._uploading = Room(max_bytes=limits.upload_bytes)
+        self._pipeline = Pipeline(writer=writer, room=self._uploading, on_commit=self._note)
+        self._committed_at = self._clock.monotonic()
+        self._mirrored_at: float | None = None
+        self._rollup_due = asyncio.Event()
+        self._rollup_due.set()  # a crash may have left one out
+        self._mark: DocumentId | None = None
+        self._after_fence = 0
+
+    async def begin(self, position: Position) -> None:
+        """Note where the log begins, as its first commit."""
+        await self._note(await self._writer.publish((), position))
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncGenerator[None]:
+        """Store, publish, roll up and watch beside the block; at its end all that was taken is published."""
+        async with beside(self._roll_up(), self._watch()), self._pipeline.open():
+            yield
+
+    async def become_ready(self) -> None:
+        """Write a mark that must come out of the stream; without the right to write, be ready at once."""
+        mark_id = new_mark_id("ready")
+        if await self._source.mark(mark_id):
+            self._mark = mark_document_id(mark_id)
+        else:
+            self._coordinator.journal.warning("mark_not_written", hint="grant the agent's user insert on d5agent")
+            await self._set_ready()
+
+    async def follow(self, batches: AsyncGenerator[EventBatch], first: EventBatch) -> AgentError | None:
+        """Capture batches until the service is to stop, or the stream fails; return why it failed.
+
+        In both cases what is in hand is stored: the server may have forgotten it when somebody reads again.
+        """
+        failure: AgentError | None = None
+        try:
+            await self._handle(first)
+            async with read_ahead(batches, self._ahead) as inbox:
+                await self._follow(aiter(inbox))
+        except AgentError as error:
+            failure = error
+        last = self._segmenter.drain()
+        if last is not None:
+            await self._pipeline.take(last)
+        return failure
+
+    async def _follow(self, batches: AsyncIterator[EventBatch]) -> None:
+        left = _BATCHES_TO_SEAL
+        async for batch in batches:
+            await self._handle(batch)
+            if self._coordinator.stopping.is_set():
+                left -= 1
+                if self._segmenter.is_empty or self._segmenter.is_sealed or left == 0:
+                    return
+
+    async def _handle(self, batch: EventBatch) -> None:
+        now = self._clock.monotonic()
+        segmenter, fence = self._segmenter, self._coordinator.state.fence
+        for event in batch.events:
+            operation = glance(event)
+            for cut in segmenter.add(operation, now=now):
+                await self._pipeline.take(cut)
+            if operation.is_ours:
+                await self._look_for_mark(operation)
+            elif fence is not None and operation.cluster_time > fence.cluster_time:
+                self._tell_after_fence(operation)
+            if batch.is_reduced:
+                self._tell_reduced(parse_event(event))
+        if not batch.events:
+            segmenter.seal(batch.position)
+            await self._handle_silence(batch)
+        self._report(is_caught_up=not batch.events)
+
+    async def _handle_silence(self, batch: EventBatch) -> None:
+        now = self._clock.monotonic()
+        due = self._segmenter.tick(now=now)
+        if due is not None:
+            await self._pipeline.take(due)
+        elif self._segmenter.is_empty and now - self._committed_at >= self._idle_seconds() and batch.position:
+            # An old position makes the server read its log from there, and one day it is too old.
+            self._committed_at = now
+            await self._pipeline.take(Cut(segments=(), position=batch.position))
+
+    def _idle_seconds(self) -> float:
+        # Without a mark, the fence is a position that has passed a time: it must not take a minute to see it.
+        fencing = self._coordinator.state.status(Service.MONITOR_REPLICATION) in ACTIVE
+        return _IDLE_SECONDS_BEFORE_FENCE if fencing else _IDLE_SECONDS
+
+    async def _note(self, commit: Commit) -> None:
+        """Let the local copy of the position follow a commit, and say what it holds."""
+        for ref in commit.segments:
+            self._coordinator.journal.info("segment_stored", key=ref.key, operations=ref.count, bytes=ref.bytes)
+        self._committed_at = now = self._clock.monotonic()
+        mirrors = self._mirrored_at is None or now - self._mirrored_at >= _MIRROR_SECONDS
+        position = position_to_json(commit.sequence, commit.position)
+        await self._states.save(TOKEN, position, mirrors=mirrors)
+        if mirrors:
+            self._mirrored_at = now
+        if is_rollup_due(commit.sequence):
+            self._rollup_due.set()
+
+    async def _roll_up(self) -> None:
+        rollups = RollUps(store=self._writer.store)
+        while True:
+            await self._rollup_due.wait()
+            self._rollup_due.clear()
+            last = self._writer.last
+            try:
+                written = await rollups.write_missing(0 if last is None else last.commit.sequence + 1)
+            except TransientError as error:  # a reader does without; the next one writes both
+                self._coordinator.journal.warning("rollup_not_written", error=str(error), hint=error.hint)
+                continue
+            if written:
+                self._coordinator.journal.info("rollup_written", rollups=written)
+
+    async def _watch(self) -> None:
+        """Look after what the stream itself does not tell: that it was switched off, it passes over in silence."""
+        for look in itertools.count(1):
+            await self._clock.sleep(_WATCH_SECONDS)
+            if self._uploading.held:  # a slow store is waited for; each request to it has its time, so this is life
+                self._report(is_caught_up=False)
+            if look % _LOOKS_A_CHECK == 0:
+                await self._check_source()
+
+    async def _check_source(self) -> None:
+        last = self._writer.last
+        try:
+            await self._source.check(may_enable=False)
+        except TransientError:
+            pass  # the stream meets the same, and has its own patience
+        except NotKeptError as error:
+            # Commits may have passed over the gap already: a later start must not take them for a whole log.
+            found_at = self._clock.now().isoformat(timespec="seconds")
+            sequence = last.commit.sequence if last else None
+            await self._states.save(
+                GAP, {"version": 1, "found_at": found_at, "sequence": sequence, "error": error.message}
+            )
+            raise
+
+    async def _look_for_mark(self, operation: Event) -> None:
+        if self._mark is not None and operation.document_id == self._mark:
+            self._mark = None
+            await self._set_ready()
+
+    def _tell_after_fence(self, operation: Event) -> None:
+        """Make an application's write after the fence known; it is not lost."""
+        self._after_fence += 1
+        if self._after_fence % _AFTER_FENCE_LINES == 1:
+            self._coordinator.journal.warning(
+                "operation_after_fence",
+                namespace=str(operation.namespace),
+                cluster_time=str(operation.cluster_time),
+                count=self._after_fence,
+            )
+
+    def _tell_reduced(self, operation: Operation) -> None:
+        self._coordinator.journal.warning(
+            "event_too_large",
+            namespace=str(operation.namespace),
+            cluster_time=str(operation.cluster_time),
+            has_document=operation.document is not None,
+            hint="captured with what fits; without its document, restore reads that from the source",
+        )
+
+    async def _set_ready(self) -> None:
+        def ready(state: PhaseState) -> PhaseState:
+            now = self._clock.now().isoformat(timespec="seconds")
+            return state if state.ready_at else replace(state, ready_at=now)
+
+        await self._coordinator.update(ready)
+        self._coordinator.journal.info(
+            "replication_ready", sequence=self._writer.last.commit.sequence if self._writer.last else 0
+        )
+
+    def _report(self, *, is_caught_up: bool) -> None:
+        total, last = self._writer.total, self._writer.last
+        if last is None:
+            return
+        self._coordinator.report(
+            operations=total.operations,
+            bytes=total.bytes,
+            segments=total.segments,
+            last_cluster_time=list(last.commit.position.cluster_time),
+            is_caught_up=is_caught_up,
+            operations_after_fence=self._after_fence,
+            queue_bytes=self._ahead.held + self._segmenter.bytes + self._uploading.held,
+        )
