@@ -12,7 +12,7 @@ help:
 	@echo 'make setup  virtual environment and real servers, from the locks'
 	@echo 'make demo   the whole failback on this machine'
 	@echo 'make test   make check, and all tests'
-	@echo 'make soak   the property tests, with many more examples'
+	@echo 'make soak   capture killed hundreds of times under load, and the property tests with many more examples'
 	@echo 'make bench  measurements'
 	@echo 'make fmt    format and mend what can be mended'
 	@echo 'make check  lint, types, layers'
@@ -31,6 +31,7 @@ test: check
 test-all: test
 
 soak: setup
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest tests/property --timeout=1800 $(ARGS)
 
 bench: setup
