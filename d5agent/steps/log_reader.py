@@ -138,18 +138,23 @@ class LogReader:
     async def check(self, *, after: Link | None = None) -> LogSummary:
         """Read all of the log after a commit and check it: chain, hashes, counts. CorruptDataError names the fault."""
         last = after
-        named: set[str] = set()
+        named: set[int] = set()  # hashes of keys: a week's trickle has a million, and memory is bounded
         async with aclosing(self.operations_of(self.links(after=after))) as operations:
             async for link, operation in operations:
                 if operation is None:
-                    named.update(ref.key for ref in link.commit.segments)
+                    named.update(hash(ref.key) for ref in link.commit.segments)
                     last = link
         if after is not None:
             return LogSummary(last=last, orphans=())
-        stored = {f.key async for page in self.store.list_objects(SEGMENTS) for f in page if not f.key.startswith(LOG)}
-        if not named <= stored:  # read from a pack, and gone all the same
-            raise _missing(min(named - stored))
-        orphans = sorted(stored - named)
+        orphans: list[str] = []
+        async for page in self.store.list_objects(SEGMENTS):
+            for key in (found.key for found in page if not found.key.startswith(LOG)):
+                if hash(key) not in named:
+                    orphans.append(key)
+                named.discard(hash(key))
+        if named:  # read from a pack, and gone all the same
+            gone = [r.key async for link in self.links() for r in link.commit.segments if hash(r.key) in named]
+            raise _missing(min(gone))
         return LogSummary(last=last, orphans=tuple(orphans))
 
     async def _operations_of_group(
