@@ -105,6 +105,8 @@ class Replayer:
     _reached: int = -1
     _operations: int = 0
     _has_barrier: bool = False
+    _is_due: bool = False
+    """Whether a window was written that the checkpoint does not know of yet."""
     _failed: int = 0
 
     async def apply_log(self, links: AsyncIterator[Link]) -> None:
@@ -152,9 +154,10 @@ class Replayer:
 
     async def _end_commit(self, commit: Commit) -> None:
         self._reached, self._operations = commit.sequence, commit.total.operations
-        if self._window.bytes >= self.window_bytes:
-            await self._flush()
+        if self._is_due:
+            await self._flush()  # what is left of the commit: a checkpoint covers whole ones
             await self._save()
+            self._is_due = False
         elif self._has_barrier:
             await self._save()
         self._has_barrier = False
@@ -168,6 +171,7 @@ class Replayer:
         self._window.add(operation)
         if self._window.bytes >= self.window_bytes:
             await self._flush()  # within a commit there is no checkpoint: it is read again from its beginning
+            self._is_due = True
 
     async def _apply_barrier(self, operation: Operation) -> None:
         # Checkpoints on both sides: repeated after a crash, it meets the target as it left it, and nothing later.
