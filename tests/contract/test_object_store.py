@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.adapters.clock import SystemClock
+from d5agent.adapters.fence import Fence
 from d5agent.adapters.s3 import open_s3
 from d5agent.core.naming import segment_key
 from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.errors import OperatorError
+from d5agent.errors import LogHeldError, OperatorError
 from tests.fakes.documents import raw_id
 from tests.fakes.store import FakeObjectStore
 
@@ -60,6 +61,54 @@ async def test_what_is_put_is_got(store: ObjectStore) -> None:
     await store.put("empty", b"")
     assert await store.get("a/b") == b"two"
     assert await store.get("empty") == b""
+
+
+async def test_what_is_replaced_is_what_was_seen(store: ObjectStore) -> None:
+    assert not await store.put("key", b"one", replacing=b"zero")
+    assert await store.get("key") is None
+    assert await store.put("key", b"one")
+    assert await store.put("key", b"two", replacing=b"one")
+    assert not await store.put("key", b"three", replacing=b"one")
+    assert await store.put("key", b"two", replacing=b"one"), "it is so already: a repetition whose answer was lost"
+    assert await store.get("key") == b"two"
+
+
+async def test_of_several_that_replace_the_same_content_one_wins(store: ObjectStore) -> None:
+    await store.put("key", b"before")
+    async with asyncio.TaskGroup() as group:
+        puts = [store.put("key", bytes([number]), replacing=b"before") for number in range(8)]
+        tasks = [group.create_task(put) for put in puts]
+    winners = [number for number, task in enumerate(tasks) if task.result()]
+    assert len(winners) == 1
+    assert await store.get("key") == bytes(winners)
+
+
+async def test_behind_a_closed_fence_nothing_is_written_and_all_is_read(
+    s3_server: S3Server, s3_credentials: None, fresh_name: str
+) -> None:
+    class Lost:
+        is_fresh = False
+
+        async def confirm(self) -> None:
+            raise LogHeldError("another agent holds this log")
+
+    _ = s3_credentials
+    await s3_server.create_bucket(fresh_name)
+    address = {"endpoint_url": s3_server.endpoint_url, "region": s3_server.region}
+    async with open_s3(bucket=fresh_name, prefix="", clock=SystemClock(), **address) as opened:
+        await opened.put("key", b"one")
+        fenced = opened.behind(Fence(Lost()))
+        for write in (
+            fenced.put("key", b"two"),
+            fenced.put("key", b"two", replacing=b"one"),
+            fenced.put_once("new", b"two"),
+            fenced.delete(["key"]),
+            fenced.upload("new", _chunks(b"two")),
+        ):
+            with pytest.raises(LogHeldError):
+                await write
+        assert await fenced.get("key") == b"one"
+        assert await _keys(fenced, "") == ["key"]
 
 
 async def test_a_taken_key_is_never_written_again(store: ObjectStore) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from d5agent.adapters.state import MirroredStateStore
+from d5agent.errors import LogHeldError
 from tests.fakes.store import FakeObjectStore, FakeStateStore
 
 if TYPE_CHECKING:
@@ -77,3 +80,68 @@ async def test_a_new_disk_takes_the_mirror(tmp_path: Path) -> None:
     await new.delete("phase")
     assert await MirroredStateStore(tmp_path / "new", mirror).load("phase") is None
     assert not mirror.objects
+
+
+async def taken_over(
+    directory: Path, mirror: FakeObjectStore, owner: str, *, from_another: bool = False, is_lost: bool = False
+) -> MirroredStateStore:
+    """A store that has taken the mirror over; `is_lost`: by now another agent has the log."""
+    await asyncio.to_thread(directory.mkdir, exist_ok=True)
+    states = MirroredStateStore(directory, mirror)
+
+    async def confirm() -> None:
+        if is_lost:
+            raise LogHeldError("another agent holds this log")
+
+    await states.take_over(["phase"], owner=owner, confirm=confirm, from_another=from_another)
+    return states
+
+
+async def test_a_mirror_says_whose_it_is_and_the_state_does_not(tmp_path: Path) -> None:
+    mirror = FakeObjectStore()
+    states = await taken_over(tmp_path / "one", mirror, "one")
+    await states.save("phase", STATE)
+    assert json.loads(mirror.objects["state/phase.json"]) == {**STATE, "mirrored_by": "one"}
+    assert await states.load("phase") == STATE
+    assert await MirroredStateStore(tmp_path, mirror).load("phase") == STATE
+
+
+async def test_a_mirror_that_another_has_taken_over_is_not_overwritten(tmp_path: Path) -> None:
+    mirror = FakeObjectStore()
+    first = await taken_over(tmp_path / "one", mirror, "one", is_lost=True)
+    await first.save("phase", STATE)
+    second = await taken_over(tmp_path / "two", mirror, "two", from_another=True)
+    with pytest.raises(LogHeldError):
+        await first.save("phase", {"version": 1, "stale": True})
+    assert json.loads(mirror.objects["state/phase.json"]) == {**STATE, "mirrored_by": "two"}
+    await second.save("phase", {"version": 1, "n": 2})
+    assert json.loads(mirror.objects["state/phase.json"]) == {"version": 1, "n": 2, "mirrored_by": "two"}
+
+
+async def test_whoever_holds_the_log_replaces_what_a_ghost_has_left(tmp_path: Path) -> None:
+    mirror = FakeObjectStore()
+    states = await taken_over(tmp_path / "one", mirror, "one")
+    await states.save("phase", STATE)
+    mirror.objects["state/phase.json"] = b'{"version": 1, "mirrored_by": "a ghost"}'
+    await states.save("phase", {"version": 1, "n": 2})
+    assert json.loads(mirror.objects["state/phase.json"]) == {"version": 1, "n": 2, "mirrored_by": "one"}
+
+
+@pytest.mark.parametrize("from_another", [False, True])
+async def test_of_disk_and_mirror_the_newer_one_is_taken(tmp_path: Path, *, from_another: bool) -> None:
+    mirror = FakeObjectStore()
+    first = await taken_over(tmp_path / "one", mirror, "one")
+    await first.save("phase", {"version": 1, "n": "mirrored"})
+    await first.save("phase", {"version": 1, "n": "on disk"}, mirrors=False)
+    again = await taken_over(tmp_path / "one", mirror, "again", from_another=from_another)
+    wanted = {"version": 1, "n": "mirrored" if from_another else "on disk"}
+    assert await again.load("phase") == wanted
+    assert json.loads(mirror.objects["state/phase.json"]) == {**wanted, "mirrored_by": "again"}
+
+
+async def test_a_new_disk_has_the_state_at_once(tmp_path: Path) -> None:
+    mirror = FakeObjectStore()
+    await (await taken_over(tmp_path / "one", mirror, "one")).save("phase", STATE)
+    second = await taken_over(tmp_path / "two", mirror, "two", from_another=True)
+    mirror.objects.clear()
+    assert await second.load("phase") == STATE

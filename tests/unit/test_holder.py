@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from asyncio import TaskGroup
+from asyncio import TaskGroup, sleep
 from dataclasses import asdict
 
 import pytest
@@ -132,3 +132,93 @@ async def test_a_store_that_does_not_answer_for_a_while_costs_no_lease() -> None
         keeping.cancel()
     assert isinstance(mine.journal, FakeJournal)
     assert [entry.event for entry in mine.journal.entries] == ["holder_not_renewed"] * 2
+
+
+async def test_of_two_that_start_at_the_same_moment_one_takes_the_log() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+
+    class Together(FakeObjectStore):
+        """Both have read before one of them writes."""
+
+        @override
+        async def get(self, key: str) -> bytes | None:
+            body = await store.get(key)
+            await sleep(0)
+            return body
+
+        @override
+        async def put_once(self, key: str, body: bytes) -> bool:
+            return await store.put_once(key, body)
+
+    together = Together()
+    first, second = lease(together, clock, "one"), lease(together, clock, "two")
+    async with TaskGroup() as group:
+        ends = [group.create_task(_end_of(each)) for each in (first, second)]
+    lost = [end.result() for end in ends]
+    assert [error is None for error in lost] == [True, False]
+    assert lost[1] is not None
+    assert lost[1].facts["host"] == "host of one"
+    assert record(store)["agent_id"] == "one"
+    assert [each.is_fresh for each in (first, second)] == [True, False]
+
+
+async def _end_of(each: Lease) -> LogHeldError | None:
+    try:
+        await each.acquire()
+    except LogHeldError as error:
+        return error
+    return None
+
+
+async def test_a_lease_is_fresh_for_less_than_another_agent_waits() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    mine = lease(store, clock, "one")
+    await mine.acquire()
+    await clock.sleep(2.4 * BEAT_SECONDS)
+    fresh = [mine.is_fresh]
+    await clock.sleep(0.2 * BEAT_SECONDS)
+    fresh.append(mine.is_fresh)
+    await mine.confirm()
+    fresh.append(mine.is_fresh)
+    assert fresh == [True, False, True]
+    assert record(store)["beat"] == 1
+    await mine.confirm()
+    assert record(store)["beat"] == 1, "it is fresh: nobody need ask"
+
+
+async def test_a_lease_that_was_lost_is_fresh_no_more_and_stays_lost() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    mine = lease(store, clock, "one")
+    await mine.acquire()
+    await lease(store, clock, "two").acquire()
+    with pytest.raises(LogHeldError):
+        await mine.confirm()
+    with pytest.raises(LogHeldError):
+        await mine.renew()
+    assert not mine.is_fresh
+
+
+async def test_the_record_names_the_run_that_it_is_about() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    mine = lease(store, clock, "one")
+    await mine.acquire()
+    mine.run_id = lambda: "a run"
+    await mine.renew()
+    assert record(store)["run_id"] == "a run"
+    other = lease(store, clock, "two")
+    async with TaskGroup() as group:
+        keeping = group.create_task(mine.keep())
+        with pytest.raises(LogHeldError) as refused:
+            await other.acquire()
+        keeping.cancel()
+    assert refused.value.facts["run_id"] == "a run"
+
+
+async def test_a_record_of_the_version_before_is_taken_over() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    old = {"agent_id": "one", "host": "h", "pid": 1, "since": "s", "beat": 3, "is_released": True}
+    store.objects[KEY] = json.dumps({"version": 1, **old}).encode()
+    mine = lease(store, clock, "two")
+    await mine.acquire()
+    assert record(store)["agent_id"] == "two"
+    assert mine.follows_another
