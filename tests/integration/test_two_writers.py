@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.agent_rig import said
-from tests.integration.capture_ledger import Ledger, captured, writers
+from d5agent.adapters.clock import SystemClock
+from d5agent.core.log import Writer
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_writer import LogWriter
+from tests.integration.agent_rig import Client, said
+from tests.integration.capture_ledger import Ledger, assert_whole, captured, writers
 from tests.integration.takeover import mirrored, serving
 
 if TYPE_CHECKING:
+    from d5agent.drill.agent import Ended
     from tests.integration.agent_rig import AgentRig
 
 pytestmark = pytest.mark.timeout(120)
 STATES = ("phase", "data_resume_token")
+
+
+def require_named(ended: Ended, **facts: str) -> None:
+    """See that a daemon ended for an operator, and said who holds the log."""
+    assert ended.code == 78, said(ended)
+    words = said(ended).replace("'", "").replace(": ", "=")
+    for name, value in facts.items():
+        assert f"{name}={value}" in words, words[-2000:]
 
 
 async def test_a_paused_writer_that_wakes_up_does_no_harm(rig: AgentRig) -> None:
@@ -35,10 +50,7 @@ async def test_a_paused_writer_that_wakes_up_does_no_harm(rig: AgentRig) -> None
                 first.wake()
                 ended = await first.end()
                 await ledger.grown(100)
-            assert ended.code == 78, said(ended)
-            last_words = said(ended)[-2000:]
-            for fact in (f"host={socket.gethostname()}", f"run_id={run_id}", f"since={since}"):
-                assert fact in last_words.replace("'", "").replace(": ", "="), last_words
+            require_named(ended, host=socket.gethostname(), run_id=run_id, since=since)
             await captured(rig, second.agent, ledger)
             assert (await second.agent.status())["run_id"] == run_id
             assert (await mirrored(rig, "holder"))["agent_id"] == second.agent_id
@@ -46,3 +58,39 @@ async def test_a_paused_writer_that_wakes_up_does_no_harm(rig: AgentRig) -> None
                 assert (await mirrored(rig, name))["mirrored_by"].startswith(second.agent_id)
             phase = await mirrored(rig, "phase")
             assert {**second.local("phase"), "mirrored_by": phase["mirrored_by"]} == phase
+
+
+async def test_the_loser_of_a_commit_race_stops_at_once_and_names_the_winner(rig: AgentRig) -> None:
+    await rig.enable()
+    winner = Writer(run_id="", agent_id="another", host="another-host", since="2026-11-02T08:00:00+00:00")
+    async with serving(rig, "first") as first, rig.store() as store:
+        winner = replace(winner, run_id=await first.capture())
+        async with Client(rig.source_uri) as client:
+            await client["shop"]["orders"].insert_one({"_id": 1})
+            await rig.until_captured(1)
+            last = await LogReader(store=store).last()
+            assert last is not None
+            other = LogWriter(store=store, clock=SystemClock(), writer=winner, last=last)
+            await other.publish((), last.commit.position)
+            await client["shop"]["orders"].insert_one({"_id": 2})
+        ended = await first.end()
+        require_named(ended, host=winner.host, run_id=winner.run_id, since=winner.since)
+        assert await LogReader(store=store).last() == other.last
+        assert len(await rig.operations()) == 1
+    async with serving(rig, "second") as second:  # it gave the log up when it ended, and nothing is lost
+        await second.until_running()
+        assert len(await rig.until_captured(2)) == 2
+        await assert_whole(second.agent)
+
+
+async def test_of_two_daemons_that_start_at_once_one_serves_and_the_other_names_it(rig: AgentRig) -> None:
+    await rig.enable()
+    async with serving(rig, "first") as first, serving(rig, "second") as second:
+        assert first.ended is not None
+        assert second.ended is not None
+        done, _ = await asyncio.wait({first.ended, second.ended}, return_when=asyncio.FIRST_COMPLETED, timeout=40)
+        (lost,) = done
+        holder = first if lost is second.ended else second
+        require_named(lost.result(), host=socket.gethostname(), since=(await mirrored(rig, "holder"))["since"])
+        await holder.capture()
+        assert (await mirrored(rig, "holder"))["agent_id"] == holder.agent_id
