@@ -185,9 +185,11 @@ class LogReader:
         for first in packs.keys() - firsts:
             del packs[first]
         missing = sorted(firsts - packs.keys())
-        found = await parallel(self.store.get, map(pack_key, missing), limit=_PREFETCH_SEGMENTS)
-        for first, pack in zip(missing, found, strict=True):
-            packs[first] = decode_pack(pack or b"", key=pack_key(first))  # none: its segments are read one by one
+        packs.update(zip(missing, await parallel(self._pack, missing, limit=_PREFETCH_SEGMENTS), strict=True))
+
+    async def _pack(self, first: int) -> dict[str, bytes]:
+        """Return the segments of a pack by their keys; one that is not there has none."""
+        return decode_pack(await self.store.get(pack_key(first)) or b"", key=pack_key(first))
 
     async def _check_copy(self, number: int, found: str | None) -> None:
         """Blame the roll-up if it has a commit otherwise than the commit's own object: with that, the log is whole."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from typing_extensions import override
 
 from d5agent.core.log import Writer
 from d5agent.core.naming import LOG, commit_key, segment_key
 from d5agent.core.operation import Position
 from d5agent.core.segment import Segment, encode_segment
 from d5agent.core.segmenter import Cut, Segmenter
-from d5agent.errors import AgentError, CorruptDataError, LogHeldError, TransientError
+from d5agent.errors import AgentError, CorruptDataError, LogHeldError, OperatorError, TransientError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.pipeline import Pipeline, Room
@@ -148,6 +149,23 @@ async def test_segments_of_one_name_in_flight_at_once_get_ordinals_and_stand_in_
     assert [ref.count for ref in commit.segments] == [2, 3]
     read = [o async for o in LogReader(store=flow.store).operations(commit)]
     assert b"".join(o.raw for o in read) == first.body + second.body
+
+
+async def test_a_name_that_is_taken_again_and_again_is_an_operators_affair() -> None:
+    class TakenStore(HeldStore):
+        @override
+        async def put_once(self, key: str, body: bytes) -> bool:
+            return False
+
+    flow = Flow(store=TakenStore())
+
+    async def work() -> None:
+        async with flow.pipeline.open():
+            await flow.pipeline.take(cut(segment(1)))
+
+    with pytest.raises(OperatorError, match="taken too often") as caught:
+        await work()
+    assert caught.value.facts == {"key": key(1)}
 
 
 async def test_so_many_are_stored_at_once_and_no_more() -> None:
