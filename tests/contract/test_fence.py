@@ -20,6 +20,8 @@ from tests.fakes.documents import raw_document, raw_id
 if TYPE_CHECKING:
     from d5agent.drill.servers import Mongod
 
+Client = AsyncMongoClient[dict[str, Any]]
+
 
 class Lost:
     """What another agent holds now."""
@@ -32,8 +34,7 @@ class Lost:
 
 async def test_behind_a_closed_fence_no_database_is_changed(mongod: Mongod, fresh_name: str) -> None:
     orders, fence = Namespace(fresh_name, "orders"), Fence(Lost())
-    seeing: AsyncMongoClient[dict[str, Any]]
-    async with open_mongo(mongod.uri, side="target", pool_size=2) as opened, AsyncMongoClient(mongod.uri) as seeing:
+    async with open_mongo(mongod.uri, side="target", pool_size=2) as opened, Client(mongod.uri) as seeing:
         await seeing[fresh_name]["orders"].insert_one({"_id": 1})
         await seeing["d5agent"]["marks"].insert_one({"_id": fresh_name})
         target = MongoTarget(opened, clock=SystemClock(), fence=fence)
