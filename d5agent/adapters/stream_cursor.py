@@ -34,6 +34,7 @@ SIDE: Final = "source"
 ENABLE: Final = 'db.adminCommand({modifyChangeStreams: 1, database: "", collection: "", enable: true})'
 _RAW: Final = CodecOptions(document_class=RawBSONDocument)
 _AWAIT_MS: Final = 500
+_AWAIT_MORE_MS: Final = 50  # after events: that nothing follows lets what came be committed
 _FIRST_BATCH: Final = 1_000
 _MOST_EVENTS: Final = 10_000
 _BATCH_BYTES: Final = 4 * 1024 * 1024  # a reply may be 16 MB, and stands in memory three times while it is read
@@ -135,7 +136,8 @@ class StreamCursor:
                 self._fit(batch)
                 del reply  # large, and the next one comes while this batch is worked on
                 yield batch
-                more = {"getMore": cursor_id, "collection": "$cmd.aggregate", "maxTimeMS": _AWAIT_MS}
+                await_ms = _AWAIT_MORE_MS if batch.events else _AWAIT_MS
+                more = {"getMore": cursor_id, "collection": "$cmd.aggregate", "maxTimeMS": await_ms}
                 reply = await self._command({**more, "batchSize": self._batch_size}, session)
         finally:
             # Shielded: a cursor left open counts against the cluster's quota (30 on small instances).

@@ -106,10 +106,14 @@ class Segmenter:
             self._sealed = _after(self._last)
 
     def tick(self, *, now: float) -> Cut | None:
-        """Return the commit that is due because its oldest operation has waited long enough, if it may be cut."""
-        if self._sealed is None or self._oldest is None or now - self._oldest < self.max_age_seconds:
+        """Return the commit that is due, if it may be cut: it is old enough, or large enough to be worth its requests.
+
+        So a burst that has ended need not wait for its age.
+        """
+        if self._sealed is None or self._oldest is None:
             return None
-        return self._close(self._sealed)
+        is_due = now - self._oldest >= self.max_age_seconds or self._uncommitted_bytes * _BUSY_SHARE >= self.max_bytes
+        return self._close(self._sealed) if is_due else None
 
     def drain(self) -> Cut | None:
         """Return the last commit of a stream that is given up; None: there is nothing that may be committed.

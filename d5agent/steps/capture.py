@@ -80,6 +80,7 @@ class Capture:
         self._rollup_due.set()  # a crash may have left one out
         self._mark: DocumentId | None = None
         self._after_fence = 0
+        self._is_caught_up = False
 
     async def begin(self, position: Position) -> None:
         """Note where the log begins, as its first commit."""
@@ -142,7 +143,8 @@ class Capture:
         if not batch.events:
             segmenter.seal(batch.position)
             await self._handle_silence(batch)
-        self._report(is_caught_up=not batch.events)
+        self._is_caught_up = not batch.events
+        self._report()
 
     async def _handle_silence(self, batch: EventBatch) -> None:
         now = self._clock.monotonic()
@@ -171,6 +173,7 @@ class Capture:
             self._mirrored_at = now
         if is_rollup_due(commit.sequence):
             self._rollup_due.set()
+        self._report()
 
     async def _roll_up(self) -> None:
         rollups = RollUps(store=self._writer.store)
@@ -191,7 +194,7 @@ class Capture:
         for look in itertools.count(1):
             await self._clock.sleep(_WATCH_SECONDS)
             if self._uploading.held:  # a slow store is waited for; each request to it has its time, so this is life
-                self._report(is_caught_up=False)
+                self._report()
             if look % _LOOKS_A_CHECK == 0:
                 await self._check_source()
 
@@ -245,7 +248,7 @@ class Capture:
             "replication_ready", sequence=self._writer.last.commit.sequence if self._writer.last else 0
         )
 
-    def _report(self, *, is_caught_up: bool) -> None:
+    def _report(self) -> None:
         total, last = self._writer.total, self._writer.last
         if last is None:
             return
@@ -254,7 +257,7 @@ class Capture:
             bytes=total.bytes,
             segments=total.segments,
             last_cluster_time=list(last.commit.position.cluster_time),
-            is_caught_up=is_caught_up,
+            is_caught_up=self._is_caught_up,
             operations_after_fence=self._after_fence,
             queue_bytes=self._ahead.held + self._segmenter.bytes + self._uploading.held,
         )

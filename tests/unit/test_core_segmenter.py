@@ -336,3 +336,13 @@ def test_it_says_how_much_it_holds() -> None:
     segmenter.seal(None)
     segmenter.drain()
     assert segmenter.bytes == 0
+
+
+def test_a_burst_that_has_ended_is_committed_at_once_when_it_is_worth_its_requests() -> None:
+    one = operation("insert", 1)
+    for max_bytes, is_cut in ((16 * len(one.raw), True), (16 * len(one.raw) + 1, False)):
+        segmenter = _segmenter(max_bytes=max_bytes)
+        segmenter.add(one, now=0)
+        assert segmenter.tick(now=0) is None  # more of its cluster time may follow
+        segmenter.seal(None)
+        assert (segmenter.tick(now=0) is not None) is is_cut

@@ -221,7 +221,7 @@ async def test_operations_after_the_fence_are_captured_and_reported_at_once_but_
 
 async def test_a_stopped_replication_commits_what_is_in_its_hand() -> None:
     stage = Stage()
-    async with stage.running(stage.replication(max_segment_seconds=1_000)):
+    async with stage.running(stage.replication(max_segment_seconds=1_000, max_segment_bytes=100_000)):
         await until(stage.clock, lambda: stage.coordinator.state.ready_at)
         stage.cluster.apply(insert(ORDERS, {"_id": 1}), update(ORDERS, {"_id": 1, "n": 2}))
         await stage.clock.sleep(2)
