@@ -36,7 +36,7 @@ from d5agent.drill.tools import inherited_environment
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-EVENTS = 120_000
+EVENTS = 240_000
 DOCUMENT_BYTES = 1000
 ROUNDS = 5
 STALL_SECONDS = 60

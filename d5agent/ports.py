@@ -22,12 +22,14 @@ class EventBatch:
     """Raw events in the order of the stream; none means that there is nothing new at this moment.
 
     `position` is where the stream goes on after them, as the server says it; None when it does not say. Its time is the
-    server's own at that moment. `is_reduced`: the event was too large to be sent whole, and lacks something.
+    server's own at that moment. `is_reduced`: the event was too large to be sent whole, and lacks something. `size`: in
+    bytes, where it is known without a look at the events.
     """
 
     events: Sequence[bytes]
     position: Position | None
     is_reduced: bool = False
+    size: int | None = None
 
 
 class Clock(Protocol):

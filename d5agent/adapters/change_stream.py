@@ -169,7 +169,10 @@ class ChangeStreamSource:
         failures = 0
         is_open = False
         view = View.WHOLE
+        last: EventBatch | None = None
         while True:
+            # Not as each batch goes by: a look at its events takes time in which the server could make the next one.
+            position = _after(last) if last is not None else position
             cursor = StreamCursor(client=self._client, position=position, view=view)
             single = 0
             try:
@@ -181,9 +184,9 @@ class ChangeStreamSource:
                     async for batch in batches:
                         yield batch
                         failures = 0
-                        position = _after(batch) or position
-                        single += len(batch.events)
-                        if _is_over(view, batch, single):
+                        last = batch if batch.events or batch.position else last
+                        single += 0 if view is View.WHOLE else len(batch.events)
+                        if _is_over(view, single):
                             break
                 view = View.WHOLE
             except EventTooLargeError:
@@ -196,17 +199,17 @@ class ChangeStreamSource:
                 await self._clock.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
 
 
-def _is_over(view: View, batch: EventBatch, read: int) -> bool:
+def _is_over(view: View, read: int) -> bool:
     """Whether a view has served: one event in a narrow one; one by one, as many as stood in the batch that failed.
 
     An empty batch says nothing: a server sends one too while it still looks for the next event.
     """
-    return read >= _MOST_SINGLE if view is View.SINGLE else view.is_narrow and bool(batch.events)
+    return read >= (_MOST_SINGLE if view is View.SINGLE else 1)
 
 
-def _after(batch: EventBatch) -> Position | None:
-    """Return where to reopen after a batch that was handed on."""
-    if not batch.events:
+def _after(batch: EventBatch) -> Position:
+    """Return where to reopen after a batch that was handed on: it has events, or a position."""
+    if not batch.events and batch.position is not None:
         return batch.position
     last = parse_event(batch.events[-1])
     return Position(cluster_time=last.cluster_time, token=last.token)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from bson import Timestamp
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
+from typing_extensions import override
 
 from d5agent.adapters.mongo import translated
 from d5agent.core import raw
@@ -24,7 +26,7 @@ from d5agent.errors import AgentError, NotKeptError, OperatorError, TransientErr
 from d5agent.ports import EventBatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -37,7 +39,8 @@ _AWAIT_MS: Final = 500
 _AWAIT_MORE_MS: Final = 50  # after events: that nothing follows lets what came be committed
 _FIRST_BATCH: Final = 1_000
 _MOST_EVENTS: Final = 10_000
-_BATCH_BYTES: Final = 4 * 1024 * 1024  # a reply may be 16 MB, and stands in memory three times while it is read
+_BATCH_BYTES: Final = 8 * 1024 * 1024  # a reply may be 16 MB, and stands in memory three times while it is read
+_EMPTY_ARRAY: Final = 5  # bytes
 _NOT_ENABLED_TEXT: Final = "modifyChangeStreams has not been run"
 _CAPPED_POSITION_LOST: Final = 136
 _LOST_ON_MONGODB: Final = frozenset({280, 286})
@@ -116,6 +119,47 @@ def stream_error(error: PyMongoError) -> AgentError:
     return translated(error, SIDE)
 
 
+class ReplyEvents(Sequence[bytes]):
+    """The events of a reply, taken apart when somebody first looks at them: the next reply is asked for before that."""
+
+    def __init__(self, reply: bytes, span: raw.Span | None) -> None:
+        self.size = 0 if span is None else span[2] - span[1]
+        self._reply = reply if self.size > _EMPTY_ARRAY else None
+        self._start = 0 if span is None else span[1]
+        self._found: list[bytes] = []
+
+    @property
+    def average(self) -> float | None:
+        """Bytes an event, once they have been taken apart."""
+        return self.size / len(self._found) if self._found else None
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._found) or self._reply is not None
+
+    @override
+    def __len__(self) -> int:
+        return len(self._taken_apart())
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        return self._taken_apart()[index]
+
+    @override
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._taken_apart())
+
+    def _taken_apart(self) -> list[bytes]:
+        if self._reply is not None:
+            self._found = raw.documents_of(self._reply, self._start)
+            self._reply = None
+        return self._found
+
+
 @dataclass(slots=True, kw_only=True)
 class StreamCursor:
     """A cursor that was not opened yet. It reads from a position, in a view."""
@@ -131,9 +175,11 @@ class StreamCursor:
         session = self.client.start_session(causal_consistency=False)  # DocumentDB has none (303)
         try:
             reply = await self._command(self._open_command(), session, seconds=_OPEN_SECONDS)
+            events: ReplyEvents | None = None
             while True:
-                cursor_id, batch = _read(reply, before=self.position, is_reduced=self.view.is_narrow)
-                self._fit(batch)
+                self._fit(events)  # the batch before this one: it has been looked at by now
+                cursor_id, events, position = _read(reply, before=self.position)
+                batch = EventBatch(events=events, position=position, is_reduced=self.view.is_narrow, size=events.size)
                 del reply  # large, and the next one comes while this batch is worked on
                 yield batch
                 await_ms = _AWAIT_MORE_MS if batch.events else _AWAIT_MS
@@ -160,13 +206,12 @@ class StreamCursor:
         # An empty first batch: it tells the position that the stream begins at.
         return {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 0}}
 
-    def _fit(self, batch: EventBatch) -> None:
+    def _fit(self, events: ReplyEvents | None) -> None:
         """Ask for as many events as make a batch of a few megabytes."""
         if self.view is not View.WHOLE:
             self._batch_size = 1
-        elif batch.events:
-            size = sum(map(len, batch.events))
-            self._batch_size = max(1, min(_MOST_EVENTS, _BATCH_BYTES * len(batch.events) // size))
+        elif events is not None and events.average is not None:
+            self._batch_size = max(1, min(_MOST_EVENTS, int(_BATCH_BYTES / events.average)))
 
     async def _command(
         self, command: dict[str, Any], session: AsyncClientSession, *, seconds: float = _ANSWER_SECONDS
@@ -191,16 +236,12 @@ class StreamCursor:
         await session.end_session()
 
 
-def _read(reply: bytes, *, before: Position, is_reduced: bool) -> tuple[int, EventBatch]:
-    """Return a reply's cursor id and its batch."""
+def _read(reply: bytes, *, before: Position) -> tuple[int, ReplyEvents, Position | None]:
+    """Return a reply's cursor id, its events, and where the stream goes on."""
     fields = raw.spans(reply)
     cursor = raw.spans(reply, fields[b"cursor"][1])
-    events = cursor.get(b"nextBatch")
     token = cursor.get(b"postBatchResumeToken")
     time = fields.get(b"operationTime")
     at = before.cluster_time if time is None else ClusterTime(*raw.timestamp_in(reply, time))
-    return raw.int64_at(reply, cursor[b"id"]), EventBatch(
-        events=[] if events is None else raw.documents_of(reply, events[1]),
-        position=None if token is None else Position(cluster_time=at, token=reply[token[1] : token[2]]),
-        is_reduced=is_reduced,
-    )
+    position = None if token is None else Position(cluster_time=at, token=reply[token[1] : token[2]])
+    return raw.int64_at(reply, cursor[b"id"]), ReplyEvents(reply, cursor.get(b"nextBatch")), position

@@ -123,6 +123,7 @@ _match_head: Final = re.compile(
     rb"(?:\x09wallTime\0.{8})?(?:\x0afullDocument\0|(\x03fullDocument\0))?",
     re.DOTALL,
 ).match
+_new: Final = tuple.__new__  # what a named tuple's own constructor calls, without the cost of its arguments
 _unpack_time: Final = struct.Struct("<II").unpack  # increment first
 _unpack_size: Final = struct.Struct("<i").unpack_from
 _NAMESPACE_NAME: Final = b"\x03ns\0"
@@ -141,12 +142,9 @@ def glance(event: bytes) -> Event:
                 at += _unpack_size(event, at)[0]
             if event[at : at + 4] == _NAMESPACE_NAME:
                 at += 4
-                return Event(
-                    head[1] not in _RAW_DOCUMENT_KINDS,
-                    _namespace(event[at : at + _unpack_size(event, at)[0]]),
-                    ClusterTime(*_unpack_time(head[2])[::-1]),
-                    event,
-                )
+                time = _new(ClusterTime, _unpack_time(head[2])[::-1])
+                namespace = _namespace(event[at : at + _unpack_size(event, at)[0]])
+                return _new(Event, (head[1] not in _RAW_DOCUMENT_KINDS, namespace, time, event))
         except struct.error:
             pass  # a damaged event: parsing it says what is wrong
     operation = parse_event(event)

@@ -12,7 +12,7 @@ from d5agent.core.log import is_rollup_due, token_to_json
 from d5agent.core.operation import glance, parse_event
 from d5agent.core.phase import ACTIVE, Service
 from d5agent.core.segmenter import Cut, Segmenter
-from d5agent.errors import AgentError, NotKeptError, TransientError
+from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 from d5agent.steps.parallel import beside
 from d5agent.steps.pipeline import Pipeline, Room, read_ahead
@@ -36,6 +36,7 @@ _MIRROR_SECONDS: Final = 60  # of the position's copy: whoever carries on reads 
 _WATCH_SECONDS: Final = 10
 _LOOKS_A_CHECK: Final = 6
 _AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
+_EVENTS_A_TURN: Final = 256
 _BATCHES_TO_SEAL: Final = 3  # read after the request to stop, so that what is in hand can be committed
 
 
@@ -81,6 +82,7 @@ class Capture:
         self._mark: DocumentId | None = None
         self._after_fence = 0
         self._is_caught_up = False
+        self._not_kept: NotKeptError | None = None
 
     async def begin(self, position: Position) -> None:
         """Note where the log begins, as its first commit."""
@@ -122,6 +124,8 @@ class Capture:
         left = _BATCHES_TO_SEAL
         async for batch in batches:
             await self._handle(batch)
+            if self._not_kept is not None:
+                raise self._not_kept
             if self._coordinator.stopping.is_set():
                 left -= 1
                 if self._segmenter.is_empty or self._segmenter.is_sealed or left == 0:
@@ -130,7 +134,9 @@ class Capture:
     async def _handle(self, batch: EventBatch) -> None:
         now = self._clock.monotonic()
         segmenter, fence = self._segmenter, self._coordinator.state.fence
-        for event in batch.events:
+        for number, event in enumerate(batch.events, 1):
+            if number % _EVENTS_A_TURN == 0:
+                await self._clock.sleep(0)  # the next reply is read, and the one after it asked for, meanwhile
             operation = glance(event)
             for cut in segmenter.add(operation, now=now):
                 await self._pipeline.take(cut)
@@ -183,7 +189,7 @@ class Capture:
             last = self._writer.last
             try:
                 written = await rollups.write_missing(0 if last is None else last.commit.sequence + 1)
-            except TransientError as error:  # a reader does without; the next one writes both
+            except (TransientError, CorruptDataError) as error:  # readers do without, or refuse; capture goes on
                 self._coordinator.journal.warning("rollup_not_written", error=str(error), hint=error.hint)
                 continue
             if written:
@@ -211,7 +217,7 @@ class Capture:
             await self._states.save(
                 GAP, {"version": 1, "found_at": found_at, "sequence": sequence, "error": error.message}
             )
-            raise
+            self._not_kept = error  # raised where the stream is followed, so that what is in hand is stored first
 
     async def _look_for_mark(self, operation: Event) -> None:
         if self._mark is not None and operation.document_id == self._mark:

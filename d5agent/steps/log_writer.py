@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.core.log import Commit, Link, Total, Writer, decode_commit, digest, encode_commit, grown
 from d5agent.core.segment import compressed
-from d5agent.errors import CorruptDataError, LogHeldError, OperatorError
+from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from d5agent.core.segment import Segment, SegmentRef
     from d5agent.ports import Clock, ObjectStore
 
+_LARGE_BYTES: Final = 256 * 1024
 _MOST_ORDINALS: Final = 10_000  # a key taken so often is no crash's orphan: something writes in a loop
 
 
@@ -54,7 +55,9 @@ class LogWriter:
         for ordinal in range(1, _MOST_ORDINALS):
             key = segment.key(ordinal=ordinal)
             if await self.store.put_once(key, segment.body):
-                return segment.ref(key)
+                if len(segment.body) < _LARGE_BYTES:
+                    return segment.ref(key)
+                return await asyncio.to_thread(segment.ref, key)  # hashing needs no lock: the loop goes on
         raise OperatorError(
             "a segment's name is taken too often",
             hint="something stores in a loop: stop the agent and look at the bucket",
@@ -89,8 +92,13 @@ class LogWriter:
         stored = await self.store.get(key)
         if stored is None:
             raise CorruptDataError("a commit has vanished", hint="who deletes objects in the bucket?", key=key)
-        if stored != body:
-            raise held_by(decode_commit(stored, key=key))
+        if stored == body:
+            return
+        other = decode_commit(stored, key=key)
+        if (other.writer.agent_id, other.writer.host) == (self.writer.agent_id, self.writer.host):
+            # Sent by our last try, and stored after this one had looked for the log's end.
+            raise TransientError("an earlier commit of this agent has arrived late", hint="it is read on from", key=key)
+        raise held_by(other)
 
 
 def _not_before(position: Position, before: Link | None) -> Position:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from d5agent.errors import AgentError
+from d5agent.errors import AgentError, TransientError
 from d5agent.steps.parallel import beside, leaf_of
 
 if TYPE_CHECKING:
@@ -137,9 +137,17 @@ class Pipeline:
     async def _publish(self) -> None:
         while True:
             uploads, position = await self._commits.get()
-            await self.on_commit(await self.writer.publish(uploads, position))
+            try:
+                commit = await self.writer.publish(uploads, position)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Not by us. A task group takes it for nothing, and who waits for this commit would wait for ever.
+                raise TransientError("an upload was cancelled", hint="it is begun again; report it") from error
+            await self.on_commit(commit)
             self._commits.task_done()
 
 
 def _size(batch: EventBatch) -> int:
-    return sum(map(len, batch.events))
+    return sum(map(len, batch.events)) if batch.size is None else batch.size

@@ -310,6 +310,17 @@ async def test_a_lost_race_for_a_number_names_who_won_it() -> None:
     assert mine.last == before
 
 
+async def test_a_commit_of_our_own_that_arrives_late_is_read_on_from_and_nobody_holds_the_log() -> None:
+    store = FakeObjectStore()
+    before_the_outage = writer_of(store)
+    await write(before_the_outage, range(1))
+    again = writer_of(store, last=before_the_outage.last)
+    await write(before_the_outage, range(1, 2))  # sent before, and stored only now
+    with pytest.raises(TransientError, match="arrived late"):
+        await again.publish((), position(2))
+    assert await LogReader(store=store).last() == before_the_outage.last
+
+
 async def test_a_repeated_put_of_our_own_commit_is_no_race() -> None:
     store = ForgetfulStore()
     writer = writer_of(store)

@@ -411,3 +411,28 @@ async def test_a_pipeline_can_be_opened_again() -> None:
 
 def _of_items(increment: int) -> Operation:
     return operation("insert", increment, namespace=ITEMS)
+
+
+async def test_an_upload_that_a_library_cancels_ends_the_block_instead_of_hanging_it() -> None:
+    class CancellingStore(HeldStore):
+        @override
+        async def put_once(self, key: str, body: bytes) -> bool:
+            raise asyncio.CancelledError
+
+    flow = Flow(store=CancellingStore())
+
+    async def work() -> None:
+        async with flow.pipeline.open():
+            await flow.pipeline.take(cut(segment(1)))
+
+    error = await asyncio.wait_for(error_of(work()), 5)
+    assert isinstance(error, TransientError)
+    assert flow.commits == []
+
+
+async def test_a_large_segment_is_hashed_as_a_small_one_is() -> None:
+    flow = Flow()
+    large = encode_segment([operation("insert", 1, 1, fullDocument={"_id": 1, "filling": "x" * 400_000})])
+    async with flow.pipeline.open():
+        await flow.pipeline.take(cut(large))
+    assert flow.committed[0].segments == (large.ref(large.key()),)

@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from d5agent.core.operation import Namespace
 from d5agent.core.phase import Service, Status
-from d5agent.errors import LogHeldError, OperatorError
+from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.roll_ups import RollUps
 from tests.fakes.cluster import drop, insert, update
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from d5agent.core.operation import Position
+    from d5agent.errors import AgentError
     from d5agent.plugins.replication import Replication
     from d5agent.ports import EventBatch
     from tests.fakes.coordinator import FakeCoordinator
@@ -365,3 +367,30 @@ async def test_a_slow_store_is_waited_for_with_signs_of_life() -> None:
         assert not stage.coordinator.facts["is_caught_up"]
         store.is_held = False
         await stage.wait_until_captured()
+
+
+@pytest.mark.parametrize("error", [TransientError("S3 is not reached"), CorruptDataError("an object has vanished")])
+async def test_a_thousand_that_cannot_be_rolled_up_stops_no_capture(
+    monkeypatch: pytest.MonkeyPatch, error: AgentError
+) -> None:
+    async def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(RollUps, "write_missing", fail)
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    assert stage.coordinator.journal.facts_of("rollup_not_written")[0]["error"] == error.message
+
+
+async def test_what_is_in_hand_is_stored_when_the_stream_turns_out_to_be_switched_off() -> None:
+    stage = Stage()
+    async with asyncio.TaskGroup() as group:
+        end = group.create_task(_end_of(stage.replication(max_segment_seconds=1_000), stage.coordinator))
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        await stage.clock.sleep(50)
+        stage.cluster.apply(insert(ORDERS, {"_id": 1}))
+        await stage.clock.sleep(2)
+        assert await stage.stored() == []
+        stage.source.is_enabled = False
+        await until(stage.clock, end.done)
+    assert await stage.stored() == stage.happened()
