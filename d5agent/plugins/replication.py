@@ -38,7 +38,7 @@ class Replication:
 
     async def run(self, coordinator: Coordinator) -> None:
         """Open the log and the stream, become ready, and capture until stopped."""
-        await self._refuse_gap()
+        await self._refuse_gap(coordinator.state.run_id)
         last = await self._last_commit(coordinator)
         # Enabled now, after operations were captured, it would not tell of those in between.
         await self.source.check(may_enable=last is None)
@@ -57,10 +57,10 @@ class Replication:
         if failure is not None:
             raise failure
 
-    async def _refuse_gap(self) -> None:
+    async def _refuse_gap(self, run_id: str) -> None:
         """Raise when an earlier run found that the source had not kept its changes: commits may lie on both sides."""
         gap = await self.states.load(GAP)
-        if gap is not None:
+        if gap is not None and gap["run_id"] == run_id:
             raise NotKeptError(
                 "the stream has a gap: operations are lost to it, and the log cannot be carried on",
                 hint="see docs/runbook, 'the position is lost'",

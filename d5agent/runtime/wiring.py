@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from d5agent.ports import Clock, ObjectStore, Plugin
     from d5agent.settings import Settings, SourceSettings, TargetSettings
 
-MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT)
+MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, GAP)
 """The states that a new host takes from the bucket."""
 
 _IDENTITY = "agent.json"

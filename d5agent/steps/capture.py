@@ -213,10 +213,14 @@ class Capture:
         except NotKeptError as error:
             # Commits may have passed over the gap already: a later start must not take them for a whole log.
             found_at = self._clock.now().isoformat(timespec="seconds")
-            sequence = last.commit.sequence if last else None
-            await self._states.save(
-                GAP, {"version": 1, "found_at": found_at, "sequence": sequence, "error": error.message}
-            )
+            gap = {
+                "version": 1,
+                "run_id": self._writer.writer.run_id,
+                "found_at": found_at,
+                "sequence": last.commit.sequence if last else None,
+                "error": error.message,
+            }
+            await self._states.save(GAP, gap)
             self._not_kept = error  # raised where the stream is followed, so that what is in hand is stored first
 
     async def _look_for_mark(self, operation: Event) -> None:
