@@ -6,12 +6,13 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-annotate --exclude-newer "$$(date -u -d '7 days ago' +%F)" --upgrade
 
-.PHONY: help setup demo test test-all soak bench fmt check lock clean
+.PHONY: help setup demo test test-system test-all soak bench fmt check lock clean
 
 help:
 	@echo 'make setup  virtual environment and real servers, from the locks'
 	@echo 'make demo   the whole failback on this machine'
-	@echo 'make test   make check, and all tests'
+	@echo 'make test   make check, and all tests but the slowest'
+	@echo 'make test-system  the slowest: faults of servers, network, disk and hosts under load'
 	@echo 'make soak   capture killed hundreds of times under load, and the property tests with many more examples'
 	@echo 'make bench  measurements'
 	@echo 'make fmt    format and mend what can be mended'
@@ -26,9 +27,12 @@ demo: setup
 	$(BIN)/d5agent drill
 
 test: check
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -m "not system" $(ARGS)
 
-test-all: test
+test-system: setup
+	$(BIN)/pytest -m system $(ARGS)
+
+test-all: test test-system
 
 soak: setup
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)

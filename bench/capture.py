@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 EVENTS = 240_000
 DOCUMENT_BYTES = 1000
-ROUNDS = 5
+ROUNDS = 3
 STALL_SECONDS = 60
 _SIDE = Path(__file__).with_name("side") / "run.py"
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 
+pytestmark = pytest.mark.system
 HEARTBEAT: Final = "&heartbeatFrequencyMS=500&connectTimeoutMS=1000"
 _BUFFER: Final = 65_536
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 
+pytestmark = pytest.mark.system
 OPERATOR = 78
 STATE_FILES = ("phase", "data_resume_token")
 HOUR = 3600

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from d5agent.drill.servers import Member
     from tests.integration.agent_rig import AgentRig
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def three_members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:

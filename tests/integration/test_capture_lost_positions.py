@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from d5agent.drill.child import Child
 from d5agent.drill.gateway import Gateway
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 
+pytestmark = pytest.mark.system
 OPERATOR = 78
 LOST = "the position is older than the server's log of changes: operations are lost to the stream"
 LOST_HINT = "nothing goes on from now by itself; see docs/runbook, 'the position is lost'"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from d5agent.drill.s3_proxy import Act
     from tests.integration.agent_rig import AgentRig
 
+pytestmark = pytest.mark.system
 LOG = "replication/"
 COMMITS = "replication/.log/"
 OPERATOR = 78
