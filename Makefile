@@ -13,7 +13,7 @@ help:
 	@echo 'make demo   the whole failback on this machine'
 	@echo 'make test   make check, and all tests but the slowest'
 	@echo 'make test-system  the slowest: faults of servers, network, disk and hosts under load'
-	@echo 'make soak   capture killed hundreds of times under load, and the property tests with many more examples'
+	@echo 'make soak   capture killed hundreds of times under load; tens of thousands of histories restored, 500 into a real server'
 	@echo 'make bench  measurements'
 	@echo 'make fmt    format and mend what can be mended'
 	@echo 'make check  lint, types, layers'
@@ -29,14 +29,15 @@ demo: setup
 test: check
 	$(BIN)/pytest -m "not system" $(ARGS)
 
-test-system: setup
+test-system:
+	@tools/setup.sh --with-container
 	$(BIN)/pytest -m system $(ARGS)
 
 test-all: test test-system
 
 soak: setup
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
-	HYPOTHESIS_PROFILE=soak $(BIN)/pytest tests/property --timeout=1800 $(ARGS)
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest tests/property tests/integration/test_restore_real_histories.py --timeout=3600 $(ARGS)
 
 bench: setup
 	@set -e; for script in bench/*.py; do [ ! -e "$$script" ] || $(BIN)/python "$$script"; done

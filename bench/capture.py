@@ -103,6 +103,26 @@ class Bench:
         return {"mongod_cpu": cpu_seconds(self.server.pid), "s3_cpu": cpu_seconds(self.s3.pid)}
 
 
+async def run_side(script: Path, *arguments: str) -> Took:
+    """Run a side of a benchmark to its end, and return what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=inherited_environment(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test"),  # noqa: S106 -- it accepts any
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    took: Took = json.loads(out)
+    return took
+
+
+def print_machine() -> None:
+    """Say where this is measured."""
+    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    print(f"versions: Python {platform.python_version()}, PyMongo {pymongo.version}, mongod 6.0.5, LocalStack S3 4.7.0")
+
+
 def cpu_seconds(pid: int | None) -> float:
     """Return the CPU seconds of a process so far (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -290,8 +310,7 @@ PARTS: dict[str, Callable[[], Awaitable[None]]] = {
 
 async def main(names: list[str]) -> None:
     """Run the parts that were asked for."""
-    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
-    print(f"versions: Python {platform.python_version()}, PyMongo {pymongo.version}, mongod 6.0.5, LocalStack S3 4.7.0")
+    print_machine()
     for name in names or list(PARTS):
         await PARTS[name]()
 

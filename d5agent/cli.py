@@ -7,13 +7,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
-from d5agent import screen
-from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_TRANSIENT, AgentError, TransientError
-from d5agent.runtime import inspecting
+from d5agent import screen, screen_backups, screen_plan, screen_status, screen_verify
+from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, AgentError, TransientError
+from d5agent.runtime import inspecting, inspecting_backups
 from d5agent.runtime.control import ask, socket_path
 from d5agent.runtime.logs import configure_logs
 from d5agent.runtime.serve import serve as serve_daemon
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 log_app = typer.Typer(help="The stored operations, and their chain.", no_args_is_help=True)
 app.add_typer(log_app, name="log")
+backups_app = typer.Typer(help="The dumps of both databases.", no_args_is_help=True)
+app.add_typer(backups_app, name="backups")
 
 Config = Annotated[
     Path | None,
@@ -35,6 +38,8 @@ Config = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 Name = Annotated[str, typer.Argument(help="A service or a phase, such as replication, restore or clean.")]
 Follow = Annotated[bool, typer.Option("--follow", help="Stay until it ends, and end with its result.")]
+RunId = Annotated[str | None, typer.Argument(help="The run of a backup; the last one without it.")]
+Mode = Literal["drained", "live"]
 Keys = Annotated[list[str] | None, typer.Argument(help="Keys of segments, or beginnings of keys; all without one.")]
 
 
@@ -47,9 +52,21 @@ def serve(config: Config = None) -> None:
 
 
 @app.command()
-def start(name: Name, *, follow: Follow = False, config: Config = None) -> None:
+def start(
+    name: Name,
+    *,
+    follow: Follow = False,
+    force: Annotated[
+        str | None,
+        typer.Option(
+            "--force", metavar="RUN_ID", help="With clean: delete the log of this run though nothing proves it."
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
     """Start a service or a phase."""
-    _end(_run(_ask(_settings(config), {"verb": "start", "name": name, "follow": follow})))
+    request = {"verb": "start", "name": name, "follow": follow, "force": force}
+    _end(_run(_ask(_settings(config), request)))
 
 
 @app.command()
@@ -66,20 +83,33 @@ def status(
     config: Config = None,
 ) -> None:
     """Say how things stand."""
-    settings = _settings(config)
-    while True:
-        values = _run(inspecting.status(settings))
-        _show(values, as_json=as_json, table=screen.status_table)
-        if not watch:
-            break
-        _run(inspecting.pause(1))
+    values = _run(_status(_settings(config), as_json=as_json, again=watch))
     _end(EXIT_DONE if values["daemon"] == "up" else EXIT_TRANSIENT)
 
 
 @app.command()
-def cutover(*, follow: Follow = False, config: Config = None) -> None:
-    """End a live restore: fence, last operations, verify."""
-    _end(_run(_ask(_settings(config), {"verb": "cutover", "name": "restore", "follow": follow})))
+def cutover(
+    *,
+    follow: Follow = False,
+    call_off: Annotated[
+        bool, typer.Option("--call-off", help="Call it off before the fence: the application may write again.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """End a live restore: the application read-only, fence, last operations, verify."""
+    _end(_run(_ask(_settings(config), {"verb": "cutover", "follow": follow, "call_off": call_off})))
+
+
+@app.command()
+def pause(name: Name, config: Config = None) -> None:
+    """Let restore write nothing until it is resumed; a restart leaves it paused."""
+    _end(_run(_ask(_settings(config), {"verb": "pause", "name": name})))
+
+
+@app.command()
+def resume(name: Name, config: Config = None) -> None:
+    """Let a paused restore go on."""
+    _end(_run(_ask(_settings(config), {"verb": "resume", "name": name})))
 
 
 @app.command()
@@ -91,9 +121,10 @@ def plan(
     as_json: Json = False,
     config: Config = None,
 ) -> None:
-    """Say what restore would do; write nothing."""
+    """Say what restore would do, and write nothing but a report of it; exit 0 only if it would get through."""
     values = _run(inspecting.plan(_settings(config), with_divergence=divergence))
-    _show(values, as_json=as_json, table=screen.plan_table)
+    _show(values, as_json=as_json, table=screen_plan.plan_table)
+    _end(EXIT_DONE if values["go"] else 78)
 
 
 @app.command()
@@ -104,9 +135,12 @@ def verify(
     config: Config = None,
 ) -> None:
     """Compare source and target; exit 0 only if they are equal."""
-    values = _run(inspecting.verify(_settings(config), is_full=full))
-    _show(values, as_json=as_json, table=screen.verify_table)
-    _end(EXIT_DONE if values["equal"] else 78)
+    settings = _settings(config)
+    with screen_verify.verify_progress() as on_progress:
+        values = _run(inspecting.verify(settings, is_full=full, on_progress=on_progress))
+    _show(values, as_json=as_json, table=screen_verify.verify_table)
+    is_certified = values["certificate"] is None or values["certificate"]["valid"]
+    _end(EXIT_DONE if values["equal"] and is_certified else 78)
 
 
 @app.command()
@@ -138,6 +172,36 @@ def log_verify(keys: Keys = None, *, as_json: Json = False, config: Config = Non
     _show(values, as_json=as_json, table=screen.log_table)
 
 
+@backups_app.command("ls")
+def backups_ls(*, as_json: Json = False, config: Config = None) -> None:
+    """List the backups of all runs."""
+    _show(_run(inspecting_backups.list_all(_settings(config))), as_json=as_json, table=screen_backups.backups_text)
+
+
+@backups_app.command("show")
+def backups_show(run_id: RunId = None, *, as_json: Json = False, config: Config = None) -> None:
+    """Show what a backup holds, and the keys of its archives."""
+    _show(
+        _run(inspecting_backups.show(_settings(config), run_id)), as_json=as_json, table=screen_backups.manifests_text
+    )
+
+
+@backups_app.command("verify")
+def backups_verify(run_id: RunId = None, *, as_json: Json = False, config: Config = None) -> None:
+    """Read every archive of a backup; exit 0 only if each is there, whole, and has its sha256."""
+    values = _run(inspecting_backups.verify(_settings(config), run_id))
+    _show(values, as_json=as_json, table=screen_backups.archives_table)
+    _end(EXIT_DONE if values["whole"] else EXIT_OPERATOR)
+
+
+@backups_app.command("cat")
+def backups_cat(
+    key: Annotated[str, typer.Argument(help="The key of an archive, as show lists it.")], config: Config = None
+) -> None:
+    """Write an archive to standard output, for mongorestore --archive --gzip."""
+    _run(inspecting_backups.write_archive(_settings(config), key, sys.stdout.buffer.write))
+
+
 @app.command()
 def drill(
     *,
@@ -145,11 +209,12 @@ def drill(
     as_json: Json = False,
     operations: Annotated[int, typer.Option(help="Operations that the microservices acknowledge.", min=100)] = 4000,
     seed: Annotated[int, typer.Option(help="The workload's seed.")] = 5,
+    mode: Annotated[Mode, typer.Option(help="How to restore: read-only first, or while they write on.")] = "drained",
 ) -> None:
     """Perform the whole failback on this machine, on embedded servers."""
     from d5agent.drill.run import run_drill  # noqa: PLC0415 -- its data packages are not there in production
 
-    _end(_run(run_drill(operations=operations, seed=seed, keep=keep, as_json=as_json)))
+    _end(_run(run_drill(operations=operations, seed=seed, mode=mode, keep=keep, as_json=as_json)))
 
 
 def main() -> None:
@@ -184,6 +249,20 @@ def _show(values: dict[str, Any], *, as_json: bool, table: Any) -> None:  # noqa
         sys.stdout.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
     else:
         screen.print_(table(values))
+
+
+async def _status(settings: Settings, *, as_json: bool, again: bool) -> dict[str, Any]:
+    """Show the status, with `again` every second: in its place on a terminal, one after the other elsewhere."""
+    with screen.redrawn(Console(highlight=False), is_wanted=again and not as_json) as show:
+        while True:
+            values = await inspecting.status(settings)
+            if as_json:
+                _show(values, as_json=True, table=None)
+            else:
+                show(screen_status.status_table(values))
+            if not again:
+                return values
+            await inspecting.pause(1)
 
 
 async def _ask(settings: Settings, request: dict[str, Any]) -> int:

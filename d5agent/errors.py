@@ -8,7 +8,7 @@ from typing_extensions import override
 
 EXIT_DONE = 0
 EXIT_BUG = 1
-EXIT_USAGE = 2
+EXIT_USAGE = 2  # the command line parser's own
 EXIT_TRANSIENT = 75
 EXIT_OPERATOR = 78
 

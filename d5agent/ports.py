@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
     from d5agent.core.operation import ClusterTime, Namespace, Position
-    from d5agent.core.phase import PhaseState, Service
+    from d5agent.core.pace import Tickets
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier, Failure, WriteBatch
+    from d5agent.core.unique_key import Key, UniqueIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +51,11 @@ class Clock(Protocol):
 class ChangeSource(Protocol):
     """The database whose changes are captured."""
 
-    async def check(self, *, may_enable: bool) -> None:
+    async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
         """Raise OperatorError unless changes of the whole cluster can be read, saying what to do.
 
-        `may_enable`: where they are not kept yet, they may be switched on, if the configuration says so.
+        With `before_enabling`, where they are not kept yet they may be switched on, if the configuration says so; it
+        is called first.
         """
         ...
 
@@ -77,17 +78,24 @@ class ChangeSource(Protocol):
         """Return the cluster's time."""
         ...
 
-    async def close_stream(self) -> None:
-        """Switch off what makes the server keep its changes, where that is switched (DocumentDB)."""
+    async def close_stream(self, *, switches_off: bool) -> bool:
+        """Remove the agent's marks; with `switches_off` what makes the server keep its changes, where it is a switch.
+
+        Return whether it is still switched on. OperatorError: it was to be off, and is not.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionFacts:
-    """What a comparison needs beside documents. Indexes: name to a normalised description, without `_id_`."""
+    """What a collection is beside its documents: indexes and options, each as a text that is the same on every server.
 
-    count: int
+    `exists`: a collection that is not there has none of either.
+    """
+
     indexes: Mapping[str, str]
+    options: Mapping[str, str]
+    exists: bool = True
 
 
 class DocumentReader(Protocol):
@@ -102,11 +110,19 @@ class DocumentReader(Protocol):
         ...
 
     def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
-        """Yield a collection's documents in the server's `_id` order, in batches."""
+        """Yield a collection's documents in the server's `_id` order, in pages; they are equal if all in them is."""
+        ...
+
+    async def count(self, namespace: Namespace, *, exactly: bool) -> int:
+        """Return how many documents there are: what the server has written down, or counted, which reads an index."""
         ...
 
     async def facts(self, namespace: Namespace) -> CollectionFacts:
-        """Return count and indexes; of a collection that is not there: none."""
+        """Return indexes and options; no document is read."""
+        ...
+
+    async def holders(self, namespace: Namespace, index: UniqueIndex, keys: Sequence[Key]) -> Sequence[bytes]:
+        """Return the documents that hold one of these keys in a unique index: their `_id` and the index's fields."""
         ...
 
 
@@ -123,6 +139,10 @@ class Target(Protocol):
 
     async def create_collection(self, namespace: Namespace) -> None:
         """Make an empty collection, unless it is there."""
+        ...
+
+    async def tickets(self) -> Tickets | None:
+        """Return how many more writes the server would let in at this moment; None: it does not tell us."""
         ...
 
 
@@ -157,23 +177,44 @@ class ObjectStore(Protocol):
         """Delete objects; a missing one is deleted already."""
         ...
 
+    async def copy(self, key: str, to: str, *, tags: Mapping[str, str]) -> str | None:
+        """Copy an object beside itself, with these tags; return the copy's sha256. None: there is no such object."""
+        ...
+
+
+class LargeObjectStore(Protocol):
+    """Objects that do not fit into memory, under the same bucket and prefix."""
+
     async def upload(self, key: str, chunks: AsyncGenerator[bytes]) -> None:
         """Store a stream of unknown length in bounded memory; nothing is there until all of it is."""
         ...
 
+    def read(self, key: str) -> AsyncGenerator[bytes]:
+        """Yield an object's content in pieces; OperatorError: there is no such object."""
+        ...
+
+    async def abort_uploads(self, prefix: str) -> int:
+        """Give up the uploads below `prefix` that a crash has left half-way; return how many there were."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DumpResult:
-    """What a finished dump says of itself. `documents` by collection, as the tool reported them."""
+class ToolVersion:
+    """A tool's version, and what is to be said against using it here; nothing, as a rule."""
 
-    documents: Mapping[str, int]
+    number: str
+    advice: str = ""
 
 
 class DumpTool(Protocol):
     """The tool that dumps one of the two databases."""
 
-    async def version(self) -> str:
+    async def version(self) -> ToolVersion:
         """Return the tool's version; OperatorError when it is missing or must not be used here."""
+        ...
+
+    async def server_version(self) -> str:
+        """Return the version of the server that is dumped."""
         ...
 
     async def databases(self) -> Sequence[str]:
@@ -196,8 +237,12 @@ class Dump(Protocol):
         """Yield its archive; ends with an error unless the tool ended well."""
         ...
 
-    def result(self) -> DumpResult:
-        """Return what it said of itself, once its chunks are read."""
+    def documents_so_far(self) -> int:
+        """Return how many documents the tool has told of."""
+        ...
+
+    def documents(self) -> Mapping[str, int]:
+        """Return the documents of each collection, as the tool reported them, once the chunks are read."""
         ...
 
 
@@ -217,76 +262,25 @@ class StateStore(Protocol):
         ...
 
 
+class Application(Protocol):
+    """What writes to the source: its writes are refused for the cutover."""
+
+    async def refuse_writes(self) -> None:
+        """Make it read-only; it may be so already. OperatorError: it could not be told, and may be so or not."""
+        ...
+
+    async def accept_writes(self) -> None:
+        """Let it write again. OperatorError: it could not be told."""
+        ...
+
+
 class PowerSwitch(Protocol):
     """What switches the machine off."""
 
     async def off(self) -> None:
-        """Ask for it; OperatorError when the request failed."""
+        """Ask for it; OperatorError when the request failed, or nothing came of it in time."""
         ...
 
-
-class Journal(Protocol):
-    """Events with facts, one line each (a structlog logger)."""
-
-    def info(self, event: str, **facts: object) -> None:
-        """Say what happened."""
-        ...
-
-    def warning(self, event: str, **facts: object) -> None:
-        """Say what somebody should look at."""
-        ...
-
-
-class Coordinator(Protocol):
-    """What a running service knows of its surroundings, and how it speaks to them."""
-
-    @property
-    def journal(self) -> Journal:
-        """Where the service's events go."""
-        ...
-
-    @property
-    def stopping(self) -> asyncio.Event:
-        """Set when the service is to end, drained."""
-        ...
-
-    @property
-    def state(self) -> PhaseState:
-        """The phase state as it is now."""
-        ...
-
-    @property
-    def facts(self) -> Mapping[str, object]:
-        """What the service has reported so far."""
-        ...
-
-    async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
-        """Change the phase state and save it."""
-        ...
-
-    async def wait(self, reason: str) -> None:
-        """Say what the service waits for, and wait a moment; the caller looks again."""
-        ...
-
-    async def start(self, service: Service) -> None:
-        """Start another service, as an operator would."""
-        ...
-
-    async def stop(self, service: Service) -> None:
-        """End another service, drained; returns when it has ended. It counts as done."""
-        ...
-
-    def report(self, **facts: object) -> None:
-        """Say how far the service is: the facts stand in `status`."""
-        ...
-
-
-class Plugin(Protocol):
-    """A service: `run` returns when it is done, raises when it cannot be, and may be cancelled at any moment."""
-
-    drains: bool
-    """Whether it ends by itself, soon, once `stopping` is set; if not, it is cancelled."""
-
-    async def run(self, coordinator: Coordinator) -> None:
-        """Do the service's work."""
+    async def boot_id(self) -> str:
+        """Return the name of this boot: another one after each start of the machine."""
         ...

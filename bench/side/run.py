@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from peak import peak_mib
 from pymongo.errors import PyMongoError
 from typing_extensions import override
 
@@ -27,7 +28,7 @@ from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.adapters.stream_cursor import StreamCursor, View
 from d5agent.core.operation import ClusterTime, Position
-from d5agent.core.phase import Service
+from d5agent.core.services import Service
 from d5agent.errors import AgentError
 from d5agent.plugins.replication import Replication
 from d5agent.runtime.daemon import Daemon
@@ -142,7 +143,7 @@ async def main(side: str, values: dict[str, Any]) -> None:
             )
             took = await capture(client, store, values)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    took |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
+    took |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": peak_mib()}
     print(json.dumps(took))
 
 

@@ -21,7 +21,7 @@ from d5agent.core.operation import OWN_DATABASE, ClusterTime, Position, parse_ev
 from d5agent.errors import OperatorError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from d5agent.ports import Clock, EventBatch
 
@@ -57,7 +57,7 @@ class ChangeStreamSource:
         self._clock = clock
         self._fence = fence or Fence()
 
-    async def check(self, *, may_enable: bool) -> None:
+    async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
         """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide.
 
         Whether they are is what `$listChangeStreams` says; that modifyChangeStreams answered with ok proves nothing.
@@ -77,8 +77,10 @@ class ChangeStreamSource:
         if not self._is_documentdb:
             return
         is_enabled = await self._is_enabled()
-        if not is_enabled and may_enable and self._enables:
+        if not is_enabled and before_enabling is not None and self._enables:
+            await before_enabling()
             await self._modify_change_streams(enable=True)
+            self._kept_since = None  # of an earlier run, which switched it off
             is_enabled = await self._is_enabled()
         if not is_enabled:
             raise not_enabled()
@@ -126,16 +128,33 @@ class ChangeStreamSource:
 
         return await retrying(once, clock=self._clock)
 
-    async def close_stream(self) -> None:
-        """Remove the agent's marks and, on DocumentDB, switch the cluster-wide change stream off."""
+    async def close_stream(self, *, switches_off: bool) -> bool:
+        """Remove the agent's marks and, on DocumentDB, switch the cluster-wide change stream off, and see that it is.
 
-        async def once() -> None:
+        Without the right to write into the agent's own database there are no marks, or they stay.
+        """
+
+        async def once() -> bool:
             with translating(SIDE):
-                await self._client.drop_database(OWN_DATABASE)
-            if self._is_documentdb:
+                try:
+                    await self._client.drop_database(OWN_DATABASE)
+                except OperationFailure as error:
+                    if error.code != _UNAUTHORIZED:
+                        raise
+            if not self._is_documentdb:
+                return False
+            if switches_off:
                 await self._modify_change_streams(enable=False)
+            return await self._is_enabled()
 
-        await self._fence.retrying(once, clock=self._clock)
+        is_enabled = await self._fence.retrying(once, clock=self._clock)
+        if switches_off and is_enabled:
+            raise OperatorError(
+                "the change stream is still on, although it was switched off",
+                hint='type in a mongo shell: db.adminCommand({modifyChangeStreams: 1, database: "", collection: "",'
+                " enable: false}); then d5agent start clean",
+            )
+        return is_enabled
 
     async def _modify_change_streams(self, *, enable: bool) -> None:
         """Switch the cluster-wide change stream ("Enabling change streams", Amazon DocumentDB developer guide)."""

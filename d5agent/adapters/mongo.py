@@ -34,8 +34,14 @@ _MORE_HOSTS: Final = re.compile(r"(://(?:[^@/]*@)?[^,/?]+)(?:,[^,/?]+)+")  # all
 _SELECTION_MS: Final = 5_000
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
+_DISK_FULL: Final = 14031
 # "Server Discovery and Monitoring", and DocumentDB's fail-over: another member answers soon.
 _PASSING: Final = frozenset({6, 7, 43, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+# QueryPlanKilled (a stream's look-up too, when its collection is renamed or dropped meanwhile), CursorKilled,
+# Interrupted: the same question, asked again, is answered ("Error Codes", MongoDB manual). So is a whole transaction
+# that the server tells to begin anew ("Transactions").
+_ENDED_EARLY: Final = frozenset({175, 237, 11601})
+_BEGIN_ANEW: Final = "TransientTransactionError"
 
 
 def translated(error: PyMongoError | BSONError, side: str) -> AgentError:
@@ -70,9 +76,23 @@ def _from_server(error: OperationFailure, side: str) -> AgentError:
             code=error.code,
             server_says=text,
         )
+    if error.code == _DISK_FULL:
+        return OperatorError(
+            f"the {side}'s disk is full",
+            hint="make room there, then start the service that failed again, such as: d5agent start restore",
+            code=error.code,
+            server_says=text,
+        )
     if error.code in _PASSING:
         return TransientError(
             f"the {side} is changing its primary", hint="it ends by itself", code=error.code, server_says=text
+        )
+    if error.code in _ENDED_EARLY or error.has_error_label(_BEGIN_ANEW):
+        return TransientError(
+            f"the {side} ended a command before its end",
+            hint="its collection was renamed or dropped, or somebody ended it: it is done again",
+            code=error.code,
+            server_says=text,
         )
     return OperatorError(f"the {side} refused a command", hint="see what it says", code=error.code, server_says=text)
 

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any, Final, cast
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final
 
-from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
+from bson.codec_options import CodecOptions
+from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
 
 from d5agent.adapters.mongo import SYSTEM_DATABASES, Client, translating
 from d5agent.adapters.retry import retrying
+from d5agent.core import raw
 from d5agent.core.operation import OWN_DATABASE, Namespace
-from d5agent.core.raw import DocumentId, any_of_filter, document_id, split_documents
+from d5agent.core.pages import FoundDocuments, RawPage
+from d5agent.errors import TransientError
 from d5agent.ports import CollectionFacts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
+    from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.asynchronous.collection import AsyncCollection
 
+    from d5agent.core.raw import DocumentId
+    from d5agent.core.unique_key import Key, UniqueIndex
     from d5agent.ports import Clock
 
 _NAMESPACE_NOT_FOUND: Final = 26
-_PAGE: Final = 1000  # documents in a page; the server cuts it at 16 MiB
+_KEYS: Final = 200  # of a unique index asked for at a time
+# Said aloud: without it the collection's own collation counts, which the index may not have.
+_SIMPLE: Final = {"locale": "simple"}
+_RAW: Final = CodecOptions(document_class=RawBSONDocument)
+_FIRST_PAGE: Final = 100  # documents
+_MOST_DOCUMENTS: Final = 10_000
+_PAGE_BYTES: Final = 1024 * 1024  # aimed at; the server cuts a page at 16 MiB
+_EMPTY_ARRAY: Final = 5  # bytes
+_ANSWER_SECONDS: Final = 120  # a page from a cold disk takes a while; a middlebox that forgets a flow answers never
+_CLOSE_SECONDS: Final = 5
 # What servers write into an index specification beside what the index is (documentdb.md, listIndexes).
 _NO_PART_OF_AN_INDEX: Final = frozenset({"v", "ns", "name", "background", "textIndexVersion", "2dsphereIndexVersion"})
+# What they write into a collection's options beside what its owner asked for (listCollections).
+_NO_OPTION: Final = frozenset({"storageEngine", "autoIndexId", "ns", "uuid", "flags", "temp"})
+_DEFAULTS: Final = {"validationLevel": "strict", "validationAction": "error"}
 
 
 class MongoReader:
-    """Reads documents. `side` is "source" or "target", for errors."""
+    """Reads documents. `side` is "source" or "target", for errors. A page may take `answer_seconds`."""
 
-    def __init__(self, client: Client, *, side: str, clock: Clock) -> None:
+    def __init__(self, client: Client, *, side: str, clock: Clock, answer_seconds: float = _ANSWER_SECONDS) -> None:
         self._client = client
         self._side = side
         self._clock = clock
+        self._answer_seconds = answer_seconds
 
     async def collections(self) -> Sequence[Namespace]:
         """Return the applications' collections."""
@@ -54,34 +75,96 @@ class MongoReader:
     async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
         """Return the documents with these `_id`s, by `_id`."""
 
-        async def once() -> dict[DocumentId, bytes]:
-            found = {}
-            with translating(self._side):
-                pages = self._collection(namespace).find_raw_batches(RawBSONDocument(any_of_filter(ids)))
-                async for page in pages:
-                    found.update({document_id(document): document for document in split_documents(_bytes(page))})
-            return found
+        async def once() -> FoundDocuments:
+            # One more than there can be: the server sees that nothing is left, and closes the cursor by itself.
+            which = {"filter": RawBSONDocument(raw.any_of_filter(ids)), "batchSize": len(ids) + 1}
+            async with aclosing(self._pages(namespace, which)) as pages:
+                return FoundDocuments([page async for page in pages])
 
         return await retrying(once, clock=self._clock)
 
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
         """Yield a collection in the server's `_id` order. It does not go on after an error: begin it again."""
-        with translating(self._side):
-            pages = self._collection(namespace).find_raw_batches({}, sort=[("_id", 1)], batch_size=_PAGE)
-            try:
-                async for page in pages:
-                    yield list(split_documents(_bytes(page)))
-            finally:
-                await pages.close()
+        async with aclosing(self._pages(namespace, {"batchSize": _FIRST_PAGE})) as pages:
+            async for page in pages:
+                yield page
+
+    async def _pages(self, namespace: Namespace, find: dict[str, Any]) -> AsyncGenerator[RawPage]:
+        """Yield what a find returns, in `_id` order, as the replies come; pages of about a megabyte after the first."""
+        session = self._client.start_session(causal_consistency=False)  # DocumentDB has none (303)
+        name, cursor = namespace.collection, 0
+        try:
+            command = {"find": name, **find, "sort": {"_id": 1}}
+            while True:
+                reply = await self._command(namespace.database, command, session)
+                cursor, page = _read(reply)
+                del reply  # large, and the next one comes while this page is worked on
+                if page.size > _EMPTY_ARRAY:
+                    yield page
+                if not cursor:
+                    return
+                fitting = _PAGE_BYTES * len(page) // page.size if page.size > _EMPTY_ARRAY else _FIRST_PAGE
+                batch_size = max(1, min(_MOST_DOCUMENTS, fitting))
+                command = {"getMore": cursor, "collection": name, "batchSize": batch_size}
+        finally:
+            # Shielded: a cursor left open counts against the cluster's quota.
+            await asyncio.shield(self._close(namespace, cursor, session))
+
+    async def _command(self, database: str, command: dict[str, Any], session: AsyncClientSession) -> bytes:
+        try:
+            with translating(self._side):
+                async with asyncio.timeout(self._answer_seconds):
+                    reply = await self._client[database].command(command, session=session, codec_options=_RAW)
+        except TimeoutError as error:
+            raise TransientError(
+                f"the {self._side} does not answer", hint="it is asked again", seconds=self._answer_seconds
+            ) from error
+        return bytes(reply.raw)
+
+    async def _close(self, namespace: Namespace, cursor: int, session: AsyncClientSession) -> None:
+        with suppress(PyMongoError, TimeoutError):  # a server that is gone has closed it
+            if cursor:
+                command = {"killCursors": namespace.collection, "cursors": [cursor]}
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._client[namespace.database].command(command, session=session)
+        await session.end_session()
+
+    async def count(self, namespace: Namespace, *, exactly: bool) -> int:
+        """Return the number of documents. After a crash the number that is written down may be wrong."""
+
+        async def once() -> int:
+            collection = self._collection(namespace)
+            with translating(self._side):
+                return await (collection.count_documents({}) if exactly else collection.estimated_document_count())
+
+        return await retrying(once, clock=self._clock)
 
     async def facts(self, namespace: Namespace) -> CollectionFacts:
-        """Return count and indexes."""
+        """Return indexes and options."""
 
         async def once() -> CollectionFacts:
             with translating(self._side):
-                count = await self._collection(namespace).count_documents({})
-                indexes = await self._indexes(namespace)
-            return CollectionFacts(count=count, indexes=indexes)
+                database = self._client[namespace.database]
+                found = [dict(c) async for c in await database.list_collections(filter={"name": namespace.collection})]
+                indexes = await self._indexes(namespace) if found else {}
+            options = found[0].get("options", {}) if found else {}
+            return CollectionFacts(indexes=indexes, options=_options(options), exists=bool(found))
+
+        return await retrying(once, clock=self._clock)
+
+    async def holders(self, namespace: Namespace, index: UniqueIndex, keys: Sequence[Key]) -> Sequence[bytes]:
+        """Return the documents that hold one of these keys; the index's own filter lets the server use it."""
+
+        async def once() -> list[bytes]:
+            found: list[bytes] = []
+            for at in range(0, len(keys), _KEYS):
+                equal = [_equalities(index, key) for key in keys[at : at + _KEYS]]
+                which = {"$and": [{"$or": equal}, *_is_in(index)]}
+                fields = dict.fromkeys(index.fields, 1)
+                with translating(self._side):
+                    documents = self._collection(namespace).find(which, fields, collation=index.collation or _SIMPLE)
+                    found += [bytes(document.raw) async for document in documents]
+            return found
 
         return await retrying(once, clock=self._clock)
 
@@ -98,14 +181,47 @@ class MongoReader:
         return self._client[namespace.database][namespace.collection or ""]
 
 
+def _read(reply: bytes) -> tuple[int, RawPage]:
+    """Return a reply's cursor id (0: it has ended) and its documents, which are not looked at."""
+    cursor = raw.spans(reply, raw.spans(reply)[b"cursor"][1])
+    _, start, end = cursor.get(b"nextBatch") or cursor[b"firstBatch"]
+    return raw.int64_at(reply, cursor[b"id"]), RawPage(reply[start:end])
+
+
+def _is_in(index: UniqueIndex) -> list[Mapping[str, Any]]:
+    """Return filters that only documents of the index meet: to a query, an absent field is null, and not only there."""
+    partial = [index.partial] if index.partial else []
+    return [*partial, {"$or": [{field: {"$exists": True}} for field in index.fields]}] if index.is_sparse else partial
+
+
+def _equalities(index: UniqueIndex, key: Key) -> dict[str, Any]:
+    # $eq: a value that is a regular expression is meant as itself.
+    return {field: {"$eq": value} for field, value in zip(index.fields, key, strict=True)}
+
+
 def _normalised(index: Mapping[str, Any]) -> str:
     """Return what an index is, the same text for the same index on every server; the key keeps its order."""
-    plain = json.loads(dumps(index, json_options=CANONICAL_JSON_OPTIONS))
+    plain = _plain(index)
     key = json.dumps(plain.pop("key"))
     rest = {name: value for name, value in sorted(plain.items()) if name not in _NO_PART_OF_AN_INDEX and value}
     return key if not rest else f"{key} {json.dumps(rest, sort_keys=True)}"
 
 
-def _bytes(page: object) -> bytes:
-    """Return a raw batch as what it is; the driver declares it as a document."""
-    return bytes(cast("bytes", page))
+def _options(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return a collection's options by name, as texts; what is off, or as it would be anyway, is as good as absent."""
+    return {
+        name: json.dumps(value, sort_keys=True)
+        for name, value in _plain(options).items()
+        if name not in _NO_OPTION and value and value != _DEFAULTS.get(name)
+    }
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values: a key of 1 and one of 1.0 are the same index, and shells write either."""
+    text = dumps(value, json_options=RELAXED_JSON_OPTIONS)
+    plain: dict[str, Any] = json.loads(text, parse_float=_whole_if_it_is)
+    return plain
+
+
+def _whole_if_it_is(text: str) -> float:
+    return int(float(text)) if float(text).is_integer() else float(text)

@@ -2,59 +2,80 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, Final
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.json_util import dumps
-from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import Client, translating
-from d5agent.core.raw import id_document
-from d5agent.core.replay import Failure
+from d5agent.adapters.mongo import APP_NAME, Client, translating
+from d5agent.adapters.retry import retrying
+from d5agent.adapters.write_commands import batches_of, command_of, failure_of, is_large, kinds_of
+from d5agent.core.pace import Tickets
 from d5agent.errors import TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from pymongo.asynchronous.client_session import AsyncClientSession
 
     from d5agent.core.operation import Namespace
-    from d5agent.core.replay import Barrier, Write, WriteBatch
+    from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
     from d5agent.ports import Clock
 
+_Result = TypeVar("_Result")
 _SIDE: Final = "target"
+_ANSWER_SECONDS: Final = 120  # a majority may take 30 s; a middlebox that forgets a flow answers never
 _DURABLE: Final = WriteConcern("majority", j=True, wtimeout=30_000)
-_DUPLICATE_KEY: Final = 11000
 _NAMESPACE_NOT_FOUND: Final = 26
-_SHOWN: Final = 300  # characters of a server's message
-_BATCH_WRITES: Final = 1000
-_BATCH_BYTES: Final = 4 * 1024 * 1024  # a command is one BSON document: 16 MiB at most
-_STATEMENT_BYTES: Final = 64
-_STATEMENTS: Final = {"delete": "deletes", "insert": "documents", "update": "updates"}
-# The server puts the current time in the place of a top-level Timestamp(0, 0), on insert and on replacement ("BSON
-# types", MongoDB manual), but not in what a pipeline computes. A hit elsewhere in the document does no harm.
-_ZERO_TIMESTAMP: Final = re.compile(rb"\x11[^\0]*\0{9}")
+_UNAUTHORIZED: Final = 13
+# All that costs the server something and is not looked at is left out.
+_SERVER_STATUS: Final = {"serverStatus": 1, "repl": 0, "metrics": 0, "locks": 0, "tcmalloc": 0, "storageEngine": 0}
+# Each retryable update or delete costs the server as much again, for a record of its own in the session's table. The
+# inserts of a command share one record, and so does all of a transaction.
+_DEAR_ONE_BY_ONE: Final = frozenset({"update", "delete"})
+_TRANSACTION_WRITES: Final = 20
+_OWN_TRANSACTIONS: Final[list[dict[str, Any]]] = [
+    {"$currentOp": {"allUsers": False, "idleSessions": True}},
+    # Not retryable writes, which have a number too: they end by themselves.
+    {"$match": {"transaction.parameters.autocommit": False, "appName": APP_NAME}},
+]
 # An error may quote an _id that is a date of the year 40000.
 _LENIENT: Final[CodecOptions[dict[str, Any]]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 
 class MongoTarget:
-    """Writes documents as raw bytes."""
+    """Writes documents as raw bytes. A call that has no answer after `answer_seconds` is made again."""
 
-    def __init__(self, client: Client, *, clock: Clock, fence: Fence | None = None) -> None:
+    def __init__(
+        self, client: Client, *, clock: Clock, fence: Fence | None = None, answer_seconds: float = _ANSWER_SECONDS
+    ) -> None:
         self._client = client
         self._clock = clock
+        self._answer_seconds = answer_seconds
         self._fence = fence or Fence()
+        # A daemon before us may have been killed, or a service of ours stopped, within a transaction.
+        self._may_be_blocked = True
+        self._unblocking = asyncio.Lock()
+        self._sparse: set[Namespace] = set()
 
     async def write(self, batch: WriteBatch) -> Sequence[Failure]:
         """Make each document what the batch says.
 
-        What began with an insert is tried as one, which is cheapest, a replacement where the `_id` is taken.
+        What began with an insert is tried as one, which is cheapest, a replacement where the `_id` is taken. So is
+        everything in a collection that lacks most of what is updated: transactions side by side that look for
+        documents which are not there wade through each other's, at twenty times the cost of an insert.
         """
+        await self._unblock()
         failures = await self._write(batch.namespace, batch.writes, may_insert=True)
         taken = [failure.write for failure in failures if failure.index == "_id_"]
+        if batch.namespace in self._sparse:
+            updates = [write for write in batch.writes if not write.is_new and write.document is not None]
+            if _are_most(sum(not write.is_new for write in taken), updates):
+                self._sparse.discard(batch.namespace)
         others = [failure for failure in failures if failure.index != "_id_"]
         if taken:
             others += await self._write(batch.namespace, taken, may_insert=False)
@@ -67,7 +88,8 @@ class MongoTarget:
             with translating(_SIDE):
                 await self._apply(barrier)
 
-        await self._fence.retrying(once, clock=self._clock)
+        await self._unblock()
+        await self._asked(once)
 
     async def create_collection(self, namespace: Namespace) -> None:
         """Make an empty collection, unless it is there."""
@@ -79,7 +101,59 @@ class MongoTarget:
                 except CollectionInvalid:
                     return  # it is there
 
-        await self._fence.retrying(once, clock=self._clock)
+        await self._asked(once)
+
+    async def _asked(self, once: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Return what a call answers; made again where it fails for a passing reason, or is not answered at all."""
+
+        async def answered() -> _Result:
+            try:
+                async with asyncio.timeout(self._answer_seconds):
+                    return await once()
+            except TimeoutError as error:
+                raise TransientError(
+                    "the target does not answer", hint="it is asked again", seconds=self._answer_seconds
+                ) from error
+
+        return await self._fence.retrying(answered, clock=self._clock)
+
+    async def tickets(self) -> Tickets | None:
+        """Return the server's tickets for writes, from serverStatus: `queues.execution` from 8.0 on.
+
+        None: the user may not ask, or the server has none.
+        """
+
+        async def once() -> Mapping[str, Any]:
+            with translating(_SIDE):
+                try:
+                    return await self._client.admin.command(_SERVER_STATUS, codec_options=_LENIENT)
+                except OperationFailure as error:
+                    if error.code == _UNAUTHORIZED:
+                        return {}
+                    raise
+
+        status = await retrying(once, clock=self._clock)
+        queues = status.get("queues", {}).get("execution") or status.get("wiredTiger", {}).get("concurrentTransactions")
+        write = (queues or {}).get("write")
+        return None if write is None else Tickets(free=int(write["available"]), total=int(write["totalTickets"]))
+
+    async def _unblock(self) -> None:
+        """End transactions of ours that nobody will commit: for a minute they would keep their documents from us.
+
+        (`$currentOp` and `killSessions`, MongoDB manual: a user's own, without any privilege.)
+        """
+
+        async def once() -> None:
+            with translating(_SIDE):
+                found = await self._client.admin.aggregate(_OWN_TRANSACTIONS)
+                left = [{"id": session["lsid"]["id"]} async for session in found]
+                if left:
+                    await self._client.admin.command({"killSessions": left})
+
+        async with self._unblocking:
+            if self._may_be_blocked:
+                await self._asked(once)
+                self._may_be_blocked = False
 
     async def _apply(self, barrier: Barrier) -> None:
         namespace = barrier.namespace
@@ -104,68 +178,120 @@ class MongoTarget:
 
     async def _write(self, namespace: Namespace, writes: Sequence[Write], *, may_insert: bool) -> list[Failure]:
         """Send deletes, inserts and replacements as plain commands: the driver's bulk writes decode each document."""
-        kinds: dict[str, list[Write]] = {"delete": [], "insert": [], "update": []}
-        for write in writes:
-            is_insert = write.is_new and may_insert and not _ZERO_TIMESTAMP.search(write.document or b"")
-            kinds["delete" if write.document is None else "insert" if is_insert else "update"].append(write)
         failures = []
-        for kind, some in kinds.items():
-            for batch in _batches(some):
-                failures += await self._send(kind, namespace, batch)
+        for kind, some in kinds_of(writes, may_insert=may_insert).items():
+            if kind == "rewrite":
+                for write in some:
+                    failures += await self._rewrite(namespace, write)
+                continue
+            for batch in batches_of(some):
+                is_insert = kind == "update" and may_insert and namespace in self._sparse
+                failures += await self._send("insert" if is_insert else kind, namespace, batch)
         return failures
 
     async def _send(self, kind: str, namespace: Namespace, writes: Sequence[Write]) -> list[Failure]:
-        command = {
-            kind: namespace.collection,
-            _STATEMENTS[kind]: [_statement(kind, write) for write in writes],
-            "ordered": False,
-            "writeConcern": _DURABLE.document,
-        }
+        command = command_of(kind, namespace, writes)
+        # One session for all attempts. An attempt that we gave up, and that the server performs later, would put an old
+        # state over a newer one; with a number that is not the session's newest it is refused, or done already.
+        async with self._client.start_session(causal_consistency=False) as session:
+            is_dear = kind in _DEAR_ONE_BY_ONE and len(writes) >= _TRANSACTION_WRITES
+            send = partial(self._send_at_once, namespace, command, session)
+            answer = await self._in_transaction(send) if is_dear else None
+            if answer is None:
+                number = {} if is_large(writes) else {"txnNumber": _next_number(session)}
+                answer = await self._sent_one_by_one(namespace, command | number, session)
+        if _are_most(len(answer.get("upserted", ())), writes):
+            self._sparse.add(namespace)
+        errors: list[Mapping[str, Any]] = answer.get("writeErrors", [])
+        return [failure_of(namespace, writes[error["index"]], error) for error in errors]
 
-        async def once() -> list[Mapping[str, Any]]:
+    async def _rewrite(self, namespace: Namespace, write: Write) -> list[Failure]:
+        """Delete a document and write it anew, in one transaction.
+
+        What computes a document must not find the old one: it would compute how they differ, and where the new one has
+        two fields of one name that ends the server (mongod 6.0.5).
+        """
+        absent = write._replace(document=None)
+        commands = [command_of("delete", namespace, [absent]), command_of("rewrite", namespace, [write])]
+
+        async def once() -> Mapping[str, Any]:
             with translating(_SIDE):
-                answer = await self._client[namespace.database].command(command, codec_options=_LENIENT)
-            unacknowledged = answer.get("writeConcernError")
-            if unacknowledged:
-                reason = unacknowledged.get("errmsg", "?")
-                raise TransientError("writes are not acknowledged by a majority", reason=reason)
-            errors: list[Mapping[str, Any]] = answer.get("writeErrors", [])
-            return errors
+                return await self._perform(namespace, commands, session)
 
-        errors = await self._fence.retrying(once, clock=self._clock)
-        return [_failure(namespace, writes[error["index"]], error) for error in errors]
+        async with self._client.start_session(causal_consistency=False) as session:
+            answer = await self._in_transaction(once)
+        return [failure_of(namespace, write, error) for error in answer.get("writeErrors", [])]
+
+    async def _in_transaction(self, transact: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Return what a transaction answers; whoever leaves before its end leaves it open."""
+        is_over = False
+        try:
+            answer = await self._asked(transact)
+            is_over = True
+        finally:
+            self._may_be_blocked |= not is_over
+        return answer
+
+    async def _sent_one_by_one(
+        self, namespace: Namespace, command: dict[str, Any], session: AsyncClientSession
+    ) -> Mapping[str, Any]:
+        """Perform each statement for itself; return the answer, which names those that are refused."""
+        command |= {"ordered": False, "writeConcern": _DURABLE.document}
+        return await self._asked(partial(self._send_once, namespace, command, session))
+
+    async def _send_at_once(
+        self, namespace: Namespace, command: dict[str, Any], session: AsyncClientSession
+    ) -> Mapping[str, Any] | None:
+        """Perform all statements in one transaction; None: one of them, or the transaction, was refused.
+
+        Nothing is written then, or all of it, if only the answer is missing: to do it again one by one does no harm.
+        """
+        with translating(_SIDE):
+            try:
+                answer = await self._perform(namespace, [command], session)
+            except OperationFailure:
+                return None
+        return None if "writeErrors" in answer else answer
+
+    async def _perform(
+        self, namespace: Namespace, commands: Sequence[dict[str, Any]], session: AsyncClientSession
+    ) -> dict[str, Any]:
+        """Perform commands in a transaction, up to one that is refused, which ends it; return the last one's answer."""
+        number = {"txnNumber": _next_number(session), "autocommit": False}
+        database = self._client[namespace.database]
+        answer: dict[str, Any] = {}
+        for at, command in enumerate(commands):
+            begin = {} if at else {"startTransaction": True}
+            answer = await database.command({**command, **number, **begin}, session=session, codec_options=_LENIENT)
+            if "writeErrors" in answer:
+                return answer
+        commit = {"commitTransaction": 1, **number, "writeConcern": _DURABLE.document}
+        committed = await self._client.admin.command(commit, session=session, codec_options=_LENIENT)
+        _require_acknowledged(committed)
+        return answer
+
+    async def _send_once(
+        self, namespace: Namespace, command: dict[str, Any], session: AsyncClientSession
+    ) -> Mapping[str, Any]:
+        with translating(_SIDE):
+            database = self._client[namespace.database]
+            answer = await database.command(command, session=session, codec_options=_LENIENT)
+        _require_acknowledged(answer)
+        return answer
 
 
-def _statement(kind: str, write: Write) -> RawBSONDocument | dict[str, Any]:
-    which = RawBSONDocument(id_document(write.id))
-    if write.document is None:
-        return {"q": which, "limit": 1}
-    document = RawBSONDocument(write.document)
-    if kind == "insert":
-        return document
-    literally = _ZERO_TIMESTAMP.search(write.document) is not None
-    return {"q": which, "u": [{"$replaceWith": {"$literal": document}}] if literally else document, "upsert": True}
+def _are_most(count: int, writes: Sequence[Write]) -> bool:
+    return 2 * count > len(writes)
 
 
-def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    """Yield writes in portions that fit into one command; a document of 16 MB is a command of its own."""
-    batch: list[Write] = []
-    size = 0
-    for write in writes:
-        bytes_ = len(write.document or b"") + len(write.id) + _STATEMENT_BYTES
-        if batch and (len(batch) == _BATCH_WRITES or size + bytes_ > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(write)
-        size += bytes_
-    if batch:
-        yield batch
+def _next_number(session: AsyncClientSession) -> object:
+    """Return a new transaction number of a session ("Retryable Writes", "Transactions", MongoDB manual)."""
+    session._start_retryable_write()  # noqa: SLF001 -- the driver does it for its own methods, which decode documents
+    return session._transaction_id  # noqa: SLF001 -- the same
 
 
-def _failure(namespace: Namespace, write: Write, error: Mapping[str, Any]) -> Failure:
-    is_conflict = error.get("code") == _DUPLICATE_KEY
-    message = str(error.get("errmsg", "?"))
-    index = message.split(" index: ")[1].split(" ", maxsplit=1)[0] if is_conflict and " index: " in message else ""
-    held = dumps(error["keyValue"]) if is_conflict and "keyValue" in error else message
-    reason = f"the unique index {index} holds {held} for another document" if is_conflict else message
-    return Failure(namespace=namespace, write=write, reason=reason[:_SHOWN], is_conflict=is_conflict, index=index)
+def _require_acknowledged(answer: Mapping[str, Any]) -> None:
+    unacknowledged = answer.get("writeConcernError")
+    if unacknowledged:
+        reason = unacknowledged.get("errmsg", "?")
+        raise TransientError("writes are not acknowledged by a majority", reason=reason)

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 from d5agent.adapters.mongo import SYSTEM_DATABASES, Client, hello, translating
 from d5agent.adapters.process import Child, run, running
 from d5agent.adapters.retry import retrying
-from d5agent.core.backup import check_version, parse_progress, parse_version
+from d5agent.core.dumping import INSTALL, DumpProgress, check_version, parse_version, without_database
 from d5agent.core.operation import OWN_DATABASE, ClusterTime
-from d5agent.ports import DumpResult
+from d5agent.errors import OperatorError
+from d5agent.ports import ToolVersion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
     from d5agent.ports import Clock
 
-_PRIVATE: Final = "mongodump-"
-
-
-def remove_left_over_files(directory: Path) -> None:
-    """Remove the private files of dumps that were killed: they hold a password."""
-    for path in directory.glob(f"{_PRIVATE}*.yaml"):
-        path.unlink(missing_ok=True)
-
 
 class MongoDump:
-    """Dumps the databases of one server. The URI goes through a private file, never through an argument."""
+    """Dumps the databases of one server. The URI goes through a pipe: it is in no argument, no variable and no file."""
 
     def __init__(  # noqa: PLR0913 -- each is a setting of its own
         self,
@@ -39,9 +30,9 @@ class MongoDump:
         side: str,
         uri: str,
         program: str,
-        flavor: str | None,
+        flavor: str,
         databases: Sequence[str],
-        directory: Path,
+        stall_seconds: float,
         clock: Clock,
     ) -> None:
         self._client = client
@@ -50,15 +41,26 @@ class MongoDump:
         self._program = program
         self._flavor = flavor
         self._databases = databases
-        self._directory = directory
+        self._stall_seconds = stall_seconds
         self._clock = clock
 
-    async def version(self) -> str:
+    async def version(self) -> ToolVersion:
         """Return the tool's version. OperatorError: it is missing, or fails on this flavor of server."""
-        version = parse_version(await run([self._program, "--version"]))
-        if self._flavor is not None:
-            check_version(version, flavor=self._flavor)
-        return version
+        try:
+            said = await run([self._program, "--version"], stall_seconds=self._stall_seconds)
+        except OperatorError as error:
+            raise OperatorError(error.message, hint=INSTALL, **error.facts) from error
+        version = parse_version(said)
+        return ToolVersion(number=version, advice=check_version(version, flavor=self._flavor))
+
+    async def server_version(self) -> str:
+        """Return the server's version, as it tells it."""
+
+        async def once() -> str:
+            with translating(self._side):
+                return str((await self._client.admin.command("buildInfo"))["version"])
+
+        return await retrying(once, clock=self._clock)
 
     async def databases(self) -> Sequence[str]:
         """Return the databases from the settings, else all that applications have."""
@@ -72,42 +74,59 @@ class MongoDump:
 
     async def operation_time(self) -> ClusterTime:
         """Return the server's time (hello.operationTime)."""
-        time = (await hello(self._client, self._side))["operationTime"]
-        return ClusterTime(time.time, time.inc)
+
+        async def once() -> ClusterTime:
+            time = (await hello(self._client, self._side)).get("operationTime")
+            if time is None:
+                raise OperatorError(f"the {self._side} is no replica set", hint="make it one, of one member at least")
+            return ClusterTime(time.time, time.inc)
+
+        return await retrying(once, clock=self._clock)
 
     @asynccontextmanager
     async def dump(self, database: str) -> AsyncGenerator[RunningDump]:
-        """Begin a dump; it is ended, and its private file removed, when the block ends."""
-        handle, name = tempfile.mkstemp(prefix=_PRIVATE, suffix=".yaml", dir=self._directory)  # mode 0600
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                quoted = self._uri.replace("'", "''")
-                file.write(f"uri: '{quoted}'\n")
-            argv = [self._program, f"--config={name}", f"--db={database}", "--archive", "--gzip"]
-            documents: dict[str, int] = {}
+        """Begin a dump; it is ended when the block ends."""
+        quoted = without_database(self._uri).replace("'", "''")
+        with _private_file(f"uri: '{quoted}'\n") as descriptor:
+            config = f"--config=/proc/self/fd/{descriptor}"
+            argv = [self._program, config, f"--db={database}", "--archive", "--gzip"]
+            progress = DumpProgress()
+            async with running(
+                argv, on_line=progress.feed, stall_seconds=self._stall_seconds, pass_fds=[descriptor]
+            ) as child:
+                yield RunningDump(child, progress)
 
-            def on_line(line: str) -> None:
-                progress = parse_progress(line)
-                if progress is not None:
-                    documents.update([progress])
 
-            async with running(argv, on_line=on_line) as child:
-                yield RunningDump(child, documents)
-        finally:
-            Path(name).unlink(missing_ok=True)  # noqa: ASYNC240 -- one local file; a thread costs more
+@contextmanager
+def _private_file(text: str) -> Generator[int]:
+    """Give the reading end of a pipe that holds a text: a file that has no name, and is gone once it is read.
+
+    A pipe takes 64 KiB without a reader; a URI is not that long.
+    """
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, text.encode())
+        os.close(writing)
+        yield reading
+    finally:
+        os.close(reading)
 
 
 class RunningDump:
     """A running mongodump."""
 
-    def __init__(self, child: Child, documents: dict[str, int]) -> None:
+    def __init__(self, child: Child, progress: DumpProgress) -> None:
         self._child = child
-        self._documents = documents
+        self._progress = progress
 
     def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the archive; at its end, OperatorError with the tool's last words unless it ended well."""
         return self._child.chunks()
 
-    def result(self) -> DumpResult:
-        """Return what the tool reported."""
-        return DumpResult(documents=dict(self._documents))
+    def documents_so_far(self) -> int:
+        """Return how many documents it has told of."""
+        return self._progress.documents
+
+    def documents(self) -> Mapping[str, int]:
+        """Return the documents of each collection, once its chunks are read."""
+        return dict(self._progress.done)

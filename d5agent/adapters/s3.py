@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlencode
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -21,30 +24,27 @@ from d5agent.adapters.fence import Fence
 from d5agent.adapters.retry import retrying
 from d5agent.errors import AgentError, OperatorError, TransientError
 from d5agent.ports import StoredObject
-from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from types_aiobotocore_s3.client import S3Client
-    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
 
     from d5agent.ports import Clock
 
 _Result = TypeVar("_Result")
 _DELETE_BATCH: Final = 1000  # keys a DeleteObjects request takes at most
-_PART_BYTES: Final = 8 * 1024 * 1024  # S3 takes 10,000 parts of at least 5 MiB: 80 GiB a dump
-_PARTS_AT_ONCE: Final = 2
 _READ_SECONDS: Final = 30
 # The client's own time-out begins when the answer does, or the body has been sent: a server that takes a connection and
 # never says "100 Continue", or stops reading, would hold us for ever.
 _UPLOAD_SECONDS: Final = 30
 _SLOWEST_BYTES_A_SECOND: Final = 64 * 1024
 _TAKEN: Final = frozenset({"PreconditionFailed", "412"})
-_ABSENT: Final = frozenset({"NoSuchKey", "404"})
+_ABSENT: Final = frozenset({"NoSuchKey", "NoSuchUpload", "404"})
 _HINTS: Final = {
     "NoSuchBucket": "create the bucket, or mend [store] bucket",
-    "AccessDenied": "give the instance's role s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on it",
+    "AccessDenied": "give the instance's role s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, "
+    "s3:AbortMultipartUpload and s3:ListBucketMultipartUploads on it, for an archive s3:PutObjectTagging too",
     "InvalidAccessKeyId": "mend the AWS credentials that the agent runs with",
     "SignatureDoesNotMatch": "mend the AWS credentials that the agent runs with",
     "ExpiredToken": "renew the AWS credentials that the agent runs with",
@@ -54,9 +54,18 @@ _HINTS: Final = {
     "InvalidBucketName": "mend [store] bucket",
 }
 _SERVER_ERROR: Final = 500
-_THROTTLED: Final = frozenset(
-    {"ConditionalRequestConflict", "SlowDown", "RequestTimeout", "Throttling", "TooManyRequests", "OperationAborted"}
+_PASSING: Final = frozenset(
+    {
+        "BadDigest",  # damaged on its way
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "RequestTimeout",
+        "SlowDown",
+        "Throttling",
+        "TooManyRequests",
+    }
 )
+_PASSING_OF_ONE: Final = _PASSING | {"InternalError", "ServiceUnavailable"}  # of one object among many
 
 
 def translated(error: ClientError | BotoCoreError | OSError, *, bucket: str, key: str) -> AgentError:
@@ -65,7 +74,7 @@ def translated(error: ClientError | BotoCoreError | OSError, *, bucket: str, key
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", "?"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if status >= _SERVER_ERROR or code in _THROTTLED:
+        if status >= _SERVER_ERROR or code in _PASSING:
             hint = "it passes as a rule; else see the AWS Health Dashboard"
             return TransientError("S3 did not answer well", hint=hint, code=code, status=status, **where)
         hint = _HINTS.get(code, "see S3's list of error codes")
@@ -112,27 +121,25 @@ class S3Store:
     """Objects of one bucket, below one prefix."""
 
     def __init__(self, client: S3Client, *, bucket: str, prefix: str, clock: Clock, fence: Fence | None = None) -> None:
-        self._client = client
-        self._bucket = bucket
-        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.client = client
+        self.bucket = bucket
+        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._clock = clock
         self._fence = fence or Fence()
 
     def behind(self, fence: Fence) -> S3Store:
         """Return the same store, whose every write must pass a fence."""
-        return S3Store(self._client, bucket=self._bucket, prefix=self._prefix, clock=self._clock, fence=fence)
+        return S3Store(self.client, bucket=self.bucket, prefix=self.prefix, clock=self._clock, fence=fence)
 
     async def put_once(self, key: str, body: bytes) -> bool:
         """Store an object unless its key is taken (a conditional write, `If-None-Match: *`)."""
         try:
-            await self._call(
-                lambda: self._client.put_object(
-                    Bucket=self._bucket, Key=self._prefix + key, Body=body, IfNoneMatch="*"
-                ),
+            await self.call(
+                lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=body, IfNoneMatch="*"),
                 key,
                 sends=len(body),
             )
-        except _TakenError:
+        except TakenError:
             return False
         return True
 
@@ -145,12 +152,12 @@ class S3Store:
                 return content == body
             match = {"IfMatch": tag}
         try:
-            await self._call(
-                lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, **match),
+            await self.call(
+                lambda: self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=body, **match),
                 key,
                 sends=len(body),
             )
-        except (_TakenError, _AbsentError):
+        except (TakenError, AbsentError):
             return await self.get(key) == body  # a put that timed out may have been stored, and was repeated
         return True
 
@@ -162,26 +169,26 @@ class S3Store:
         """Return an object's content and its tag, which changes with the content."""
 
         async def read() -> tuple[bytes, str]:
-            response = await self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            response = await self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
             async with response["Body"] as body:
                 return await body.read(), response["ETag"]
 
         try:
-            return await self._call(read, key)
-        except _AbsentError:
+            return await self.call(read, key)
+        except AbsentError:
             return None, ""
 
     async def list_objects(self, prefix: str, *, after: str = "") -> AsyncGenerator[Sequence[StoredObject]]:
         """Yield objects in key order, up to 1,000 at a time."""
-        start, token = self._prefix + after if after else "", ""
+        start, token = self.prefix + after if after else "", ""
         while True:
             more: dict[str, Any] = {"ContinuationToken": token} if token else {"StartAfter": start} if start else {}
-            page = await self._call(
-                partial(self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix + prefix, **more),
+            page = await self.call(
+                partial(self.client.list_objects_v2, Bucket=self.bucket, Prefix=self.prefix + prefix, **more),
                 prefix,
             )
             yield [
-                StoredObject(key=found["Key"].removeprefix(self._prefix), bytes=found["Size"])
+                StoredObject(key=found["Key"].removeprefix(self.prefix), bytes=found["Size"])
                 for found in page.get("Contents", [])
             ]
             token = page.get("NextContinuationToken", "")
@@ -189,67 +196,55 @@ class S3Store:
                 return
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, a thousand in a request."""
+        """Delete objects, a thousand in a request; those that S3 refuses for a passing reason once more."""
         for at in range(0, len(keys), _DELETE_BATCH):
-            objects: list[Any] = [{"Key": self._prefix + key} for key in keys[at : at + _DELETE_BATCH]]
-            answer = await self._call(
-                partial(self._client.delete_objects, Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}),
-                keys[at],
-                writes=True,
-            )
-            for failed in answer.get("Errors", []):
-                raise OperatorError(
-                    "an object was not deleted",
-                    hint=_HINTS.get(failed.get("Code", ""), "see S3's list of error codes"),
-                    key=failed.get("Key", "?"),
-                    code=failed.get("Code", "?"),
-                )
+            batch = list(keys[at : at + _DELETE_BATCH])
+            await self.call(partial(self._delete_batch, batch), batch[0], writes=True)
 
-    async def upload(self, key: str, chunks: AsyncGenerator[bytes]) -> None:
-        """Store a stream as a multipart upload; on any failure it is aborted, and nothing is there."""
-        name: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + key}
-        created = await self._call(lambda: self._client.create_multipart_upload(**name), key, writes=True)
-        upload = {**name, "UploadId": created["UploadId"]}
+    async def _delete_batch(self, left: list[str]) -> None:
+        """Delete, and leave in the list what is still there: an answer of 200 may name objects that are."""
+        objects: list[Any] = [{"Key": self.prefix + key} for key in left]
+        answer = await self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        errors = answer.get("Errors", [])
+        left[:] = [error.get("Key", "?").removeprefix(self.prefix) for error in errors]
+        if errors:
+            worst = next((error for error in errors if error.get("Code") not in _PASSING_OF_ONE), errors[0])
+            kind = TransientError if worst.get("Code") in _PASSING_OF_ONE else OperatorError
+            raise kind(
+                "objects were not deleted",
+                hint=_HINTS.get(worst.get("Code", ""), "see S3's list of error codes; then type the same again"),
+                count=len(errors),
+                key=worst.get("Key", "?"),
+                code=worst.get("Code", "?"),
+            )
+
+    async def copy(self, key: str, to: str, *, tags: Mapping[str, str]) -> str | None:
+        """Copy an object within the bucket, at most 5 GB; return the sha256 that S3 computed of the copy.
+
+        A server that computes none lets us read the copy.
+        """
+        source: Any = {"Bucket": self.bucket, "Key": self.prefix + key}
+        with_tags: dict[str, Any] = {"Tagging": urlencode(tags), "TaggingDirective": "REPLACE"} if tags else {}
         try:
-            parts = await self._upload_parts(upload, key, chunks)
-            await self._call(
-                lambda: self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}),
+            answer = await self.call(
+                lambda: self.client.copy_object(
+                    Bucket=self.bucket,
+                    Key=self.prefix + to,
+                    CopySource=source,
+                    ChecksumAlgorithm="SHA256",
+                    **with_tags,
+                ),
                 key,
                 writes=True,
             )
-        except BaseException:
-            # Shielded: a cancelled dump must not leave parts behind that nobody sees and everybody pays for.
-            await asyncio.shield(self._call(lambda: self._client.abort_multipart_upload(**upload), key))
-            raise
+        except AbsentError:
+            return None
+        computed = answer["CopyObjectResult"].get("ChecksumSHA256")
+        if computed:
+            return base64.b64decode(computed).hex()
+        return hashlib.sha256(await self.get(to) or b"").hexdigest()
 
-    async def _upload_parts(
-        self, upload: dict[str, Any], key: str, chunks: AsyncGenerator[bytes]
-    ) -> list[CompletedPartTypeDef]:
-        async def put(part: tuple[int, bytes]) -> CompletedPartTypeDef:
-            number, body = part
-            answer = await self._call(
-                lambda: self._client.upload_part(**upload, PartNumber=number, Body=body), key, sends=len(body)
-            )
-            return {"PartNumber": number, "ETag": answer["ETag"]}
-
-        done: list[CompletedPartTypeDef] = []
-        waiting: list[tuple[int, bytes]] = []
-        number, pending, size = 0, [], 0
-        async for chunk in chunks:
-            pending.append(chunk)
-            size += len(chunk)
-            if size >= _PART_BYTES:
-                number += 1
-                waiting.append((number, b"".join(pending)))
-                pending, size = [], 0
-            if len(waiting) == _PARTS_AT_ONCE:
-                done += await parallel(put, waiting, limit=_PARTS_AT_ONCE)
-                waiting = []
-        if pending or number == 0:
-            waiting.append((number + 1, b"".join(pending)))
-        return done + await parallel(put, waiting, limit=_PARTS_AT_ONCE)
-
-    async def _call(
+    async def call(
         self, request: Callable[[], Awaitable[_Result]], key: str, *, sends: int | None = None, writes: bool = False
     ) -> _Result:
         """Make one request, repeated while it fails for a passing reason. `sends`: the bytes of an upload."""
@@ -262,21 +257,21 @@ class S3Store:
             except ClientError as error:
                 code = str(error.response.get("Error", {}).get("Code", "?"))
                 if code in _TAKEN:
-                    raise _TakenError("the key is taken", key=key) from error
+                    raise TakenError("the key is taken", key=key) from error
                 if code in _ABSENT:
-                    raise _AbsentError("there is no such object", key=key) from error
-                raise translated(error, bucket=self._bucket, key=key) from error
+                    raise AbsentError("there is no such object", key=key) from error
+                raise translated(error, bucket=self.bucket, key=key) from error
             except (BotoCoreError, OSError, TimeoutError) as error:
-                raise translated(error, bucket=self._bucket, key=key) from error
+                raise translated(error, bucket=self.bucket, key=key) from error
 
         if writes or sends is not None:
             return await self._fence.retrying(once, clock=self._clock)
         return await retrying(once, clock=self._clock)
 
 
-class _TakenError(AgentError):
+class TakenError(AgentError):
     """A conditional write found its key taken."""
 
 
-class _AbsentError(AgentError):
-    """There is no such object."""
+class AbsentError(AgentError):
+    """There is no such object, or no such upload."""

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final
 
 from bson import Timestamp
 from bson.codec_options import CodecOptions
@@ -22,11 +21,12 @@ from typing_extensions import override
 from d5agent.adapters.mongo import translated
 from d5agent.core import raw
 from d5agent.core.operation import ClusterTime, Position
+from d5agent.core.pages import LazyDocuments
 from d5agent.errors import AgentError, NotKeptError, OperatorError, TransientError
 from d5agent.ports import EventBatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -119,7 +119,7 @@ def stream_error(error: PyMongoError) -> AgentError:
     return translated(error, SIDE)
 
 
-class ReplyEvents(Sequence[bytes]):
+class ReplyEvents(LazyDocuments):
     """The events of a reply, taken apart when somebody first looks at them: the next reply is asked for before that."""
 
     def __init__(self, reply: bytes, span: raw.Span | None) -> None:
@@ -138,21 +138,6 @@ class ReplyEvents(Sequence[bytes]):
         return bool(self._found) or self._reply is not None
 
     @override
-    def __len__(self) -> int:
-        return len(self._taken_apart())
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
-    @override
-    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
-        return self._taken_apart()[index]
-
-    @override
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._taken_apart())
-
     def _taken_apart(self) -> list[bytes]:
         if self._reply is not None:
             self._found = raw.documents_of(self._reply, self._start)

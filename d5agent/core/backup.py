@@ -1,82 +1,180 @@
-"""Backups: where a dump stands in the store, its manifest, and which versions of mongodump may be used."""
+"""Backups: where the dump of a database stands in the store, and the manifest of a side's dumps, which comes last."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from d5agent.errors import OperatorError
+from d5agent.core.operation import ClusterTime
+from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from d5agent.core.operation import ClusterTime
+    from collections.abc import Mapping, Sequence
 
 DUMPS: Final = "dump/"
-_DONE: Final = re.compile(r"done dumping (?P<collection>.+) \((?P<count>\d+) documents?\)$")
-_VERSION: Final = re.compile(r"mongodump version: (?P<version>\S+)")
-_FAILS_ON_DOCUMENTDB: Final = ((100, 7, 0), (100, 7, 3))  # asks for atlasVersion; mended in 100.7.4
+SIDES: Final = ("target", "source")  # in the order in which they are dumped: restore waits for the target's
+NOT_INCLUDED: Final = ("users and roles", "the databases admin, config, local and d5agent")
+_FORMAT: Final = 1
+_RECORD: Final = ".archive.json"
+_MEBIBYTE: Final = 1024 * 1024
+_SMALL_PARTS: Final = 2_000
+_MOST_PARTS: Final = 10_000  # of a multipart upload (S3's limits)
+
+
+def run_folder(run_id: str) -> str:
+    """Return what the keys of a run's backup begin with."""
+    return f"{DUMPS}{run_id}/"
 
 
 def archive_key(run_id: str, side: str, database: str) -> str:
     """Return the key of one database's archive."""
-    return f"{DUMPS}{run_id}/{side}/{quote(database, safe='')}.archive.gz"
+    return f"{run_folder(run_id)}{side}/{quote(database, safe='')}.archive.gz"
+
+
+def record_key(run_id: str, side: str, database: str) -> str:
+    """Return the key of what is known of an archive: with it, the database need not be dumped again."""
+    return f"{run_folder(run_id)}{side}/{quote(database, safe='')}{_RECORD}"
+
+
+def is_record(key: str) -> bool:
+    """Whether it is the key of what is known of an archive."""
+    return key.endswith(_RECORD)
 
 
 def manifest_key(run_id: str, side: str) -> str:
     """Return the key of a side's manifest: without it there is no backup of that side."""
-    return f"{DUMPS}{run_id}/{side}/manifest.json"
+    return f"{run_folder(run_id)}{side}/manifest.json"
+
+
+def part_bytes(number: int) -> int:
+    """Return the size of an upload's part, from 1; OperatorError: S3 takes no more of them. All are 140 GiB."""
+    if number > _MOST_PARTS:
+        raise OperatorError(
+            "the archive of this database is larger than 140 GiB",
+            hint="dump this database by hand (mongodump), and leave it out: [backup] databases",
+        )
+    return 8 * _MEBIBYTE if number <= _SMALL_PARTS else 16 * _MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """One database's dump as it was stored. `documents` by collection, as mongodump reported them."""
+    """One database's dump as it was stored. `documents` by collection, as mongodump reported them.
+
+    `operation_time` is the server's before the dump began: all that was written before it is in the dump.
+    """
 
     database: str
     key: str
     bytes: int
     sha256: str
     documents: Mapping[str, int]
+    operation_time: ClusterTime
+    stored_at: str
 
 
-def encode_manifest(
-    *, run_id: str, side: str, operation_time: ClusterTime, tool_version: str, archives: list[Archive]
-) -> bytes:
-    """Return the manifest of a side. `operation_time` is the server's before the first dump began."""
-    body = {
-        "version": 1,
-        "run_id": run_id,
-        "side": side,
-        "operation_time": operation_time,
-        "mongodump": tool_version,
-        "archives": [asdict(archive) for archive in archives],
-    }
-    return json.dumps(body, indent=1, ensure_ascii=False).encode() + b"\n"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A side's backup, whole. `operation_time`: the earliest of its archives'."""
+
+    run_id: str
+    side: str
+    operation_time: ClusterTime
+    stored_at: str
+    mongodump: str
+    server: str
+    archives: Sequence[Archive]
+
+    @property
+    def bytes(self) -> int:
+        """The archives' bytes."""
+        return sum(archive.bytes for archive in self.archives)
+
+    @property
+    def documents(self) -> int:
+        """The archives' documents."""
+        return sum(sum(archive.documents.values()) for archive in self.archives)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "version": _FORMAT,
+            **asdict(self),
+            "bytes": self.bytes,
+            "documents": self.documents,
+            "not_included": list(NOT_INCLUDED),
+        }
 
 
-def parse_progress(line: str) -> tuple[str, int] | None:
-    """Return (collection, documents) of a line that says that a collection is done; None for any other line."""
-    match = _DONE.search(line)
-    return None if match is None else (match["collection"], int(match["count"]))
+def encode_archive(archive: Archive) -> bytes:
+    """Return what is stored beside an archive."""
+    return _encode({"version": _FORMAT, **asdict(archive)})
 
 
-def parse_version(text: str) -> str:
-    """Return the version that `mongodump --version` tells; OperatorError when it tells none."""
-    match = _VERSION.search(text)
-    if match is None:
-        raise OperatorError("this is no mongodump", hint="install MongoDB Database Tools 100.11.0")
-    return match["version"]
+def decode_archive(body: bytes, key: str) -> Archive:
+    """Return what is known of an archive; CorruptDataError names the key."""
+    return _archive(_decode(body, key), key)
 
 
-def check_version(version: str, *, flavor: str) -> None:
-    """Raise OperatorError for a version that cannot dump a server of this flavor (AWS: up to 100.11)."""
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-    lowest, highest = _FAILS_ON_DOCUMENTDB
-    if flavor == "documentdb" and lowest <= numbers <= highest:
-        raise OperatorError(
-            f"mongodump {version} fails on Amazon DocumentDB",
-            hint="install MongoDB Database Tools 100.11.0 (100.7.0 to 100.7.3 ask for what DocumentDB has not)",
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return a manifest as it is stored."""
+    return _encode(manifest.to_json())
+
+
+def decode_manifest(body: bytes, key: str) -> Manifest:
+    """Return a stored manifest; CorruptDataError names the key."""
+    value = _decode(body, key)
+    try:
+        return Manifest(
+            run_id=str(value["run_id"]),
+            side=str(value["side"]),
+            operation_time=ClusterTime(*value["operation_time"]),
+            stored_at=str(value["stored_at"]),
+            mongodump=str(value["mongodump"]),
+            server=str(value["server"]),
+            archives=tuple(_archive(archive, key) for archive in value["archives"]),
         )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(key, error) from error
+
+
+def _archive(value: Mapping[str, Any], key: str) -> Archive:
+    try:
+        return Archive(
+            database=str(value["database"]),
+            key=str(value["key"]),
+            bytes=int(value["bytes"]),
+            sha256=str(value["sha256"]),
+            documents={str(name): int(count) for name, count in value["documents"].items()},
+            operation_time=ClusterTime(*value["operation_time"]),
+            stored_at=str(value["stored_at"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(key, error) from error
+
+
+def _encode(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _decode(body: bytes, key: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(body)
+        is_known = value["version"] == _FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(key, error) from error
+    if not is_known:
+        raise CorruptDataError(
+            "a backup of another format", hint="use the d5agent that wrote it", key=key, version=value["version"]
+        )
+    return value
+
+
+def _damaged(key: str, error: Exception) -> CorruptDataError:
+    return CorruptDataError(
+        "what is known of a backup is damaged",
+        hint="bring the object back (bucket versioning); without it the databases are dumped anew",
+        key=key,
+        reason=f"{type(error).__name__}: {error}",
+    )

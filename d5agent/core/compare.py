@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.naming import id_to_text
 from d5agent.core.raw import DocumentId, elements
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from d5agent.core.operation import Namespace
+    from d5agent.core.raw import Element
 
 
 class DifferenceKind(StrEnum):
@@ -47,14 +48,54 @@ class Difference:
         }
 
 
+_ORDER: Final = "(order of fields)"
+_MOST_FIELDS: Final = 50  # that a difference names
+_NAMES: Final = (
+    *("double", "string", "document", "array", "binary", "undefined", "ObjectId", "boolean", "date", "null", "regex"),
+    *("DBPointer", "code", "symbol", "code with scope", "int32", "timestamp", "int64", "decimal128"),
+)
+_TYPES: Final = {**dict(enumerate(_NAMES, 1)), 0x7F: "MaxKey", 0xFF: "MinKey"}
+"""BSON's types, by their byte (bsonspec.org)."""
+_NESTING: Final = frozenset({0x03, 0x04})
+
+
 def differing_fields(source: bytes, target: bytes) -> tuple[str, ...]:
-    """Return the top-level fields in which two documents differ; `(order of fields)` when only that differs."""
-    sides = [
-        {element.name: (element.type, document[element.start : element.end]) for element in elements(document)}
-        for document in (source, target)
-    ]
-    names = [name for name in {**sides[0], **sides[1]} if sides[0].get(name) != sides[1].get(name)]
-    return tuple(name.decode(errors="replace") for name in names) or ("(order of fields)",)
+    """Return the fields in which two documents differ, `a.b` for one inside another, and how where it is not the value.
+
+    `n (int32 became double)` where the type differs, `(order of fields)` where only that does. Never a value: it may
+    be somebody's secret. At most 50 are named.
+    """
+    found = list(_differing(source, target, ""))
+    more = len(found) - _MOST_FIELDS
+    return tuple(found if more <= 0 else [*found[:_MOST_FIELDS], f"and {more} more"])
+
+
+def _differing(source: bytes, target: bytes, path: str) -> Iterator[str]:
+    ours, theirs = ({e.name: e for e in elements(document)} for document in (source, target))
+    has_named = False
+    for name in {**ours, **theirs}:
+        here = path + name.decode(errors="replace")
+        one, other = ours.get(name), theirs.get(name)
+        if one is None or other is None:
+            has_named = True
+            yield f"{here} ({'only in' if one is None else 'missing in'} the target)"
+            continue
+        values = source[one.start : one.end], target[other.start : other.end]
+        if (one.type, values[0]) == (other.type, values[1]):
+            continue
+        has_named = True
+        if one.type != other.type:
+            yield f"{here} ({_type(one)} became {_type(other)})"
+        elif one.type in _NESTING:
+            yield from _differing(*values, f"{here}.")
+        else:
+            yield here
+    if not has_named:
+        yield f"{path.removesuffix('.')} {_ORDER}".lstrip()
+
+
+def _type(element: Element) -> str:
+    return _TYPES[element.type]  # `elements` yields no other
 
 
 def difference_of(
@@ -80,6 +121,9 @@ def differences_of(
     return [difference for difference in found if difference is not None]
 
 
+_SUSPECT_BYTES: Final = 200  # an `_id` and its place in a dictionary
+
+
 @dataclass(slots=True)
 class Matcher:
     """Meets the documents of two sides. What is equal is forgotten, what differs or waits is named by its `_id`."""
@@ -96,13 +140,27 @@ class Matcher:
             self._waiting[side][id_] = document
             self.waiting_bytes += len(document)
             return
-        self.compared += 1
         self.waiting_bytes -= len(partner)
-        if partner != document:
-            self.suspects[id_] = max(len(partner), len(document))
+        self.meet(id_, partner, document)
+
+    def meet(self, id_: DocumentId, one: bytes, other: bytes) -> None:
+        """Take a document of both sides at once."""
+        if one == other:
+            self.compared += 1
+        else:
+            self.suspects[id_] = max(len(one), len(other))
+
+    def is_waiting(self, side: int, id_: DocumentId) -> bool:
+        """Whether a side's document waits for its partner."""
+        return id_ in self._waiting[side]
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it holds in memory: documents that wait, and the names of those that differ."""
+        return self.waiting_bytes + _SUSPECT_BYTES * len(self.suspects)
 
     def take_compared(self) -> int:
-        """Return how many documents met since the last call."""
+        """Return how many documents met and were equal since the last call."""
         compared, self.compared = self.compared, 0
         return compared
 

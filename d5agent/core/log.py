@@ -187,3 +187,24 @@ def encode_rollup(bodies: Sequence[bytes]) -> bytes:
 def decode_rollup(body: bytes) -> Iterator[bytes]:
     """Yield the bytes of each commit of a roll-up."""
     yield from body.splitlines(keepends=True)
+
+
+def is_commit_key(key: str) -> bool:
+    """Whether a key below the log's is a commit's."""
+    name = key.removeprefix(LOG)
+    return name.endswith(".json") and name[:12].isdigit()
+
+
+def key_before(sequence: int) -> str:
+    """Return the key after which a listing begins with the commit of that number."""
+    return commit_key(sequence - 1) if sequence else LOG
+
+
+def sequence_of(key: str) -> int:
+    """Return a commit's sequence number, from its key."""
+    return int(key.removeprefix(LOG).split(".")[0])
+
+
+def first_of_rollup(key: str) -> int:
+    """Return the first sequence number in a roll-up, from its key."""
+    return int(key.removeprefix(ROLLUPS).split(".")[0])

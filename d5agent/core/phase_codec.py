@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.services import Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def decode_phase(value: Mapping[str, Any]) -> PhaseState:
             version=value.get("version"),
         )
     try:
-        fence, verified = value["fence"], value["verified"]
+        fence, verified, power_off = value["fence"], value["verified"], value.get("power_off")
         return PhaseState(
             phase=Phase(value["phase"]),
             run_id=value["run_id"],
@@ -41,6 +41,10 @@ def decode_phase(value: Mapping[str, Any]) -> PhaseState:
             fence=fence and Fence(**{**fence, "cluster_time": ClusterTime(*fence["cluster_time"])}),
             verified=verified and Verified(**verified),
             is_clearing=value["is_clearing"],
+            is_paused=value.get("is_paused", False),  # states of 0.1 before live restore have none
+            opened_stream=value.get("opened_stream", False),  # nor had those before there was an earned clean-up
+            forced_at=value.get("forced_at", ""),
+            power_off=power_off and PowerOff(**power_off),
             services={
                 Service(name): ServiceState(**{**row, "status": Status(row["status"])})
                 for name, row in value["services"].items()

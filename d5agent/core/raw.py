@@ -24,7 +24,6 @@ STRING: Final = 0x02
 DOCUMENT: Final = 0x03
 OBJECT_ID: Final = 0x07
 INT32: Final = 0x10
-TIMESTAMP: Final = 0x11
 
 _FIXED_SIZES: Final = {
     0x01: 8,  # double
@@ -158,6 +157,28 @@ def documents_of(array: bytes, start: int = 0) -> list[bytes]:
     return found
 
 
+def count_documents_of(array: bytes) -> int:
+    """Return how many documents a BSON array of documents holds.
+
+    Its elements are called 0, 1, 2 …, so a name's length is known without a look: counting costs a tenth of taking it
+    apart, where whole pages are compared.
+    """
+    end = len(array) - 1
+    at, count, name_size = 4, 0, 1
+    try:
+        while at < end:
+            at += 2 + name_size  # the type, the name and its end
+            at += _INT32.unpack_from(array, at)[0]
+            count += 1
+            if count == 10**name_size:
+                name_size += 1
+    except struct.error as error:
+        raise CorruptDataError("not an array of documents", bytes=len(array)) from error
+    if at != end:
+        raise CorruptDataError("not an array of documents", bytes=len(array))
+    return count
+
+
 def document_id(document: bytes) -> DocumentId:
     """Return the `_id` of a document (or of a documentKey); raises CorruptDataError when there is none."""
     if document[5:9] == _ID_NAME:  # it stands first nearly always: no walk then
@@ -202,12 +223,20 @@ def timestamp_in(document: bytes, span: Span) -> tuple[int, int]:
     return seconds, increment
 
 
+def document_ends(body: bytes) -> Iterator[int]:
+    """Yield where each document of a concatenation ends; raises CorruptDataError when it ends within one."""
+    at, end = 0, len(body)
+    while at < end:
+        size = _INT32.unpack_from(body, at)[0] if at + 4 <= end else 0
+        if size < _SMALLEST_DOCUMENT or at + size > end:
+            raise CorruptDataError("a segment ends within a document", offset=at, bytes=end)
+        at += size
+        yield at
+
+
 def split_documents(body: bytes) -> Iterator[bytes]:
     """Yield the documents of a concatenation; raises CorruptDataError when it ends within one."""
     at = 0
-    while at < len(body):
-        size = _INT32.unpack_from(body, at)[0] if at + 4 <= len(body) else 0
-        if size < _SMALLEST_DOCUMENT or at + size > len(body):
-            raise CorruptDataError("a segment ends within a document", offset=at, bytes=len(body))
-        yield body[at : at + size]
-        at += size
+    for end in document_ends(body):
+        yield body[at:end]
+        at = end

@@ -8,24 +8,31 @@ is in doubt at the end is read from the source.
 from __future__ import annotations
 
 import base64
-import zlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from d5agent.core.operation import DOCUMENT_KINDS, ClusterTime, Namespace, Operation
+from d5agent.core.operation import BARRIER_KINDS, ClusterTime, Namespace, Operation
 from d5agent.core.raw import DocumentId
 from d5agent.errors import OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from d5agent.core.glance import Change
+
+_new: Final = tuple.__new__  # what a named tuple's own constructor calls, without the cost of its arguments
+_SPREAD_WRITES: Final = 250  # for each lane: a command costs as much as a hundred writes
 _OVERHEAD: Final = 200  # bytes that a document's entry costs beside its content
+_MOST_WAITING: Final = 500  # conflicts that are tried again with each window
 _MANY_DOUBTS: Final = 100_000  # of one namespace; beyond, it is compared whole instead of held in memory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """The last state of one document: its bytes, or None for absent. `is_new`: the window began with its insert."""
+class Write(NamedTuple):
+    """The last state of one document: its bytes, or None for absent. `is_new`: the window began with its insert.
+
+    A named tuple, not a dataclass: one is made for each replayed operation.
+    """
 
     id: DocumentId
     document: bytes | None
@@ -48,29 +55,44 @@ class Window:
     operations: int = 0
     _states: dict[Namespace, dict[DocumentId, Write | None]] = field(default_factory=dict)
 
-    def add(self, operation: Operation) -> None:
-        """Take one document operation, in order. OperatorError: its type is not known, so it cannot be applied."""
-        id_ = operation.document_id
-        if operation.kind not in DOCUMENT_KINDS or id_ is None:
-            raise unknown_operation(operation)
-        states = self._states.setdefault(operation.namespace, {})
-        before = states.get(id_)
-        document = None if operation.kind == "delete" else operation.document
-        in_doubt = operation.kind != "delete" and document is None
-        is_new = operation.kind == "insert" if id_ not in states else before is not None and before.is_new
-        states[id_] = None if in_doubt else Write(id=id_, document=document, is_new=is_new)
-        self.bytes += _OVERHEAD + len(document or b"") - (len(before.document or b"") if before else 0)
+    def add(self, change: Change) -> None:
+        """Take one document operation, in order."""
+        kind, namespace, id_, document = change
+        states = self._states.get(namespace)
+        if states is None:
+            states = self._states[namespace] = {}
         self.operations += 1
+        if kind == "delete":
+            document = None
+        elif document is None:
+            before = states.get(id_)
+            self.bytes += _OVERHEAD - (len(before[1] or b"") if before else 0)
+            states[id_] = None  # in doubt
+            return
+        if id_ in states:
+            before = states[id_]
+            is_new = before is not None and before[2]
+            self.bytes += len(document or b"") - (len(before[1] or b"") if before else 0)
+        else:
+            is_new = kind == "insert"
+            self.bytes += _OVERHEAD + len(document or b"")
+        states[id_] = _new(Write, (id_, document, is_new))
+
+    def take_up(self, waiting: Iterable[Failure]) -> None:
+        """Try again, with this window, what was refused before it, unless it knows better."""
+        for failure in waiting:
+            self._states.setdefault(failure.namespace, {}).setdefault(failure.write.id, failure.write)
 
     def batches(self, lanes: int) -> list[WriteBatch]:
-        """Return the writes, spread over lanes so that each lane holds about as many, in namespaces."""
+        """Return the writes by namespace, spread over lanes so that each holds about as many; few are not spread."""
         batches = []
         for namespace, states in self._states.items():
-            spread: list[list[Write]] = [[] for _ in range(lanes)]
-            for id_, write in states.items():
-                if write is not None:
-                    spread[zlib.crc32(id_) % lanes].append(write)
-            batches += [WriteBatch(namespace=namespace, writes=tuple(lane)) for lane in spread if lane]
+            writes = tuple(write for write in states.values() if write is not None)
+            parts = max(1, min(lanes, len(writes) // _SPREAD_WRITES))
+            step = max(1, -(-len(writes) // parts))
+            batches += [
+                WriteBatch(namespace=namespace, writes=writes[at : at + step]) for at in range(0, len(writes), step)
+            ]
         return batches
 
     def touched(self) -> Iterator[tuple[Namespace, tuple[DocumentId, ...]]]:
@@ -111,9 +133,10 @@ class Doubts:
         return sum(len(ids) for ids in self.documents.values())
 
     def add(self, namespace: Namespace, id_: DocumentId) -> None:
-        """Put a document in doubt; of too many in one namespace, the namespace."""
-        if namespace in self.whole:
-            return
+        """Put a document in doubt; of too many in one namespace, the namespace.
+
+        Also in a namespace that was renamed, and is compared whole: what is settled needs no repair.
+        """
         ids = self.documents.setdefault(namespace, set())
         ids.add(id_)
         if len(ids) > _MANY_DOUBTS:
@@ -131,10 +154,13 @@ class Doubts:
     def apply_barrier(self, operation: Operation) -> None:
         """Follow a drop, a rename or a dropDatabase: it settles, or moves, what was in doubt."""
         namespace = operation.namespace
+        moved: set[DocumentId] = set()
         for hit in [known for known in self.documents if _is_hit(operation, known)]:
             ids = self.documents.pop(hit)
-            if operation.rename_to is not None:
-                self.documents[operation.rename_to] = ids
+            if operation.rename_to is not None and hit == namespace:
+                moved = ids
+        if operation.rename_to is not None and moved:
+            self.documents[operation.rename_to] = moved
         self.whole.add(namespace)
         if operation.rename_to is not None:
             self.whole.add(operation.rename_to)
@@ -178,10 +204,14 @@ class Barrier:
     cluster_time: ClusterTime
 
 
+def is_known_barrier(operation: Operation) -> bool:
+    """Whether an operation that concerns more than one document is one that can be applied."""
+    return operation.kind in BARRIER_KINDS and (operation.kind != "rename" or operation.rename_to is not None)
+
+
 def barrier_of(operation: Operation) -> Barrier:
     """Return the barrier that an operation is; OperatorError when its type is not known."""
-    known = operation.kind in {"drop", "dropDatabase"} or (operation.kind == "rename" and operation.rename_to)
-    if not known:
+    if not is_known_barrier(operation):
         raise unknown_operation(operation)
     return Barrier(
         kind=operation.kind,
@@ -202,20 +232,28 @@ class Failure:
     index: str = ""
 
 
-def conflict_rounds(failures: Sequence[Failure]) -> tuple[list[Failure], list[Failure]]:
-    """Return the failures to try again (a unique value was held by another document) and those that never heal."""
+def split_conflicts(failures: Sequence[Failure]) -> tuple[list[Failure], list[Failure]]:
+    """Return the failures for a unique value that another document holds, and the others: those do not heal."""
     return [f for f in failures if f.is_conflict], [f for f in failures if not f.is_conflict]
 
 
-def parked(failures: Iterable[Failure]) -> list[WriteBatch]:
-    """Return the deletes that break cycles: documents that wait for each other's unique value leave for a moment.
+def waiting_for_later(failures: Iterable[Failure], *, max_bytes: int) -> list[Failure]:
+    """Return the conflicts that the next window tries again: the first ones, as many as memory allows.
 
-    Their last states are known and are written right after. A crash between leaves the checkpoint before both.
+    The others stay in doubt until the end. Each one costs a question to the target in each window.
     """
-    by_namespace: dict[Namespace, list[Write]] = {}
-    for failure in failures:
-        by_namespace.setdefault(failure.namespace, []).append(Write(id=failure.write.id, document=None))
-    return [WriteBatch(namespace=namespace, writes=tuple(writes)) for namespace, writes in by_namespace.items()]
+    waiting = []
+    for failure in itertools.islice((f for f in failures if f.is_conflict), _MOST_WAITING):
+        max_bytes -= len(failure.write.document or b"")
+        if max_bytes < 0:
+            break
+        waiting.append(failure)
+    return waiting
+
+
+def absent(failures: Iterable[Failure]) -> list[WriteBatch]:
+    """Return the deletions of the refused documents."""
+    return again(replace(failure, write=Write(id=failure.write.id, document=None)) for failure in failures)
 
 
 def again(failures: Iterable[Failure]) -> list[WriteBatch]:

@@ -2,47 +2,106 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING:
-    from d5agent.core.compare import Difference
+from d5agent.core.repair import KnownEvents
+from d5agent.core.replay import Doubts
 
-NAMED: Final = 1000  # differences that a report names; all are counted
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from d5agent.core.compare import Difference
+    from d5agent.core.operation import Namespace
+    from d5agent.core.repair import LastEvent, Repair
+
+VERSION: Final = 2
+NAMED: Final = 1000  # differences, and repairs, that a report names; all are counted
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What was found in one collection."""
+
+    compared: int = 0
+    different: int = 0
+    repaired: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
 class VerifyReport:
-    """The result of comparing source and target. `scope` is "touched" or "full"."""
+    """The result of comparing source and target. `scope` is "touched" or "full".
+
+    `sequence`: the last commit that the target was brought up to, and `operations`: how many the log holds up to it.
+    """
 
     scope: str
     run_id: str = ""
     sequence: int | None = None
     operations: int = 0
     compared: int = 0
-    namespaces: set[str] = field(default_factory=set)
     different: int = 0
+    repairs: int = 0
+    namespaces: dict[str, Tally] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
-    repaired: list[Difference] = field(default_factory=list)
-    indexes: list[str] = field(default_factory=list)
+    unequal: Doubts = field(default_factory=Doubts)
+    """All documents that differ, by `_id`; of too many in one namespace, the namespace."""
+    repaired: list[Repair] = field(default_factory=list)
+    known: KnownEvents = field(default_factory=KnownEvents)
+    facts: dict[str, list[str]] = field(default_factory=dict)
+    """By namespace, in words: indexes and options that differ."""
     counts: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    expected: int | None = None
+    """About how many documents there are to compare, to show how far it is; None: nobody knows."""
+
+    @property
+    def indexes(self) -> list[str]:
+        """Indexes and options that differ, in words."""
+        return [line for _, lines in sorted(self.facts.items()) for line in lines]
 
     @property
     def is_equal(self) -> bool:
         """Whether every compared document, and every count, is the same on both sides."""
         return self.different == 0 and not self.counts
 
-    def add(self, difference: Difference) -> None:
-        """Count a difference, and name it unless too many are named already."""
+    def tally(self, namespace: Namespace | str) -> Tally:
+        """Return the counts of one collection."""
+        return self.namespaces.setdefault(str(namespace), Tally())
+
+    def count(self, namespace: Namespace | str, compared: int) -> None:
+        """Count compared documents."""
+        self.compared += compared
+        self.tally(namespace).compared += compared
+
+    def add(self, difference: Difference, event: LastEvent | None = None) -> None:
+        """Count a difference, and name it unless too many are named already. `event`: the document's last, if known."""
         self.different += 1
+        self.tally(difference.namespace).different += 1
+        self.unequal.add(difference.namespace, difference.id)
+        self.known.remember(difference, event)
         if len(self.differences) < NAMED:
             self.differences.append(difference)
+
+    def add_repair(self, repair: Repair) -> None:
+        """Count a repair, and name it unless too many are named already."""
+        self.repairs += 1
+        self.tally(repair.difference.namespace).repaired += 1
+        if len(self.repaired) < NAMED:
+            self.repaired.append(repair)
+            self.known.repairs.setdefault(repair.difference.namespace, {})[repair.difference.id] = repair
+
+    def take_differences(self) -> Doubts:
+        """Return the documents that differ, and forget them here: they are to be compared again."""
+        taken, self.unequal, self.differences, self.different = self.unequal, Doubts(), [], 0
+        for tally in self.namespaces.values():
+            tally.different = 0
+        return taken
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, for `--json` and the store."""
         return {
-            "version": 1,
+            "version": VERSION,
             "scope": self.scope,
             "run_id": self.run_id,
             "sequence": self.sequence,
@@ -50,25 +109,31 @@ class VerifyReport:
             "equal": self.is_equal,
             "compared": self.compared,
             "different": self.different,
-            "namespaces": sorted(self.namespaces),
+            "repairs": self.repairs,
+            "namespaces": {name: asdict(tally) for name, tally in sorted(self.namespaces.items())},
             "differences": [difference.to_json() for difference in self.differences],
-            "repaired": [difference.to_json() for difference in self.repaired],
+            "repaired": [repair.to_json() for repair in self.repaired],
             "indexes": self.indexes,
             "counts": self.counts,
             "seconds": round(self.seconds, 3),
         }
 
 
-def index_differences(namespace: str, source: dict[str, str], target: dict[str, str]) -> list[str]:
-    """Return the indexes that one side lacks or has otherwise, in words.
+def fact_differences(
+    namespace: Namespace, what: str, source: Mapping[str, str], target: Mapping[str, str]
+) -> list[str]:
+    """Return what one side lacks or has otherwise, in words. `what`: "index" or "option".
 
     They are told, but do not make the databases unequal: DMS copies no secondary index, and a change stream of
-    DocumentDB shows none being created, so the two sides may differ for good reasons.
+    DocumentDB shows none being created, so the two sides may differ for good reasons. What the target alone has is told
+    too: a TTL index deletes, a validator refuses.
     """
     found = []
     for name in sorted({**source, **target}):
         if name not in target:
-            found.append(f"{namespace}: index {name} is missing in the target: {source[name]}")
-        elif name in source and source[name] != target[name]:
-            found.append(f"{namespace}: index {name} differs: {source[name]} in the source, {target[name]}")
+            found.append(f"{namespace}: {what} {name} is missing in the target: {source[name]}")
+        elif name not in source:
+            found.append(f"{namespace}: {what} {name} is in the target only: {target[name]}")
+        elif source[name] != target[name]:
+            found.append(f"{namespace}: {what} {name} differs: {source[name]} in the source, {target[name]}")
     return found

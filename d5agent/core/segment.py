@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from d5agent.core.glance import Change, Event, Touch, change_at, touch_at
 from d5agent.core.naming import segment_key
-from d5agent.core.operation import ClusterTime, Event, Namespace, Operation, parse_event
-from d5agent.core.raw import DocumentId, split_documents
+from d5agent.core.operation import ClusterTime, Namespace, Operation, parse_event
+from d5agent.core.raw import DocumentId, document_ends
 from d5agent.errors import CorruptDataError
 
 if sys.version_info >= (3, 14):  # pragma: no cover -- tests run on 3.11, the oldest that is supported
@@ -18,7 +19,9 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+_Parsed = TypeVar("_Parsed")
 
 _PLAIN: Final = ".bson"
 _COMPRESSED: Final = ".bson.zst"
@@ -102,6 +105,20 @@ def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
 
     Raises CorruptDataError, before the first one, when the bytes are not those that the commit tells of.
     """
+    return _decode(ref, body, lambda events, start, end: parse_event(events[start:end]))
+
+
+def decode_changes(ref: SegmentRef, body: bytes) -> Iterator[Change | Operation]:
+    """Yield what replay needs of a stored segment's operations, in order. CorruptDataError: as above."""
+    return _decode(ref, body, change_at)
+
+
+def touches_of(ref: SegmentRef, body: bytes) -> Iterator[Touch]:
+    """Yield what the operations of a stored segment touch, in order. CorruptDataError: as above."""
+    return _decode(ref, body, touch_at)
+
+
+def _decode(ref: SegmentRef, body: bytes, parse: Callable[[bytes, int, int], _Parsed]) -> Iterator[_Parsed]:
     if not is_intact(ref, body):
         raise CorruptDataError(
             "a segment is not what its commit says",
@@ -112,9 +129,10 @@ def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
         )
     content = _content(ref, body)
     try:
-        events = list(split_documents(content))
-        if len(events) == ref.count:
-            yield from map(parse_event, events)
+        ends = list(document_ends(content))
+        if len(ends) == ref.count:
+            for start, end in zip([0, *ends], ends, strict=False):
+                yield parse(content, start, end)
             return
     except CorruptDataError as error:
         raise CorruptDataError("a segment holds what is no event", hint=_LOOK, key=ref.key) from error
@@ -122,7 +140,7 @@ def decode_segment(ref: SegmentRef, body: bytes) -> Iterator[Operation]:
         "a segment holds another number of operations than its commit says",
         hint=_LOOK,
         key=ref.key,
-        count=len(events),
+        count=len(ends),
         expected=ref.count,
     )
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.operation import Event, Namespace, Operation, Position
+from d5agent.core.operation import Namespace, Operation, Position
 from d5agent.core.segment import Segment, encode_segment, mixed_segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from d5agent.core.glance import Event
 
 _MOST_QUIET: Final = 4
 """Quiet collections of one cut that still get a segment each; more of them share one."""

@@ -16,7 +16,6 @@ from d5agent.core.naming import SEGMENTS
 from d5agent.drill import dataset
 from d5agent.drill.child import pause
 from d5agent.drill.stage import APPLICATION, BUCKET
-from d5agent.drill.workload import Workload
 from d5agent.drill.writer import ACCOUNTS, SHOP
 from d5agent.errors import OperatorError
 from d5agent.steps.log_reader import LogReader
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from d5agent.drill.findings import Findings
     from d5agent.drill.ledger import Ledger
     from d5agent.drill.stage import Stage
+    from d5agent.drill.workload import Workload
 
 _PATIENCE_SECONDS: Final = 120.0
 _MEBIBYTE: Final = 1024 * 1024
@@ -36,7 +36,6 @@ _PROBE_SECONDS: Final = 0.01
 _NOT_APPLICATIONS: Final = frozenset({"admin", "local", "config", "d5agent"})
 _UNAUTHORIZED: Final = 13
 _EVENTS: Final = ("insert", "update", "replace", "delete", "drop", "rename", "dropDatabase")
-_STREAM: Final = {"modifyChangeStreams": 1, "database": "", "collection": ""}
 Client = AsyncMongoClient[dict[str, Any]]
 
 
@@ -51,19 +50,16 @@ async def copy_forward(stage: Stage, findings: Findings) -> None:
     findings.figures["documents copied beforehand"] = loaded.result()
 
 
-async def begin_capture(stage: Stage, agent: Agent) -> None:
-    """Switch the stream on, start replication, wait until it is ready: what the Lambda start-replication does."""
-    async with Client(stage.admin_uri) as admin:
-        await admin.admin.command({**_STREAM, "enable": True})
+async def begin_capture(agent: Agent) -> None:
+    """Start replication, which switches the stream on, wait until it is ready; the preflight finds no fault then."""
     await agent.start()
-    await agent.call("check")
     await agent.call("start", "replication")
     await agent.until(lambda status: bool(status["ready_at"]), what="replication is ready", seconds=_PATIENCE_SECONDS)
+    await agent.call("check")
 
 
-async def outage(stage: Stage, agent: Agent, operations: int, seed: int) -> Ledger:
+async def outage(agent: Agent, workload: Workload, operations: int) -> None:
     """Let the microservices work on DocumentDB; kill the daemon in the midst of it, and start it again."""
-    workload = Workload(stage.application_uri, seed)
     async with asyncio.TaskGroup() as group:
         work = group.create_task(workload.run(operations=operations))
         while workload.ledger.total < operations * 2 // 5:
@@ -72,7 +68,6 @@ async def outage(stage: Stage, agent: Agent, operations: int, seed: int) -> Ledg
             raise OperatorError("the daemon cannot be killed while it captures", hint="give more --operations")
         await agent.kill()
         await agent.start()
-    return work.result()
 
 
 async def make_read_only(stage: Stage) -> None:
@@ -92,17 +87,39 @@ async def make_read_only(stage: Stage) -> None:
 async def restore(agent: Agent, stage: Stage) -> None:
     """Backup, fence, replay, verify; the daemon is killed between two windows, and started again."""
     await agent.call("start", "restore")
+    await _kill_between_windows(agent, stage)
+    await agent.until(
+        lambda status: status["services"]["restore"]["state"] == "done",
+        what="restore is verified",
+        seconds=_PATIENCE_SECONDS,
+    )
+
+
+async def follow(agent: Agent, stage: Stage, workload: Workload, operations: int) -> None:
+    """Restore live, killed once, while the microservices work on; return when it has caught up with them."""
+    await agent.call("start", "restore")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(workload.run(operations=operations))
+        await _kill_between_windows(agent, stage)
+    await agent.until(
+        lambda status: bool(status["services"]["restore"].get("can_cutover")),
+        what="restore has caught up",
+        seconds=_PATIENCE_SECONDS,
+    )
+
+
+async def cut_over(agent: Agent) -> None:
+    """Fence, last operations, verified."""
+    await agent.call("cutover", "--follow")
+
+
+async def _kill_between_windows(agent: Agent, stage: Stage) -> None:
     checkpoint = stage.folder / "state" / "restore_checkpoint.json"  # there since the first window
     while not checkpoint.exists():
         await pause(_PROBE_SECONDS)
         _raise_failure(await agent.status(), agent)
     await agent.kill()
     await agent.start()
-    await agent.until(
-        lambda status: status["services"]["restore"]["state"] == "done",
-        what="restore is verified",
-        seconds=_PATIENCE_SECONDS,
-    )
 
 
 def _raise_failure(status: dict[str, Any], agent: Agent) -> None:

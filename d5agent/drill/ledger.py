@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(slots=True)
@@ -29,13 +28,3 @@ class Ledger:
     def wrote(self, kind: str, count: int = 1) -> None:
         """Book acknowledged writes."""
         self.writes[kind] += count
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return {
-            "acknowledged": dict(sorted(self.acknowledged.items())),
-            "unknown": dict(sorted(self.unknown.items())),
-            "refused": dict(sorted(self.refused.items())),
-            "refusals": dict(sorted(self.refusals.items())),
-            "writes": dict(sorted(self.writes.items())),
-        }

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -18,6 +18,7 @@ from d5agent.drill import acts
 from d5agent.drill.agent import Agent
 from d5agent.drill.findings import Findings
 from d5agent.drill.stage import BUCKET, open_stage
+from d5agent.drill.workload import Workload
 from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError
 from d5agent.steps.parallel import leaf_of
 
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
     from d5agent.drill.stage import Stage
 
-_ACTS = 7
+_ACTS = {"drained": 7, "live": 8}
 
 
 class _Show:
     """Progress on standard error, so that --json keeps standard output for machines."""
 
-    def __init__(self) -> None:
+    def __init__(self, acts_of_it: int) -> None:
         self.console = Console(stderr=True, highlight=False)
         self._loop = asyncio.get_running_loop()
         self._progress = Progress(
@@ -42,7 +43,7 @@ class _Show:
             TimeElapsedColumn(),
             console=self.console,
         )
-        self._task = self._progress.add_task("", total=_ACTS)
+        self._task = self._progress.add_task("", total=acts_of_it)
 
     @asynccontextmanager
     async def act(self, what: str) -> AsyncGenerator[None]:
@@ -68,18 +69,29 @@ class _Show:
         self._progress.stop()
 
 
-async def run_drill(*, operations: int, seed: int, keep: bool, as_json: bool) -> int:
-    """Perform the drill; return the exit code: 0 only if all is equal."""
+class Drill(NamedTuple):
+    """What the acts are played with."""
+
+    stage: Stage
+    agent: Agent
+    workload: Workload
+    show: _Show
+    findings: Findings
+
+
+async def run_drill(*, operations: int, seed: int, mode: str, keep: bool, as_json: bool) -> int:
+    """Perform the drill; return the exit code: 0 only if all is equal. `mode`: how to restore, "drained" or "live"."""
     folder = Path(tempfile.mkdtemp(prefix="d5-"))  # private; and short, since a Unix socket's path must fit
-    show, findings = _Show(), Findings()
+    show, findings = _Show(_ACTS[mode]), Findings()
     try:
         async with AsyncExitStack() as stack:
             stack.callback(show.end)
             async with show.act("MongoDB twice, DocumentDB gateway and S3 server start"):
-                stage = await stack.enter_async_context(open_stage(folder))
+                stage = await stack.enter_async_context(open_stage(folder, mode=mode))
             agent = Agent(stage)
             stack.push_async_callback(agent.stop)
-            await _perform(stage, agent, show, findings, operations=operations, seed=seed)
+            workload = Workload(stage.application_uri, seed)
+            await _perform(Drill(stage, agent, workload, show, findings), operations, is_live=mode == "live")
             show.end()
             _print(findings, as_json=as_json)
             if keep:
@@ -96,24 +108,42 @@ async def run_drill(*, operations: int, seed: int, keep: bool, as_json: bool) ->
     return EXIT_DONE
 
 
-async def _perform(stage: Stage, agent: Agent, show: _Show, findings: Findings, *, operations: int, seed: int) -> None:
+async def _perform(drill: Drill, operations: int, *, is_live: bool) -> None:
+    stage, agent, workload, show, findings = drill
     began = show.now()
     async with show.act("both hold the same data, as DMS would have copied it"):
         await acts.copy_forward(stage, findings)
     async with show.act("capture begins: change stream on, replication ready"):
-        await acts.begin_capture(stage, agent)
+        await acts.begin_capture(agent)
+    meanwhile = operations // 2 if is_live else 0  # what they write while restore follows
     async with show.act("MongoDB is down: the outage; the daemon is killed once"):
-        ledger = await acts.outage(stage, agent, operations, seed)
+        await acts.outage(agent, workload, operations - meanwhile)
+    await (_restore_live(drill, meanwhile) if is_live else _restore_drained(drill))
+    async with show.act("log against books, every document, both dbHash"):
+        await acts.compare(stage, agent, workload.ledger, findings)
+    async with show.act("clean, power off"):
+        await acts.clean(stage, agent, findings)
+    findings.figures["whole drill"] = show.now() - began
+
+
+async def _restore_drained(drill: Drill) -> None:
+    stage, agent, _, show, findings = drill
     read_only = show.now()
     async with show.act("backup, fence, restore, verify; the daemon is killed once"):
         await acts.make_read_only(stage)
         await acts.restore(agent, stage)
     findings.figures["read-only window, with backup and the kill"] = show.now() - read_only
-    async with show.act("log against books, every document, both dbHash"):
-        await acts.compare(stage, agent, ledger, findings)
-    async with show.act("clean, power off"):
-        await acts.clean(stage, agent, findings)
-    findings.figures["whole drill"] = show.now() - began
+
+
+async def _restore_live(drill: Drill, operations: int) -> None:
+    stage, agent, workload, show, findings = drill
+    async with show.act("backup, live restore while they write on; the daemon is killed once"):
+        await acts.follow(agent, stage, workload, operations)
+    read_only = show.now()
+    async with show.act("cutover: read-only, fence, last operations, verify"):
+        await acts.make_read_only(stage)
+        await acts.cut_over(agent)
+    findings.figures["read-only window"] = show.now() - read_only
 
 
 def _print(findings: Findings, *, as_json: bool) -> None:

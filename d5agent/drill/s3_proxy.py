@@ -12,11 +12,13 @@ is one of the acts below, for the requests of one method and one beginning of ke
 | `slow_down(bytes_per_second)` | its body goes on at that rate |
 | `tear_upload()` | half of its body reaches the server, then both connections are reset |
 | `lose_answer()` | the server does what it says; the connection is reset before the answer comes back |
+| `delete_half("AccessDenied")` | of the objects that it is to delete, every other one is; the answer, a 200, says so |
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
+from xml.sax.saxutils import unescape
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, hdrs, web
 from multidict import CIMultiDict
@@ -173,6 +176,13 @@ class Exchange:
         async with asking as answer:
             yield answer
 
+    async def delete(self, key: str) -> None:
+        """Delete one object on the server, in the name of whoever made this request."""
+        url = self._url.with_query(None).joinpath(*key.split("/"))
+        headers = {hdrs.AUTHORIZATION: self.request.headers[hdrs.AUTHORIZATION]}
+        async with self._session.delete(url, headers=headers) as answer:
+            answer.raise_for_status()
+
     async def body(self) -> AsyncGenerator[bytes]:
         """Yield the request's body; a client that waits to be told to send it is told so now."""
         transport = self.request.transport
@@ -264,6 +274,24 @@ def lose_answer() -> Act:
         async with exchange.ask_server() as answer:
             await answer.read()
         return exchange.reset()
+
+    return act
+
+
+def delete_half(code: str) -> Act:
+    """Delete every other object of a DeleteObjects request, and name those that were not, as S3 does."""
+
+    async def act(exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
+        if "delete" not in request.query:
+            return await exchange.forward()
+        body = b"".join([chunk async for chunk in exchange.body()]).decode()
+        keys = re.findall("<Key>(.*?)</Key>", body)  # as they stand in XML, escaped
+        for key in keys[1::2]:
+            await exchange.delete(unescape(key))
+        errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code></Error>" for key in keys[::2])
+        text = f'<?xml version="1.0" encoding="UTF-8"?>\n<DeleteResult>{errors}</DeleteResult>'
+        return web.Response(text=text, content_type="application/xml")
 
     return act
 

@@ -219,7 +219,9 @@ class ReplicaSet:
         config = {
             "_id": self.options.name,
             "members": [{"_id": n, "host": m.address} for n, m in enumerate(self.members)],
-            "settings": {"electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 250},
+            # Chained, a new member may ask another new one, finds its oplog too young, and shuns it for a minute, even
+            # when it has become the primary meanwhile: no write is acknowledged by the majority until then.
+            "settings": {"electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 250, "chainingAllowed": False},
         }
         client = self.members[0].client(None)
         try:

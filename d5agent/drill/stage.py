@@ -28,7 +28,7 @@ _START_SECONDS: Final = 20.0
 SOURCE_ROLES: Final = [
     {"role": "readAnyDatabase", "db": "admin"},
     {"role": "clusterMonitor", "db": "admin"},
-    {"role": "clusterManager", "db": "admin"},  # to close the change stream
+    {"role": "clusterManager", "db": "admin"},  # to switch the change stream on, and off
     {"role": "dbOwner", "db": "d5agent"},
 ]
 TARGET_ROLES: Final = [
@@ -65,8 +65,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(folder: Path) -> AsyncGenerator[Stage]:
-    """Start everything; stop it when the block ends."""
+async def open_stage(folder: Path, *, mode: str) -> AsyncGenerator[Stage]:
+    """Start everything; stop it when the block ends. `mode`: the restore's."""
     async with AsyncExitStack() as stack:
         source = await _start_mongod(stack, folder / "source", "rs0")
         target = await _start_mongod(stack, folder / "target", "onpremises")
@@ -90,7 +90,7 @@ async def open_stage(folder: Path) -> AsyncGenerator[Stage]:
             config=folder / "d5agent.toml",
             power_record=folder / "powered-off",
         )
-        _write_config(stage, passwords[AGENT])
+        _write_config(stage, passwords[AGENT], mode)
         yield stage
 
 
@@ -126,15 +126,16 @@ async def _create_user(uri: str, name: str, password: str, roles: list[dict[str,
         await client.admin.command({"createUser": name, "pwd": password, "roles": roles})
 
 
-def _write_config(stage: Stage, password: str) -> None:
+def _write_config(stage: Stage, password: str, mode: str) -> None:
     values: dict[str, dict[str, Any]] = {
-        "source": {"uri": _uri(AGENT, password, stage.gateway_address, "rs0")},
+        # Switched on by the agent, which switches it off again at the end; what others switch on it leaves on.
+        "source": {"uri": _uri(AGENT, password, stage.gateway_address, "rs0"), "enable_change_streams": True},
         "target": {"uri": _uri(AGENT, password, f"127.0.0.1:{stage.target.port}", "onpremises")},
         "store": {"bucket": BUCKET, "endpoint_url": stage.s3.endpoint_url, "region": stage.s3.region},
         "state": {"directory": str(stage.folder / "state")},
         # Small windows: so little is stored in a drill that a restore would else be one window, and not be killed
         # between two.
-        "restore": {"window_bytes": 128 * 1024},
+        "restore": {"mode": mode, "window_bytes": 128 * 1024},
         # See above: the version rule is right for the real DocumentDB.
         "backup": {"mongodump": str(find_tool("mongodump")), "check_version": False},
         "power": {"command": [sys.executable, "-c", f"open({str(stage.power_record)!r}, 'x')"]},

@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.backup import Archive, archive_key, encode_manifest, manifest_key
+from d5agent.core.backup import NOT_INCLUDED, SIDES, Archive, Manifest, archive_key, run_folder
+from d5agent.steps.backups import load_archives, load_manifest, store_archive, store_manifest
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from d5agent.ports import Coordinator, Dump, DumpTool, ObjectStore
+    from d5agent.ports import Clock, Dump, DumpTool, LargeObjectStore, ObjectStore
+    from d5agent.service import Coordinator
 
 _AT_ONCE: Final = 2  # dumps at the same time; each is one mongodump, which reads four collections at once
+
+
+@dataclass(slots=True, kw_only=True)
+class _Side:
+    """One of the two databases while it is dumped. `archives` are stored, `missing` databases are not yet."""
+
+    name: str
+    tool: DumpTool
+    version: str
+    archives: dict[str, Archive]
+    missing: list[str]
+    under_way: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Bytes and documents so far, by database."""
+
+    def facts(self) -> dict[str, object]:
+        """Return how far it is."""
+        going, done = self.under_way.values(), self.archives.values()
+        return {
+            f"{self.name}_databases": len(self.archives) + len(self.missing),
+            f"{self.name}_databases_stored": len(self.archives),
+            f"{self.name}_documents": sum(sum(a.documents.values()) for a in done) + sum(d for _, d in going),
+            f"{self.name}_bytes": sum(a.bytes for a in done) + sum(size for size, _ in going),
+        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,52 +49,122 @@ class Backup:
 
     tools: Mapping[str, DumpTool]
     store: ObjectStore
+    archives: LargeObjectStore
+    clock: Clock
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
         """Dump what has no manifest yet: the target first, since restore waits for it."""
-        for side, tool in self.tools.items():
-            await tool.version()  # both are asked before the first dump begins
-            coordinator.report(**{f"{side}_bytes": 0})
-        for side, tool in self.tools.items():
-            key = manifest_key(coordinator.state.run_id, side)
-            if await self.store.get(key) is None:
-                await self.store.put(key, await self._dump_side(coordinator, side, tool))
-            coordinator.journal.info("backup_stored", side=side, manifest=key)
+        versions = await self._versions(coordinator)
+        await self._abort_left_overs(coordinator, "a dump was killed")
+        sides = [side for name in SIDES if (side := await self._side(coordinator, name, versions[name])) is not None]
+        for side in sides:
+            coordinator.report(**side.facts())
+            if not side.missing:
+                await self._conclude(coordinator, side)
 
-    async def _dump_side(self, coordinator: Coordinator, side: str, tool: DumpTool) -> bytes:
-        operation_time = await tool.operation_time()
+        async def dump(job: tuple[_Side, str]) -> None:
+            await self._dump(coordinator, *job)
 
-        async def dump(database: str) -> Archive:
-            return await self._dump(coordinator, side, tool, database)
+        await parallel(dump, [(side, name) for side in sides for name in side.missing.copy()], limit=_AT_ONCE)
+        await self._abort_left_overs(coordinator, "the answer to a request was lost")
 
-        archives = await parallel(dump, await tool.databases(), limit=_AT_ONCE)
-        return encode_manifest(
+    async def _versions(self, coordinator: Coordinator) -> dict[str, str]:
+        """Return the tools' versions: both are asked before the first dump begins."""
+        versions = {}
+        for name in SIDES:
+            version = await self.tools[name].version()
+            versions[name] = version.number
+            if version.advice:
+                coordinator.journal.warning("mongodump_not_supported", side=name, advice=version.advice)
+        return versions
+
+    async def _abort_left_overs(self, coordinator: Coordinator, why: str) -> None:
+        aborted = await self.archives.abort_uploads(run_folder(coordinator.state.run_id))
+        if aborted:
+            coordinator.journal.info("uploads_aborted", count=aborted, why=why)
+
+    async def _side(self, coordinator: Coordinator, name: str, version: str) -> _Side | None:
+        """Return what there is to do for a side; None: it has its manifest."""
+        run_id = coordinator.state.run_id
+        if await load_manifest(self.store, run_id, name) is not None:
+            self._tell_stored(coordinator, name)
+            return None
+        archives = await load_archives(self.store, run_id, name)
+        missing = [database for database in await self.tools[name].databases() if database not in archives]
+        return _Side(name=name, tool=self.tools[name], version=version, archives=archives, missing=missing)
+
+    async def _dump(self, coordinator: Coordinator, side: _Side, database: str) -> None:
+        key = archive_key(coordinator.state.run_id, side.name, database)
+        operation_time = await side.tool.operation_time()
+        began = self.clock.monotonic()
+        async with side.tool.dump(database) as dump:
+
+            def on_progress(size: int) -> None:
+                side.under_way[database] = (size, dump.documents_so_far())
+                coordinator.report(**side.facts())
+
+            counted = _Counted(dump, on_progress)
+            async with aclosing(counted.chunks()) as chunks:
+                await self.archives.upload(key, chunks)
+            archive = Archive(
+                database=database,
+                key=key,
+                bytes=counted.bytes,
+                sha256=counted.sha256,
+                documents=dump.documents(),
+                operation_time=operation_time,
+                stored_at=self._now(),
+            )
+        await store_archive(self.store, coordinator.state.run_id, side.name, archive)
+        coordinator.journal.info(
+            "database_dumped",
+            side=side.name,
+            database=database,
+            documents=sum(archive.documents.values()),
+            bytes=archive.bytes,
+            seconds=round(self.clock.monotonic() - began, 3),
+        )
+        await self._note_stored(coordinator, side, archive)
+
+    async def _note_stored(self, coordinator: Coordinator, side: _Side, archive: Archive) -> None:
+        side.archives[archive.database] = archive
+        side.missing.remove(archive.database)
+        side.under_way.pop(archive.database, None)
+        coordinator.report(**side.facts())
+        if not side.missing:
+            await self._conclude(coordinator, side)
+
+    async def _conclude(self, coordinator: Coordinator, side: _Side) -> None:
+        """Write the manifest: now it is a backup."""
+        archives = [side.archives[database] for database in sorted(side.archives)]
+        times = [archive.operation_time for archive in archives]
+        manifest = Manifest(
             run_id=coordinator.state.run_id,
-            side=side,
-            operation_time=operation_time,
-            tool_version=await tool.version(),
+            side=side.name,
+            operation_time=min(times) if times else await side.tool.operation_time(),
+            stored_at=self._now(),
+            mongodump=side.version,
+            server=await side.tool.server_version(),
             archives=archives,
         )
+        await store_manifest(self.store, manifest)
+        self._tell_stored(coordinator, side.name)
 
-    async def _dump(self, coordinator: Coordinator, side: str, tool: DumpTool, database: str) -> Archive:
-        key = archive_key(coordinator.state.run_id, side, database)
-        async with tool.dump(database) as dump:
-            counted = _Counted(dump)
-            async with aclosing(counted.chunks()) as chunks:
-                await self.store.upload(key, chunks)
-            documents = dump.result().documents
-        stored = int(str(coordinator.facts.get(f"{side}_bytes", 0)))
-        coordinator.report(**{f"{side}_bytes": stored + counted.bytes})
-        coordinator.journal.info("database_dumped", side=side, database=database, bytes=counted.bytes)
-        return Archive(database=database, key=key, bytes=counted.bytes, sha256=counted.sha256, documents=documents)
+    def _tell_stored(self, coordinator: Coordinator, side: str) -> None:
+        folder = f"{run_folder(coordinator.state.run_id)}{side}/"
+        coordinator.journal.info("backup_stored", side=side, folder=folder, not_included="; ".join(NOT_INCLUDED))
+
+    def _now(self) -> str:
+        return self.clock.now().isoformat(timespec="seconds")
 
 
 class _Counted:
     """Counts and hashes a dump as it passes."""
 
-    def __init__(self, dump: Dump) -> None:
+    def __init__(self, dump: Dump, on_progress: Callable[[int], None]) -> None:
         self._dump = dump
+        self._on_progress = on_progress
         self._hash = hashlib.sha256()
         self.bytes = 0
 
@@ -79,6 +174,7 @@ class _Counted:
             async for chunk in chunks:
                 self._hash.update(chunk)
                 self.bytes += len(chunk)
+                self._on_progress(self.bytes)
                 yield chunk
 
     @property

@@ -1,60 +1,75 @@
-"""clean: closes the change stream, deletes the stored operations and the position; only after the proof."""
+"""clean: closes the change stream, deletes or archives the stored operations and the position; after the proof."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from d5agent.core.backup import DUMPS
+from d5agent.core.certificate import check_certificate
+from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
 from d5agent.core.naming import SEGMENTS
-from d5agent.core.phase import ACTIVE, Service
-from d5agent.errors import OperatorError
+from d5agent.core.phase import finish
+from d5agent.core.services import ACTIVE, Service, Status
+from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.steps.archive import LogArchive, archive_prefix
+from d5agent.steps.certificate import link_of
 from d5agent.steps.fence import draw_fence
 from d5agent.steps.late import late_operations
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
-    from d5agent.ports import ChangeSource, Clock, Coordinator, ObjectStore, StateStore
+    from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
+    from d5agent.service import Coordinator
+
+CLEARING: Final = "clearing"
+"""The state that holds what is being removed, and how far that is."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Clean:
     """Removes what a finished failback leaves; dumps and reports stay. `state_names`: the state files that go.
 
-    `timeout_seconds`: how long it waits for the fence.
+    `timeout_seconds`: how long it waits for the fence. `keep_log_days`: the log goes to `archive/`; None: it goes.
     """
 
     source: ChangeSource
     store: ObjectStore
+    uploads: LargeObjectStore
     states: StateStore
     state_names: tuple[str, ...]
     clock: Clock
     timeout_seconds: float
+    keep_log_days: int | None = None
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
         """See that the log holds all and the proof covers it, then remove; each step may be done again."""
+        if coordinator.state.forced_at:
+            coordinator.journal.warning("clean_is_forced", at=coordinator.state.forced_at, proof="not asked for")
         if not coordinator.state.is_clearing:
-            if coordinator.state.verified is None:
-                raise _not_verified("all of them")
+            await self._check_proof(coordinator)
             await self._read_to_the_end(coordinator)
             await self._stop_replication(coordinator)
             await coordinator.update(lambda state: replace(state, is_clearing=True))
-        await self.source.close_stream()
-        coordinator.journal.info("change_stream_closed")
-        deleted = 0
-        # From the beginning each time: a listing that goes on while its objects vanish may pass some over.
-        while keys := await self._some_keys():
-            await self.store.delete(keys)
-            deleted += len(keys)
-            coordinator.report(deleted=deleted)
-        for name in self.state_names:
+        clearing = await self._clearing(coordinator)
+        await self._close_stream(coordinator, clearing)
+        await self._archive(coordinator, clearing)
+        await self._delete_log(coordinator, clearing)
+        await self._abort_uploads(coordinator, clearing)
+        await self._write_report(coordinator, clearing)
+        for name in (*self.state_names, CLEARING):
             await self.states.delete(name)
-        coordinator.journal.info("log_deleted", objects=deleted)
+        if coordinator.state.forced_at:  # a restore that was given up has no end of its own
+            await coordinator.update(lambda state: finish(state, now=self._now(), last=Service.CLEAN))
 
-    async def _some_keys(self) -> list[str]:
-        async for page in self.store.list_objects(SEGMENTS):
-            return [found.key for found in page]
-        return []
+    async def _check_proof(self, coordinator: Coordinator) -> None:
+        """Raise unless the certificate of the restore is in the store, unaltered, and belongs to this log."""
+        proof = coordinator.state.verified
+        if proof is None:
+            raise _not_verified("all of them")
+        certificate = await self.store.get(proof.certificate) if proof.certificate else None
+        check_certificate(certificate, await link_of(self.store, proof.sequence))
 
     async def _read_to_the_end(self, coordinator: Coordinator) -> None:
         """Draw a fence: replication may have stood still, and what it has not read is in no log."""
@@ -67,6 +82,7 @@ class Clean:
             clock=self.clock,
             timeout_seconds=self.timeout_seconds,
         )
+        await coordinator.go_on()
 
     async def _stop_replication(self, coordinator: Coordinator) -> None:
         # Drained first: what it holds is then in the log, and counts.
@@ -75,6 +91,108 @@ class Clean:
         if late:
             await coordinator.start(Service.REPLICATION)
             raise _not_verified(late)
+
+    async def _clearing(self, coordinator: Coordinator) -> Clearing:
+        """Return how far an earlier start has come; of the first, what there is to remove."""
+        value = await self.states.load(CLEARING)
+        run_id = coordinator.state.run_id
+        if value is not None and (found := Clearing.from_json(value)).run_id == run_id:
+            return found
+        archive = "" if self.keep_log_days is None else archive_prefix(run_id)
+        clearing = Clearing(run_id=run_id, began_at=self._now(), log=await self._log_facts(), archive=archive)
+        await self.states.save(CLEARING, clearing.to_json())
+        return clearing
+
+    async def _log_facts(self) -> dict[str, object] | None:
+        try:
+            last = await LogReader(store=self.store).last()
+        except CorruptDataError:  # of a log that is given up, by force
+            return None
+        if last is None:
+            return None
+        total = last.commit.total
+        return {
+            "commits": last.commit.sequence + 1,
+            "sha256": last.digest,
+            "operations": total.operations,
+            "segments": total.segments,
+            "bytes": total.bytes,
+        }
+
+    async def _close_stream(self, coordinator: Coordinator, clearing: Clearing) -> None:
+        """Switch off what the agent has switched on; what somebody else has, may serve somebody else."""
+        is_ours = coordinator.state.opened_stream
+        if await self.source.close_stream(switches_off=is_ours):
+            clearing.change_stream = "left on: the agent did not switch it on"
+            coordinator.journal.warning(
+                "change_stream_left_on",
+                why="the agent did not switch it on",
+                to_switch_it_off="docs/runbook, 'clean up'",
+            )
+        else:
+            clearing.change_stream = "off: the agent switched it on, and off" if is_ours else "off"
+            coordinator.journal.info("change_stream_closed")
+        await self.states.save(CLEARING, clearing.to_json())
+
+    async def _archive(self, coordinator: Coordinator, clearing: Clearing) -> None:
+        """Copy the log, if it is to be kept, before any of it is deleted; unless some is deleted already."""
+        if self.keep_log_days is None or clearing.is_deleting:
+            return
+        archived = 0
+
+        async def note(sequence: int, count: int) -> None:
+            nonlocal archived
+            archived += count
+            clearing.archived = sequence
+            await self.states.save(CLEARING, clearing.to_json(), mirrors=False)
+            coordinator.report(step="archiving", archived=archived)
+
+        clearing.archive = archive_prefix(clearing.run_id)
+        archive = LogArchive(store=self.store, run_id=clearing.run_id, keep_days=self.keep_log_days)
+        await archive.copy(after=clearing.archived, on_copied=note)
+        coordinator.journal.info(
+            "log_archived", prefix=clearing.archive, objects=archived, keep_days=self.keep_log_days
+        )
+
+    async def _delete_log(self, coordinator: Coordinator, clearing: Clearing) -> None:
+        if self.keep_log_days is None and not clearing.is_deleting:
+            clearing.archive = ""  # the setting was taken away before the archive was whole
+        clearing.is_deleting = True
+        await self.states.save(CLEARING, clearing.to_json())
+        # From the beginning each time: a listing that goes on while its objects vanish may pass some over.
+        while keys := await self._some_keys():
+            await self.store.delete(keys)
+            clearing.deleted += len(keys)
+            await self.states.save(CLEARING, clearing.to_json(), mirrors=False)
+            coordinator.report(step="deleting", deleted=clearing.deleted)
+        coordinator.journal.info("log_deleted", objects=clearing.deleted)
+
+    async def _some_keys(self) -> list[str]:
+        async for page in self.store.list_objects(SEGMENTS):
+            return [found.key for found in page]
+        return []
+
+    async def _abort_uploads(self, coordinator: Coordinator, clearing: Clearing) -> None:
+        """Abort what dumps have left half-way. A dump at work is left alone: it sees to its uploads itself."""
+        if coordinator.state.status(Service.BACKUP) in {Status.PENDING, *ACTIVE}:
+            return
+        aborted = await self.uploads.abort_uploads(DUMPS)
+        if aborted:
+            clearing.uploads_aborted += aborted
+            await self.states.save(CLEARING, clearing.to_json(), mirrors=False)
+            coordinator.journal.info("uploads_aborted", count=aborted, why="a dump had left them half-way")
+
+    async def _write_report(self, coordinator: Coordinator, clearing: Clearing) -> None:
+        """Write the final report, once: of a start after the last state is gone it would know less."""
+        key = final_report_key(clearing.run_id)
+        now = self._now()
+        report = final_report(coordinator.state, clearing, keep_log_days=self.keep_log_days, now=now)
+        await self.store.put_once(key, encode_report(report))
+        coordinator.report(step="done")
+        coordinator.journal.info("final_report_stored", key=key)
+
+    def _now(self) -> str:
+        return self.clock.now().isoformat(timespec="seconds")
 
 
 def _not_verified(operations: object) -> OperatorError:

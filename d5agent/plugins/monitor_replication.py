@@ -5,48 +5,73 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from d5agent.core.cutover import MAY_BE_READ_ONLY
 from d5agent.core.log import foreign_operations
-from d5agent.core.phase import Fence, Service, Status
+from d5agent.core.services import Fence, Service, Status
 from d5agent.errors import OperatorError
+from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.fence import draw_fence
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
     from d5agent.core.log import Link
-    from d5agent.ports import ChangeSource, Clock, Coordinator, ObjectStore
+    from d5agent.ports import Application, ChangeSource, Clock, ObjectStore
+    from d5agent.service import Coordinator
 
 
 @dataclass(slots=True, kw_only=True)
 class MonitorReplication:
-    """Draws the fence. `quiet_seconds`: how long nothing may have come after it; `timeout_seconds`: for each wait."""
+    """Draws the fence. `quiet_seconds`: how long nothing may have come after it; `timeout_seconds`: for each wait.
+
+    `application`, in live mode: this is the cutover then, and it begins by making the application read-only.
+    """
 
     source: ChangeSource
     store: ObjectStore
     clock: Clock
     quiet_seconds: float
     timeout_seconds: float
+    application: Application | None = None
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
-        """Wait for running writes, draw the fence, wait for the target's backup, start restore."""
-        await self._wait_for_writes(coordinator)
-        link = await self._draw_fence(coordinator)
-        await self._wait_for_quiet(coordinator, link)
-        await self._wait_for_backup(coordinator)
+        """Draw the fence; then, unless restore is at work already and waits for it, start restore."""
+        if self.application is not None:
+            await self._cut_over(coordinator, self.application)
+            return
+        await self._drain(coordinator)
+        await wait_for_backup(coordinator, self.store, "target")
         await coordinator.start(Service.RESTORE)
 
-    async def _wait_for_writes(self, coordinator: Coordinator) -> None:
-        began = self.clock.monotonic()
-        while running := await self.source.running_writes():
-            self._check_patience(
-                began,
-                "writes are still running on the source",
-                "make the application's user read-only (Lambda restore-replication), or end them; then start restore",
-                running=running[0],
-            )
-            await coordinator.wait(f"{len(running)} running writes to end: {running[0]}")
+    async def _cut_over(self, coordinator: Coordinator, application: Application) -> None:
+        """Make the application read-only once restore has caught up, for it is to be so for seconds; then drain."""
+        if coordinator.state.fence is not None:
+            return  # drawn before a crash of ours; restore has seen it, or will
+        try:
+            while not coordinator.facts_of(Service.RESTORE).get("can_cutover"):
+                self._check_restore(coordinator)
+                await coordinator.wait("restore to catch up; then the application is made read-only")
+            await coordinator.go_on()
+            await application.refuse_writes()
+            coordinator.journal.info("application_refused", next="d5agent cutover --call-off lets it write again")
+            await self._drain(coordinator, read_only_at=self.clock.now().isoformat(timespec="milliseconds"))
+        except OperatorError as error:
+            # Whatever went wrong, and wherever a crash began this anew: somebody's business may stand still.
+            error.hint = f"{error.hint}; {MAY_BE_READ_ONLY}"
+            raise
 
-    async def _draw_fence(self, coordinator: Coordinator) -> Link:
+    def _check_restore(self, coordinator: Coordinator) -> None:
+        if coordinator.state.status(Service.RESTORE) in {Status.FAILED, Status.STOPPED}:
+            row = coordinator.state.services[Service.RESTORE]
+            raise OperatorError(
+                f"the cutover cannot begin: restore is {row.status}",
+                hint="type: d5agent start restore, then d5agent cutover",
+                restore=row.error or row.reason,
+            )
+
+    async def _drain(self, coordinator: Coordinator, *, read_only_at: str = "") -> None:
+        """Wait for running writes, draw the fence, and publish it once it is quiet behind it."""
+        await self._wait_for_writes(coordinator)
         link = await draw_fence(
             coordinator,
             source=self.source,
@@ -54,23 +79,30 @@ class MonitorReplication:
             clock=self.clock,
             timeout_seconds=self.timeout_seconds,
         )
+        await self._wait_for_quiet(coordinator, link)
         fence = Fence(
             sequence=link.commit.sequence,
             cluster_time=link.commit.position.cluster_time,
-            at=self.clock.now().isoformat(timespec="seconds"),
+            at=self.clock.now().isoformat(timespec="milliseconds"),
+            read_only_at=read_only_at,
         )
         await coordinator.update(lambda state: replace(state, fence=fence))
         coordinator.journal.info("fence_drawn", sequence=fence.sequence, cluster_time=str(fence.cluster_time))
-        return link
+
+    async def _wait_for_writes(self, coordinator: Coordinator) -> None:
+        began = self.clock.monotonic()
+        while running := await self.source.running_writes():
+            self._check_patience(
+                began, "writes are still running on the source", self._advice("or end them"), running=running[0]
+            )
+            await coordinator.wait(f"{len(running)} running writes to end: {running[0]}")
 
     async def _wait_for_quiet(self, coordinator: Coordinator, last: Link) -> None:
         began = quiet_since = self.clock.monotonic()
         reader = LogReader(store=self.store)
         while self.clock.monotonic() - quiet_since < self.quiet_seconds:
             self._check_patience(
-                began + self.quiet_seconds,
-                "operations still come after the fence",
-                "make the application's user read-only (Lambda restore-replication); then start restore",
+                began + self.quiet_seconds, "operations still come after the fence", self._advice("and see who writes")
             )
             await coordinator.wait(f"{self.quiet_seconds} quiet seconds after the fence")
             async for link in reader.links(after=last):
@@ -78,12 +110,9 @@ class MonitorReplication:
                 if foreign_operations(link.commit):
                     quiet_since = self.clock.monotonic()
 
-    async def _wait_for_backup(self, coordinator: Coordinator) -> None:
-        while (status := coordinator.state.status(Service.BACKUP)) is not Status.DONE:
-            if status in {Status.FAILED, Status.STOPPED, None}:
-                await coordinator.wait("a backup, which is not running: type d5agent start backup")
-            else:
-                await coordinator.wait("backup")
+    def _advice(self, what: str) -> str:
+        again = "d5agent start restore" if self.application is None else "d5agent cutover"
+        return f"make the application's user read-only (Lambda restore-replication), {what}; then type: {again}"
 
     def _check_patience(self, began: float, message: str, hint: str, **facts: object) -> None:
         if self.clock.monotonic() - began > self.timeout_seconds:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from d5agent.core.phase import Service, Status
+from d5agent.core.services import Service, Status
 from d5agent.steps.late import late_operations
 
 if TYPE_CHECKING:
-    from d5agent.ports import Coordinator, ObjectStore
+    from d5agent.ports import ObjectStore
+    from d5agent.service import Coordinator
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from d5agent.core.log import Link, Writer
@@ -13,7 +13,8 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 
 if TYPE_CHECKING:
-    from d5agent.ports import ChangeSource, Clock, Coordinator, ObjectStore, StateStore
+    from d5agent.ports import ChangeSource, Clock, ObjectStore, StateStore
+    from d5agent.service import Coordinator
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,8 +41,7 @@ class Replication:
         """Open the log and the stream, become ready, and capture until stopped."""
         await self._refuse_gap(coordinator.state.run_id)
         last = await self._last_commit(coordinator)
-        # Enabled now, after operations were captured, it would not tell of those in between.
-        await self.source.check(may_enable=last is None)
+        await self._check_source(coordinator, may_enable=last is None)
         if last is not None:
             last = await self._claim(coordinator, last)
         # Asked before the stream opens: what happens in between is then in the stream, not before it.
@@ -56,6 +56,23 @@ class Replication:
                 failure = await capture.follow(batches, first)
         if failure is not None:
             raise failure
+
+    async def _check_source(self, coordinator: Coordinator, *, may_enable: bool) -> None:
+        """See that changes are kept, and note beforehand if the agent switches that on: then `clean` switches it off.
+
+        After the first commit it is not switched on: it would not tell of the operations in between.
+        """
+
+        async def note() -> None:
+            await coordinator.update(lambda state: replace(state, opened_stream=True))
+            coordinator.journal.info("change_stream_enabled")
+
+        was_opened = coordinator.state.opened_stream
+        try:
+            await self.source.check(before_enabling=note if may_enable else None)
+        except OperatorError:  # it could not be switched on: whoever does it now is somebody else
+            await coordinator.update(lambda state: replace(state, opened_stream=was_opened))
+            raise
 
     async def _refuse_gap(self, run_id: str) -> None:
         """Raise when an earlier run found that the source had not kept its changes: commits may lie on both sides."""

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.naming import id_to_text
-from d5agent.core.phase import Verified
-from d5agent.core.report import VerifyReport
+from d5agent.core.cutover import is_ready, lag_seconds
+from d5agent.core.operation import ClusterTime
+from d5agent.core.pace import Pace
+from d5agent.core.services import ACTIVE, Service, Verified
 from d5agent.errors import CorruptDataError, OperatorError
-from d5agent.steps.late import late_operations
+from d5agent.steps.backups import wait_for_backup
+from d5agent.steps.conflicts import Holders
+from d5agent.steps.dead_letters import DeadLetters
+from d5agent.steps.generations import Generations
+from d5agent.steps.late import operations_after
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.parallel import beside
+from d5agent.steps.progress import RestoreProgress
+from d5agent.steps.rates import keep_rate
 from d5agent.steps.replayer import Checkpoint, Replayer, load_checkpoint
 from d5agent.steps.reports import store_report
-from d5agent.steps.verifier import Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator
 
-    from d5agent.core.replay import Failure
-    from d5agent.ports import Clock, Coordinator, DocumentReader, ObjectStore, StateStore, Target
+    from d5agent.core.log import Link
+    from d5agent.core.report import VerifyReport
+    from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore, Target
+    from d5agent.service import Coordinator
+    from d5agent.steps.certificate import Certifier
 
-DEAD_LETTERS: Final = "dead-letter/"
 _SHOWN: Final = 3
+_WORTH_A_LINE: Final = 10_000  # operations in one turn; a live restore takes a turn every second
+_MOMENTS: Final = 10
+_URGENT_MOMENTS: Final = 2
 
 
 @dataclass(slots=True, kw_only=True)
 class Restore:
-    """Makes the target what the source is. `lanes` connections write; windows and comparisons are bounded in bytes."""
+    """Makes the target what the source is. `lanes` connections write; windows and comparisons are bounded in bytes.
+
+    `is_live`: it begins while applications write to the source, and follows the log until the cutover draws the fence.
+    """
 
     source: DocumentReader
     target: Target
@@ -39,24 +53,39 @@ class Restore:
     lanes: int
     window_bytes: int
     waiting_bytes: int
+    certifier: Certifier
+    max_operations_per_second: float | None = None
+    is_live: bool = False
     drains: bool = False
+    _applied: Link | None = None
 
     async def run(self, coordinator: Coordinator) -> None:
         """Check the log, replay it, settle, verify; again while operations came in meanwhile."""
         reader = LogReader(store=self.store)
-        self._check_fence(coordinator)
+        self._applied = None  # tried again after a failure: what was read ahead then was not applied
+        if self.is_live:
+            await wait_for_backup(coordinator, self.store, "target")
+        else:
+            self._check_fence(coordinator)
         checkpoint = await load_checkpoint(self.states, coordinator.state.run_id)
         await self._check_log(coordinator, reader)
+        replayer, progress = self._replayer(coordinator, reader, checkpoint)
+        generations = await self._generations(coordinator, reader, checkpoint)
+        if self.is_live:
+            await self._follow(coordinator, replayer, progress, generations)
         while True:
-            await self._replay(coordinator, reader, checkpoint)
+            await self._replay(coordinator, replayer, progress)
+            await self._settle(coordinator, replayer)
             await self._create_empty_collections(coordinator)
-            report = await self._verify(coordinator, reader, checkpoint)
-            proof = self._proof(checkpoint, report)
-            late = await late_operations(self.store, proof)
+            coordinator.report(step="verifying")
+            report = await generations.conclude(checkpoint.doubts.whole, applied=checkpoint.sequence)
+            late = await operations_after(reader, self._applied)
             if late == 0:
                 break
             coordinator.journal.warning("operations_after_fence", operations=late)
-        await self._conclude(coordinator, proof, report)
+        report.operations = checkpoint.operations
+        coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
+        await self._conclude(coordinator, self._proof(checkpoint, report), report)
 
     def _check_fence(self, coordinator: Coordinator) -> None:
         if coordinator.state.fence is None:
@@ -80,7 +109,7 @@ class Restore:
                 fence=fence.sequence,
             )
         total = summary.last.commit.total
-        coordinator.report(operations_total=total.operations)
+        coordinator.report(operations_total=total.operations, bytes_total=total.bytes)
         coordinator.journal.info(
             "log_checked",
             sequence=summary.last.commit.sequence,
@@ -89,64 +118,145 @@ class Restore:
             orphans=len(summary.orphans),
         )
 
-    async def _replay(self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint) -> None:
-        began, before = self.clock.monotonic(), checkpoint.operations
-
-        def on_progress() -> None:
-            total = int(str(coordinator.facts.get("operations_total", 0)))
-            rate = (checkpoint.operations - before) / max(self.clock.monotonic() - began, 1e-3)
-            left = max(0, total - checkpoint.operations)
-            coordinator.report(
-                operations_applied=checkpoint.operations,
-                documents_written=checkpoint.written,
-                eta_seconds=round(left / rate, 1) if rate else None,
-            )
-
+    def _replayer(
+        self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint
+    ) -> tuple[Replayer, RestoreProgress]:
+        pace = Pace(lanes=self.lanes)
+        progress = RestoreProgress(coordinator=coordinator, clock=self.clock, checkpoint=checkpoint, pace=pace)
         replayer = Replayer(
             reader=reader,
             target=self.target,
+            target_reader=self.target_reader,
             source=self.source,
             states=self.states,
             journal=coordinator.journal,
             checkpoint=checkpoint,
-            lanes=self.lanes,
+            clock=self.clock,
+            pace=pace,
+            busy=progress.busy,
             window_bytes=self.window_bytes,
+            max_operations_per_second=self.max_operations_per_second,
+            on_progress=progress.advance,
+            gate=lambda: self._wait_while_paused(coordinator),
+        )
+        return replayer, progress
+
+    async def _generations(self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint) -> Generations:
+        def on_progress(report: VerifyReport) -> None:
+            # What was written is about what is touched; a live restore compares some of it more than once.
+            total = max(report.compared, checkpoint.written)
+            coordinator.report(compared=report.compared, compared_total=total, different=report.different)
+
+        generations = Generations(
+            reader=reader,
+            states=self.states,
+            source=self.source,
+            target=self.target_reader,
+            repair_into=self.target,
+            clock=self.clock,
+            waiting_bytes=self.waiting_bytes,
+            run_id=coordinator.state.run_id,
             on_progress=on_progress,
         )
-        coordinator.report(step="replaying")
-        await replayer.apply_log(reader.links())
-        coordinator.report(step="settling doubts", in_doubt=len(checkpoint.doubts))
-        await self._bury(coordinator, await replayer.settle())
-        coordinator.report(in_doubt=0)
-        coordinator.journal.info(
-            "log_applied",
-            sequence=checkpoint.sequence,
-            operations=checkpoint.operations,
-            written=checkpoint.written,
-            seconds=round(self.clock.monotonic() - began, 3),
+        await generations.load(applied=checkpoint.sequence)
+        return generations
+
+    async def _follow(
+        self, coordinator: Coordinator, replayer: Replayer, progress: RestoreProgress, generations: Generations
+    ) -> None:
+        """Replay and compare what comes, until the fence is drawn."""
+        while coordinator.state.fence is None:
+            await self._wait_while_paused(coordinator)
+            began = self.clock.monotonic()
+            await self._replay(coordinator, replayer, progress)
+            if self._applied is not None:
+                coordinator.report(step="comparing")
+                await generations.compare(self._applied)
+            self._report_turn(coordinator, generations, turn_seconds=self.clock.monotonic() - began)
+            await self._rest(coordinator)
+
+    def _report_turn(self, coordinator: Coordinator, generations: Generations, *, turn_seconds: float) -> None:
+        lag = self._report_lag(coordinator)
+        ready = is_ready(
+            turn_seconds=turn_seconds, carried=generations.carried, carries_whole=generations.carries_whole, lag=lag
+        )
+        if ready and not coordinator.facts.get("can_cutover"):
+            coordinator.journal.info("restore_caught_up", next="d5agent cutover")
+        coordinator.report(
+            step="following", can_cutover=ready, generation=generations.number, carried=generations.carried
         )
 
-    async def _bury(self, coordinator: Coordinator, failures: Sequence[Failure]) -> None:
-        """Write what the target refuses to `dead-letter/`; restore then fails, and takes them up when started again."""
-        folder = f"{DEAD_LETTERS}{coordinator.state.run_id}/"
-        await self.store.delete([found.key async for page in self.store.list_objects(folder) for found in page])
-        for number, failure in enumerate(failures, 1):
-            letter = {
-                "namespace": str(failure.namespace),
-                "id": id_to_text(failure.write.id),
-                "reason": failure.reason,
-                "index": failure.index,
-            }
-            await self.store.put(f"{folder}{number:06d}.json", json.dumps(letter, ensure_ascii=False).encode())
-        if failures:
-            raise OperatorError(
-                f"the target refuses {len(failures)} documents",
-                hint=f"mend the cause (each is in {folder}), then type: d5agent start restore",
-                refused="; ".join(
-                    f"{failure.namespace} {id_to_text(failure.write.id)}: {failure.reason}"
-                    for failure in failures[:_SHOWN]
-                ),
+    async def _rest(self, coordinator: Coordinator) -> None:
+        """Wait a second for operations, or less once somebody waits for the fence."""
+        is_urgent = coordinator.state.status(Service.MONITOR_REPLICATION) in ACTIVE
+        for _ in range(_URGENT_MOMENTS if is_urgent else _MOMENTS):
+            if coordinator.state.fence is not None:
+                break
+            await coordinator.wait("d5agent cutover, following the log meanwhile")
+
+    def _report_lag(self, coordinator: Coordinator) -> float:
+        if self._applied is None:
+            return 0.0
+        facts = coordinator.facts_of(Service.REPLICATION)
+        captured, capture_lag = facts.get("last_cluster_time"), facts.get("lag_seconds")
+        lag = lag_seconds(
+            self._applied.commit.position.cluster_time,
+            ClusterTime(*captured) if isinstance(captured, list) else None,
+            capture_lag if isinstance(capture_lag, float | int) else None,
+        )
+        coordinator.report(lag_seconds=lag)
+        return lag
+
+    async def _replay(self, coordinator: Coordinator, replayer: Replayer, progress: RestoreProgress) -> None:
+        began, before, written = self.clock.monotonic(), replayer.checkpoint.operations, replayer.checkpoint.written
+        coordinator.report(step="replaying")
+        async with beside(progress.keep_telling()):
+            await replayer.apply_log(progress.watched(self._links(coordinator, replayer.reader)))
+        await keep_rate(
+            self.store,
+            run_id=coordinator.state.run_id,
+            at=self.clock.now().isoformat(timespec="seconds"),
+            documents=replayer.checkpoint.written - written,
+            seconds=self.clock.monotonic() - began,
+        )
+        if replayer.checkpoint.operations - before > _WORTH_A_LINE or coordinator.state.fence is not None:
+            coordinator.journal.info(
+                "log_applied",
+                sequence=replayer.checkpoint.sequence,
+                operations=replayer.checkpoint.operations,
+                written=replayer.checkpoint.written,
+                seconds=round(self.clock.monotonic() - began, 3),
             )
+
+    async def _links(self, coordinator: Coordinator, reader: LogReader) -> AsyncGenerator[Link]:
+        """Yield the commits that this start has not applied yet."""
+        async for link in reader.links(after=self._applied):
+            yield link
+            self._applied = link
+            if self.is_live:
+                self._report_lag(coordinator)
+
+    async def _wait_while_paused(self, coordinator: Coordinator) -> None:
+        has_waited = False
+        while coordinator.state.is_paused:
+            has_waited = True
+            coordinator.report(can_cutover=False)
+            await coordinator.wait("d5agent resume restore: an operator has paused it")
+        if has_waited:
+            await coordinator.go_on()
+
+    async def _settle(self, coordinator: Coordinator, replayer: Replayer) -> None:
+        """Ask the source for what the log could not tell: it is the truth now that nobody writes."""
+        coordinator.report(step="settling doubts", in_doubt=len(replayer.checkpoint.doubts))
+        letters = DeadLetters(
+            store=self.store,
+            reader=replayer.reader,
+            source=self.source,
+            holders=Holders(target=self.target_reader),
+            run_id=coordinator.state.run_id,
+        )
+        await letters.bury(await replayer.settle())
+        coordinator.report(in_doubt=0)
 
     async def _create_empty_collections(self, coordinator: Coordinator) -> None:
         """Make the collections that the source has and the target lacks: creating one leaves no event."""
@@ -155,25 +265,6 @@ class Restore:
             if namespace not in there:
                 await self.target.create_collection(namespace)
                 coordinator.journal.info("collection_created", namespace=str(namespace))
-
-    async def _verify(self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint) -> VerifyReport:
-        def on_progress(report: VerifyReport) -> None:
-            coordinator.report(compared=report.compared, different=report.different)
-
-        coordinator.report(step="verifying")
-        verifier = Verifier(
-            source=self.source,
-            target=self.target_reader,
-            repair_into=self.target,
-            clock=self.clock,
-            waiting_bytes=self.waiting_bytes,
-            on_progress=on_progress,
-            report=VerifyReport(scope="touched", run_id=coordinator.state.run_id),
-        )
-        report = await verifier.touched(reader, reader.links(), checkpoint.doubts.whole)
-        report.sequence, report.operations = checkpoint.sequence, checkpoint.operations
-        on_progress(report)
-        return report
 
     def _proof(self, checkpoint: Checkpoint, report: VerifyReport) -> Verified:
         return Verified(
@@ -194,7 +285,12 @@ class Restore:
                 different=report.different,
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )
-        await coordinator.update(lambda state: replace(state, verified=proof))
+        certified = await self.certifier.certify(coordinator.state, proof, report)
+        await coordinator.update(lambda state: replace(state, verified=certified))
         coordinator.journal.info(
-            "restore_verified", compared=report.compared, repaired=len(report.repaired), report=key
+            "restore_verified",
+            compared=report.compared,
+            repaired=report.repairs,
+            report=key,
+            certificate=certified.certificate,
         )

@@ -15,7 +15,8 @@ from d5agent.steps.verifier import Verifier
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from d5agent.ports import Clock, Coordinator, DocumentReader, ObjectStore, StateStore
+    from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore
+    from d5agent.service import Coordinator
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +35,8 @@ class Verify:
         """Compare every touched document; OperatorError when one differs."""
 
         def on_progress(report: VerifyReport) -> None:
-            coordinator.report(compared=report.compared, different=report.different)
+            total = None if report.expected is None else max(report.expected, report.compared)
+            coordinator.report(compared=report.compared, compared_total=total, different=report.different)
 
         report, key = await self.compare(coordinator.state.run_id, is_full=False, on_progress=on_progress)
         on_progress(report)
@@ -44,6 +46,10 @@ class Verify:
                 hint=f"the report names each difference: {key}",
                 different=report.different,
             )
+
+    async def _documents(self) -> int:
+        """Return how many documents the source has, as it has written it down."""
+        return sum([await self.source.count(namespace, exactly=False) for namespace in await self.source.collections()])
 
     async def compare(
         self, run_id: str, *, is_full: bool, on_progress: Callable[[VerifyReport], None]
@@ -59,10 +65,13 @@ class Verify:
             report=VerifyReport(scope="full" if is_full else "touched", run_id=run_id),
         )
         if is_full:
+            verifier.report.expected = await self._documents()
             report = await verifier.full()
         else:
             reader = LogReader(store=self.store)
             checkpoint = await load_checkpoint(self.states, run_id)
+            verifier.report.expected = checkpoint.written or None  # about one write a touched document
             report = await verifier.touched(reader, reader.links(), checkpoint.doubts.whole)
+        report.expected = report.compared
         at = self.clock.now().isoformat(timespec="seconds")
         return report, await store_report(self.store, report, at=at)

@@ -9,15 +9,16 @@ import stat
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.phase import Service, Status, parse_request, services_of
-from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, TransientError
+from d5agent.core.phase import started_with
+from d5agent.core.services import Phase, Service, Status, parse_request
+from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError, TransientError
 from d5agent.runtime.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from d5agent.core.phase import ServiceState
+    from d5agent.core.services import ServiceState
     from d5agent.runtime.daemon import Daemon
 
 VERSION: Final = 1
@@ -82,7 +83,14 @@ class _Session:
             writer.close()
 
     async def _answers(self, line: bytes) -> AsyncGenerator[dict[str, Any]]:
-        verbs = {"status": self._status, "start": self._start, "stop": self._stop, "cutover": self._cutover}
+        verbs = {
+            "status": self._status,
+            "start": self._start,
+            "stop": self._stop,
+            "cutover": self._cutover,
+            "pause": self._pause,
+            "resume": self._pause,
+        }
         try:
             request = json.loads(line)
             if request["version"] != VERSION or request["verb"] not in verbs:
@@ -101,20 +109,52 @@ class _Session:
         await self._daemon.stop(parse_request(request["name"]))
         yield {"exit": EXIT_DONE}
 
-    async def _cutover(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        error = "cutover refused: restore.mode is drained, where the fence is drawn by itself"
-        yield {"exit": EXIT_OPERATOR, "error": error, "hint": "type: d5agent start restore"}
+    async def _pause(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        if request["name"] != Service.RESTORE:
+            raise OperatorError(f"{request['name']} cannot be paused", hint="type: d5agent pause restore")
+        await self._daemon.pause(is_paused=request["verb"] == "pause")
+        yield {"exit": EXIT_DONE}
+
+    async def _cutover(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        if not self._daemon.is_live:
+            raise RefusedError(
+                "cutover refused: restore.mode is drained, where the fence is drawn by itself",
+                hint="type: d5agent start restore",
+            )
+        if request.get("call_off"):
+            await self._daemon.call_off()
+            yield {"exit": EXIT_DONE}
+            return
+        services = (Service.MONITOR_REPLICATION, Service.RESTORE)
+        async for answer in self._started(Service.MONITOR_REPLICATION, services, is_followed=request.get("follow")):
+            yield answer
 
     async def _start(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        wanted = parse_request(request["name"])
+        wanted, forced_run = parse_request(request["name"]), request.get("force")
+        if forced_run is not None:
+            if wanted is not Phase.CLEAN:
+                raise RefusedError(f"{wanted} cannot be forced", hint="only: d5agent start clean --force RUN_ID")
+            wanted = Service.CLEAN  # its phase would wait for the restore, and power off
+        services = started_with(wanted, is_live=self._daemon.is_live)
+        async for answer in self._started(wanted, services, is_followed=request.get("follow"), forced_run=forced_run):
+            yield answer
+
+    async def _started(
+        self,
+        wanted: Service | Phase,
+        services: tuple[Service, ...],
+        *,
+        is_followed: object,
+        forced_run: str | None = None,
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Start something and, if asked to, follow services to their end."""
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        services = services_of(wanted)
         for service in services:
             self._daemon.followers.add(service, queue)
         try:
-            await self._daemon.start(wanted)
+            await self._daemon.start(wanted, forced_run=forced_run)
             yield {"accepted": str(wanted)}
-            if not request.get("follow"):
+            if not is_followed:
                 yield {"exit": EXIT_DONE}
                 return
             async for answer in self._follow(services, queue):
@@ -141,6 +181,9 @@ class _Session:
                 return
             if all(row.status in _ENDED for row in rows):
                 yield {"exit": EXIT_DONE}
+                return
+            if rows[0].status is Status.STOPPED and services[0] is Service.MONITOR_REPLICATION:
+                yield {"exit": EXIT_OPERATOR, "error": "the cutover was stopped", "hint": rows[0].reason}
                 return
             await self._daemon.wait_a_moment()
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.core import phase
-from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core import cutover, phase
+from d5agent.core.ending import forced
 from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
 from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError
-from d5agent.runtime.events import Followers, ServiceJournal
+from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.stopping import drained
+from d5agent.runtime.surroundings import Surroundings
 from d5agent.steps.parallel import forget_cancellations, leaf_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from d5agent.ports import Clock, Plugin, StateStore
+    from d5agent.ports import Clock, StateStore
+    from d5agent.service import Plugin
 
 PHASE: Final = "phase"
 _LONGEST_PAUSE_SECONDS: Final = 60
@@ -41,12 +44,18 @@ class _Running:
 
 @dataclass(slots=True, kw_only=True)
 class Daemon:
-    """Hosts the services of one agent. `plugins` makes a service anew each time that it starts."""
+    """Hosts the services of one agent. `plugins` makes a service anew each time that it starts.
+
+    `is_live`: restore follows the log until the cutover; `accept_writes` opens the application again when that is
+    called off.
+    """
 
     plugins: Mapping[Service, Callable[[], Plugin]]
     states: StateStore
     clock: Clock
     drain_seconds: float
+    is_live: bool = False
+    accept_writes: Callable[[], Awaitable[None]] | None = None
     followers: Followers = field(default_factory=Followers)
     state: PhaseState = field(default_factory=PhaseState)
     facts: dict[Service, dict[str, object]] = field(default_factory=dict)
@@ -67,8 +76,8 @@ class Daemon:
         """Carry on with what the state file says, and run until told to end; then drain."""
         self._group = group
         mirror = group.create_task(self._keep_mirror(), name="mirror")
-        for service in phase.to_resume(self.state):
-            self._log().info("service_resumed", service=str(service))
+        for service in phase.to_resume(self.state, is_live=self.is_live):
+            structlog.get_logger().info("service_resumed", service=str(service))
             self._launch(service)
         await self.ended.wait()
         await self._end_all()
@@ -80,20 +89,46 @@ class Daemon:
             self.exit_code = error.exit_code
         self.ended.set()
 
-    async def start(self, request: Service | Phase) -> None:
-        """Start a service or a phase; RefusedError when the phase table does not allow it now."""
-        now, run_id = self._now(), str(uuid.uuid4())
+    async def start(self, request: Service | Phase, *, forced_run: str | None = None) -> None:
+        """Start a service or a phase; RefusedError when the phase table does not allow it now.
+
+        `forced_run`: the id of the run that is to be cleaned without a proof.
+        """
+        now, run_id, is_live = self._now(), str(uuid.uuid4()), self.is_live
         async with self._lock:
-            await self._save(phase.start(self.state, request, now=now, new_run_id=run_id))
-            for service in phase.to_run(self.state, request):
+            state = self.state if forced_run is None else forced(self.state, forced_run, now=now)
+            if state.forced_at != self.state.forced_at:
+                structlog.get_logger().warning("clean_forced", run_id=forced_run, proof="not asked for")
+            await self._save(phase.start(state, request, now=now, new_run_id=run_id, is_live=is_live))
+            for service in phase.to_run(self.state, request, is_live=is_live):
                 self._launch(service)
 
     async def stop(self, request: Service | Phase) -> None:
         """Stop a service or a phase, drained."""
-        for service in phase.services_of(request):
+        for service in services_of(request):
             await self._end(service, Status.STOPPED)
         async with self._lock:
             await self._save(phase.stop(self.state, request, now=self._now()))
+
+    async def pause(self, *, is_paused: bool) -> None:
+        """Pause restore, or let it go on; RefusedError when it cannot be paused."""
+        await self.update(lambda state: cutover.pause(state, is_paused=is_paused, is_live=self.is_live))
+
+    async def call_off(self) -> None:
+        """Call the cutover off: the application may write again, and restore stays live.
+
+        RefusedError: the fence is drawn, or no cutover has been asked for. OperatorError: the application could not
+        be told.
+        """
+        cutover.without_fence(self.state)
+        await self._end(Service.MONITOR_REPLICATION, Status.STOPPED)
+        # Forgotten before the application writes: nobody may trust a fence that operations come after. And only now:
+        # it may have been drawn until the service had ended.
+        await self.update(cutover.without_fence)
+        if self.accept_writes is not None:
+            await self.accept_writes()
+        await self.update(lambda state: cutover.called_off(state, now=self._now()))
+        structlog.get_logger().warning("cutover_called_off")
 
     async def stop_as_done(self, service: Service) -> None:
         """End a service for another one; it counts as done only if it has drained.
@@ -194,15 +229,13 @@ class Daemon:
         await self.show_row(service, Status.RUNNING)
         journal.info("service_started")
         try:
-            await plugin.run(_Surroundings(self, service, journal, stopping))
+            await plugin.run(Surroundings(self, service, journal, stopping))
         except (Exception, BaseExceptionGroup) as raised:  # noqa: BLE001 -- the top of a task: all ends here
             forget_cancellations()
             error = leaf_of(raised)
             if isinstance(error, AgentError):
                 cause = type(error.__cause__).__name__ if error.__cause__ else None
-                journal.error(
-                    "service_failed", error=error.message, hint=error.hint, cause=cause, **_named(error.facts)
-                )
+                journal.error("service_failed", error=error.message, hint=error.hint, cause=cause, **named(error.facts))
                 return error
             journal.error("service_failed", error=f"a bug: {type(error).__name__}", exc_info=error)
             return TransientError(f"a bug: {type(error).__name__}", hint="report the traceback in the journal")
@@ -233,7 +266,9 @@ class Daemon:
         if running is not None:
             running.stopping.set()
             await drained(running.task, may_drain=running.plugin.drains, seconds=self.drain_seconds)
-            await self.set_row(service, status)
+            self._running.pop(service, None)  # a task that is cancelled before its first step clears nothing up
+            is_cutover = self.is_live and service is Service.MONITOR_REPLICATION
+            await self.set_row(service, status, reason=cutover.MAY_BE_READ_ONLY if is_cutover else "")
 
     async def _end_all(self) -> None:
         """End all services, drained, within one budget; their rows stay as they are, for the next start."""
@@ -254,14 +289,14 @@ class Daemon:
         except TransientError as error:
             # On disk it is; the mirror is for a lost host, and follows when the store answers again.
             self._is_mirrored = False
-            self._log().warning("state_not_mirrored", error=str(error))
+            structlog.get_logger().warning("state_not_mirrored", error=str(error))
 
     async def _store_if_possible(self, state: PhaseState) -> None:
         try:
             await self._store(state)
         except OperatorError as error:
             self._is_mirrored = False
-            self._log().error("state_not_saved", error=error.message, hint=error.hint, **_named(error.facts))
+            structlog.get_logger().error("state_not_saved", error=error.message, hint=error.hint, **named(error.facts))
 
     async def _keep_mirror(self) -> None:
         while True:
@@ -272,53 +307,3 @@ class Daemon:
 
     def _now(self) -> str:
         return self.clock.now().isoformat(timespec="seconds")
-
-    def _log(self) -> structlog.typing.FilteringBoundLogger:
-        log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-        return log
-
-
-class _Surroundings:
-    """The Coordinator of one service."""
-
-    def __init__(self, daemon: Daemon, service: Service, journal: ServiceJournal, stopping: asyncio.Event) -> None:
-        self._daemon = daemon
-        self._service = service
-        self.journal = journal
-        self.stopping = stopping
-
-    @property
-    def state(self) -> PhaseState:
-        """The phase state as it is now."""
-        return self._daemon.state
-
-    @property
-    def facts(self) -> Mapping[str, object]:
-        """What the service has reported."""
-        return self._daemon.facts[self._service]
-
-    async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
-        """Change the phase state and save it."""
-        await self._daemon.update(change)
-
-    async def wait(self, reason: str) -> None:
-        """Say what the service waits for, and wait a moment."""
-        await self._daemon.set_row(self._service, Status.WAITING, reason=reason)
-        await self._daemon.wait_a_moment()
-
-    async def start(self, service: Service) -> None:
-        """Start another service."""
-        await self._daemon.start(service)
-
-    async def stop(self, service: Service) -> None:
-        """End another service, drained."""
-        await self._daemon.stop_as_done(service)
-
-    def report(self, **facts: object) -> None:
-        """Say how far the service is."""
-        self._daemon.facts[self._service].update(facts, seen_at=self._daemon.clock.monotonic())
-
-
-def _named(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return an error's facts under names that do not meet the journal's own."""
-    return {f"{name}_" if name in {"event", "error", "hint", "service"} else name: v for name, v in facts.items()}

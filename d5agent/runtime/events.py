@@ -10,7 +10,7 @@ import structlog
 if TYPE_CHECKING:
     import asyncio
 
-    from d5agent.core.phase import Service
+    from d5agent.core.services import Service
 
 _BEHIND: Final = 10_000  # events that a follower may lag; a slower one is told that it missed some
 
@@ -61,3 +61,8 @@ class ServiceJournal:
 
     def _tell(self, level: str, event: str, facts: dict[str, object]) -> None:
         self._followers.tell(self._service, {"event": event, "level": level, "facts": {**facts}})
+
+
+def named(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return an error's facts under names that do not meet the journal's own."""
+    return {f"{name}_" if name in {"event", "error", "hint", "service"} else name: v for name, v in facts.items()}

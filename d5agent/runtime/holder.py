@@ -17,7 +17,8 @@ from d5agent.errors import AgentError, CorruptDataError, LogHeldError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from d5agent.ports import Clock, Journal, ObjectStore
+    from d5agent.ports import Clock, ObjectStore
+    from d5agent.service import Journal
 
 KEY: Final = "state/holder.json"
 BEAT_SECONDS: Final = 10.0

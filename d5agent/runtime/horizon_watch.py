@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.retention import PARAMETER
 from d5agent.core.horizon import MOST_RETENTION_SECONDS, Crossing, Horizon, HorizonTracker, Level, Retention
-from d5agent.core.phase import Service, Status
+from d5agent.core.services import Service, Status
 from d5agent.errors import AgentError
 from d5agent.runtime.events import ServiceJournal
 from d5agent.steps.capture import TOKEN

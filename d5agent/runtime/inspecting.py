@@ -1,6 +1,6 @@
 """What the command line does without the daemon: it looks at the log, the databases and the state, and writes nothing.
 
-(But for a report of `verify`, and a probe object of `check`, which it removes.)
+(But for the reports of `plan` and `verify`, and a probe object of `check`, which it removes.)
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import decode
@@ -16,21 +17,26 @@ from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.state import read_state_file
-from d5agent.core.phase import PhaseState
 from d5agent.core.phase_codec import decode_phase
+from d5agent.core.plan import Plan
+from d5agent.core.services import PhaseState
 from d5agent.errors import AgentError, OperatorError, TransientError
 from d5agent.runtime.control import ask, socket_path
 from d5agent.runtime.daemon import PHASE
 from d5agent.runtime.status import status_of
 from d5agent.runtime.wiring import Adapters, open_adapters, open_store, verify_plugin
+from d5agent.steps.certificate import certificate_state
 from d5agent.steps.log_reader import LogReader
-from d5agent.steps.planner import make_plan
+from d5agent.steps.planner import Planner
+from d5agent.steps.reports import store_plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from d5agent.core.log import Commit
+    from d5agent.core.report import VerifyReport
     from d5agent.core.segment import SegmentRef
+    from d5agent.ports import DumpTool
     from d5agent.settings import Settings
 
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
@@ -61,26 +67,36 @@ def local_phase(settings: Settings) -> PhaseState:
     return PhaseState() if value is None else decode_phase(value)
 
 
-async def verify(settings: Settings, *, is_full: bool) -> dict[str, Any]:
-    """Compare, store the report, return it."""
+async def verify(
+    settings: Settings, *, is_full: bool, on_progress: Callable[[VerifyReport], None] = lambda _: None
+) -> dict[str, Any]:
+    """Compare, store the report, return it; with what has become of the certificate, if restore has issued one."""
     async with open_adapters(settings) as adapters:
         state = await _phase(adapters)
         report, key = await verify_plugin(settings, adapters).compare(
-            state.run_id, is_full=is_full, on_progress=lambda _: None
+            state.run_id, is_full=is_full, on_progress=on_progress
         )
-    return {**report.to_json(), "report": key}
+        certificate = await certificate_state(adapters.store, state.verified)
+    return {**report.to_json(), "report": key, "certificate": certificate}
 
 
 async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
-    """Return what restore would do."""
+    """Return what restore would do; the plan is stored among the reports, and nothing else is written."""
     async with open_adapters(settings) as adapters:
-        return await make_plan(
+        at = adapters.clock.now().isoformat(timespec="seconds")
+        planner = Planner(
             reader=LogReader(store=adapters.store),
             source=adapters.source_reader,
             target=adapters.target_reader,
             clock=adapters.clock,
-            with_divergence=with_divergence,
+            now=adapters.source.now,
+            memory_bytes=settings.limits.memory_bytes,
+            window_bytes=settings.window_bytes,
+            waiting_bytes=settings.waiting_bytes,
+            plan=Plan(run_id=(await _phase(adapters)).run_id, at=at),
         )
+        values = (await planner.make(with_divergence=with_divergence)).to_json()
+        return {**values, "report": await store_plan(adapters.store, values)}
 
 
 async def list_segments(settings: Settings, keys: list[str]) -> dict[str, Any]:
@@ -163,7 +179,7 @@ async def check(settings: Settings) -> dict[str, Any]:
         await row("target", lambda: _check_target(adapters))
         await row("clock", lambda: _check_clock(adapters), needs="source")
         for side, dump in adapters.dumps.items():
-            await row(f"mongodump, {side}", dump.version)
+            await row(f"mongodump, {side}", partial(_check_dump, dump))
     return {"ok": all(r["ok"] for r in rows), "checks": rows}
 
 
@@ -189,7 +205,7 @@ async def _check_store(adapters: Adapters) -> str:
 
 
 async def _check_source(adapters: Adapters) -> str:
-    await adapters.source.check(may_enable=False)
+    await adapters.source.check(before_enabling=None)
     return f"change stream is on, time {await adapters.source.now()}"
 
 
@@ -215,6 +231,11 @@ async def _check_clock(adapters: Adapters) -> str:
     if abs(skew) > _CLOCK_SKEW_SECONDS:
         raise OperatorError("the clock differs from the source's", hint="start chrony", seconds=round(skew))
     return f"within {abs(skew):.0f} s of the source's"
+
+
+async def _check_dump(dump: DumpTool) -> str:
+    version = await dump.version()
+    return "; ".join(filter(None, (version.number, version.advice)))
 
 
 async def _phase(adapters: Adapters) -> PhaseState:

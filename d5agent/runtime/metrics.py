@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from aiohttp import web
 
-from d5agent.core.phase import Phase, Service, Status
+from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.runtime.status import status_of
 from d5agent.settings import parse_address
@@ -63,6 +63,14 @@ _GAUGES: Final = (
     ("capture_queue_bytes", "Bytes read from the source and not yet stored.", "capture", "queue_bytes"),
     ("restore_operations", "Operations that restore has to apply.", "restore", "operations_total"),
     ("restore_operations_applied", "Operations that restore has applied.", "restore", "operations_applied"),
+    ("restore_bytes", "Bytes of operations that restore has to apply.", "restore", "bytes_total"),
+    ("restore_bytes_applied", "Bytes of operations that restore has applied.", "restore", "bytes_applied"),
+    ("restore_documents_written", "Documents that restore has written or deleted.", "restore", "documents_written"),
+    ("restore_operations_per_second", "Applied in a second, over ten.", "restore", "operations_per_second"),
+    ("restore_eta_seconds", "How long restore will still replay.", "restore", "eta_seconds"),
+    ("restore_lag_seconds", "How far the target is behind the source, live.", "restore", "lag_seconds"),
+    ("restore_lanes", "Lanes that write at the same time, over ten seconds.", "restore", "lanes"),
+    ("restore_lanes_allowed", "Lanes that may write at this moment.", "restore", "lanes_allowed"),
     ("verify_compared", "Documents compared by the last comparison.", "verify", "compared"),
     ("verify_different", "Documents that the last comparison found different.", "verify", "different"),
 )

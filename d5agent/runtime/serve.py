@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
 import socket
 from contextlib import suppress
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.adapters.mongodump import remove_left_over_files
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.runtime.control import control_server, socket_path
 from d5agent.runtime.daemon import Daemon
@@ -20,16 +19,29 @@ from d5agent.runtime.lock import locked
 from d5agent.runtime.metrics import metrics_server
 from d5agent.runtime.notify import Notifier
 from d5agent.runtime.stopping import on_signals
-from d5agent.runtime.wiring import MIRRORED, Adapters, agent_identity, open_adapters, plugins
+from d5agent.runtime.timeline_watch import TimelineWatch
+from d5agent.runtime.wiring import MIRRORED, Adapters, agent_identity, application, open_adapters, plugins
 from d5agent.steps.log_reader import LogReader
-from d5agent.steps.parallel import forget_cancellations, leaf_of
+from d5agent.steps.parallel import task_group
 
 if TYPE_CHECKING:
+    import asyncio
+
     from d5agent.adapters.state import MirroredStateStore
     from d5agent.ports import ObjectStore
     from d5agent.settings import Settings
 
 _WATCHDOG_SECONDS: Final = 5
+_RARELY: Final = (50_000, 20, 50)
+
+
+def collect_garbage_rarely() -> None:
+    """Let cycles be looked for after 50,000 new objects, not 700.
+
+    A window holds tens of thousands of documents, none of them garbage, which each look would pass through: a tenth of
+    what the agent costs in a restore.
+    """
+    gc.set_threshold(*_RARELY)
 
 
 async def serve(settings: Settings, *, notify_socket: str | None) -> int:
@@ -37,10 +49,10 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
 
     AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
     """
+    collect_garbage_rarely()
     directory = settings.state.directory
     with locked(directory):
         path = socket_path(directory)
-        remove_left_over_files(directory)  # under the lock: no running dump can be reading one
         async with open_adapters(settings) as adapters:
             agent_id = agent_identity(directory)
             daemon = Daemon(
@@ -48,6 +60,8 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
                 states=adapters.states,
                 clock=adapters.clock,
                 drain_seconds=settings.limits.drain_seconds,
+                is_live=settings.restore.mode == "live",
+                accept_writes=application(settings).accept_writes,
             )
             await daemon.load()
             lease = Lease(
@@ -64,12 +78,13 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
                 async with (
                     metrics_server(settings.metrics.listen, daemon),
                     control_server(path, daemon),
-                    asyncio.TaskGroup() as group,
+                    task_group() as group,
                 ):
-                    await _run(daemon, lease, _watch(settings, adapters, daemon), Notifier(notify_socket), group)
-            except BaseExceptionGroup as error:
-                forget_cancellations()
-                raise leaf_of(error) from None
+                    watches = (
+                        _watch(settings, adapters, daemon),
+                        TimelineWatch(daemon=daemon, timeline=adapters.timeline),
+                    )
+                    await _run(daemon, lease, watches, Notifier(notify_socket), group)
             finally:
                 with suppress(AgentError):  # the next agent then waits for it to show no life
                     await lease.release()
@@ -98,13 +113,19 @@ async def take_up(daemon: Daemon, lease: Lease, states: MirroredStateStore, stor
         )
 
 
-async def _run(daemon: Daemon, lease: Lease, watch: HorizonWatch, notifier: Notifier, group: asyncio.TaskGroup) -> None:
+async def _run(
+    daemon: Daemon,
+    lease: Lease,
+    watches: tuple[HorizonWatch, TimelineWatch],
+    notifier: Notifier,
+    group: asyncio.TaskGroup,
+) -> None:
     log = structlog.get_logger()
     with on_signals(daemon.end):
         helpers = [
             group.create_task(_keep(lease, daemon), name="lease"),
             group.create_task(_tell_systemd(daemon, notifier), name="watchdog-ping"),
-            group.create_task(watch.keep(), name="horizon"),
+            *(group.create_task(watch.keep(), name=type(watch).__name__) for watch in watches),
         ]
         notifier.tell("READY=1")
         log.info("daemon_started", phase=str(daemon.state.phase), run_id=daemon.state.run_id)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.phase import Service
+from d5agent.core.services import Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from d5agent.core.phase import PhaseState
+    from d5agent.core.services import PhaseState
 
 _CAPTURE = (
     "operations",
@@ -24,7 +24,18 @@ _CAPTURE = (
     "caught_up_in_seconds",
     "queue_bytes",
 )
-_RESTORE = ("operations_total", "operations_applied", "documents_written", "eta_seconds")
+_RESTORE = (
+    "operations_total",
+    "operations_applied",
+    "documents_written",
+    "bytes_total",
+    "bytes_applied",
+    "operations_per_second",
+    "eta_seconds",
+    "lag_seconds",
+    "lanes",
+    "lanes_allowed",
+)
 
 
 def status_of(state: PhaseState, facts: Mapping[Service, Mapping[str, object]], *, is_up: bool) -> dict[str, Any]:
@@ -49,10 +60,14 @@ def status_of(state: PhaseState, facts: Mapping[Service, Mapping[str, object]], 
         "ready_at": state.ready_at,
         "services": services,
         "capture": {name: facts.get(Service.REPLICATION, {}).get(name) for name in _CAPTURE},
-        "restore": {name: facts.get(Service.RESTORE, {}).get(name) for name in _RESTORE},
+        "restore": {
+            **{name: facts.get(Service.RESTORE, {}).get(name) for name in _RESTORE},
+            "is_paused": state.is_paused,
+        },
         "fence": None if state.fence is None else {"sequence": state.fence.sequence, "at": state.fence.at},
         "verify": {
             "compared": compared.get("compared", verified.compared if verified else None),
+            "compared_total": compared.get("compared_total"),
             "different": compared.get("different", 0 if verified else None),
         },
     }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from d5agent.adapters.application import CommandApplication
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.fence import Fence
@@ -18,12 +20,14 @@ from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
 from d5agent.adapters.retention import RetentionReader, host_of
 from d5agent.adapters.s3 import S3Store, open_s3
+from d5agent.adapters.s3_large import S3LargeObjects
 from d5agent.adapters.secrets import UriOrigin
 from d5agent.adapters.state import MirroredStateStore, read_state_file, write_state_file
-from d5agent.core.phase import Service
+from d5agent.core.services import Service
+from d5agent.core.timeline import Timeline
 from d5agent.errors import CorruptDataError
 from d5agent.plugins.backup import Backup
-from d5agent.plugins.clean import Clean
+from d5agent.plugins.clean import CLEARING, Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
@@ -31,18 +35,22 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
 from d5agent.runtime.daemon import PHASE
+from d5agent.runtime.timeline_watch import TIMELINE
 from d5agent.settings import credentials_directory
 from d5agent.steps.capture import GAP, TOKEN
+from d5agent.steps.certificate import Certifier
+from d5agent.steps.generations import COMPARED
 from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
     from pathlib import Path
 
-    from d5agent.ports import Clock, ObjectStore, Plugin
+    from d5agent.ports import Clock, LargeObjectStore, ObjectStore
+    from d5agent.service import Plugin
     from d5agent.settings import Settings, SourceSettings, TargetSettings
 
-MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, GAP)
+MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, GAP, TIMELINE, CLEARING)
 """The states that a new host takes from the bucket."""
 
 _IDENTITY = "agent.json"
@@ -60,6 +68,7 @@ class Adapters:
     fence: Fence
     unfenced: ObjectStore
     store: ObjectStore
+    large: LargeObjectStore
     states: MirroredStateStore
     source: ChangeStreamSource
     source_reader: MongoReader
@@ -68,6 +77,7 @@ class Adapters:
     dumps: Mapping[str, MongoDump]
     power: CommandPowerSwitch
     retention: RetentionReader
+    timeline: Timeline = field(default_factory=Timeline)
 
 
 @asynccontextmanager
@@ -98,7 +108,7 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
         reader = await stack.enter_async_context(open_mongo(target_uri, side="target", pool_size=_READERS))
         directory = settings.state.directory
 
-        flavor = settings.source.flavor if settings.backup.check_version else None
+        flavor = settings.source.flavor if settings.backup.check_version else "mongodb"
 
         def dump(side: str) -> MongoDump:
             return MongoDump(
@@ -106,9 +116,9 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
                 side=side,
                 uri=source_uri if side == "source" else target_uri,
                 program=settings.backup.mongodump,
-                flavor=flavor if side == "source" else None,
+                flavor=flavor if side == "source" else "mongodb",
                 databases=settings.backup.databases,
-                directory=directory,
+                stall_seconds=settings.backup.stall_seconds,
                 clock=clock,
             )
 
@@ -117,6 +127,7 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
             fence=fence,
             unfenced=unfenced,
             store=store,
+            large=S3LargeObjects(store),
             states=MirroredStateStore(directory, store),
             source=ChangeStreamSource(
                 source,
@@ -130,7 +141,7 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
             target=MongoTarget(writer, clock=clock, fence=fence),
             target_reader=MongoReader(reader, side="target", clock=clock),
             dumps={"target": dump("target"), "source": dump("source")},
-            power=CommandPowerSwitch(settings.power.command),
+            power=CommandPowerSwitch(settings.power.command, timeout_seconds=settings.power.timeout_seconds),
             retention=RetentionReader(
                 host=host_of(source_uri),
                 is_documentdb=settings.source.flavor == "documentdb",
@@ -163,6 +174,20 @@ def agent_identity(directory: Path) -> str:
     return agent_id
 
 
+def application(settings: Settings) -> CommandApplication:
+    """Return what makes the application read-only, and lets it write again."""
+    return CommandApplication(
+        command=settings.cutover.command,
+        call_off_command=settings.cutover.call_off_command,
+        stall_seconds=settings.drain.timeout_seconds,
+    )
+
+
+def _issuer(agent_id: str) -> dict[str, str]:
+    """Return who issues certificates here."""
+    return {"agent_id": agent_id, "host": socket.gethostname(), "version": version("d5agent")}
+
+
 def verify_plugin(settings: Settings, adapters: Adapters) -> Verify:
     """Return the comparison, for the daemon or for the command line."""
     return Verify(
@@ -192,13 +217,14 @@ def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Servi
             upload_bytes=settings.upload_bytes,
             compresses=settings.capture.compression == "zstd",
         ),
-        Service.BACKUP: lambda: Backup(tools=at.dumps, store=at.store),
+        Service.BACKUP: lambda: Backup(tools=at.dumps, store=at.store, archives=at.large, clock=at.clock),
         Service.MONITOR_REPLICATION: lambda: MonitorReplication(
             source=at.source,
             store=at.store,
             clock=at.clock,
             quiet_seconds=settings.drain.quiet_seconds,
             timeout_seconds=settings.drain.timeout_seconds,
+            application=application(settings) if settings.restore.mode == "live" else None,
         ),
         Service.RESTORE: lambda: Restore(
             source=at.source_reader,
@@ -208,18 +234,25 @@ def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Servi
             states=at.states,
             clock=at.clock,
             lanes=settings.restore.lanes,
+            max_operations_per_second=settings.restore.max_operations_per_second,
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
+            is_live=settings.restore.mode == "live",
+            certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(agent_id)),
         ),
         Service.VERIFY: lambda: verify_plugin(settings, at),
         Service.MONITOR_RESTORE: lambda: MonitorRestore(store=at.store),
         Service.CLEAN: lambda: Clean(
             source=at.source,
             store=at.store,
+            uploads=at.large,
             states=at.states,
-            state_names=(TOKEN, CHECKPOINT, GAP),
+            state_names=(TOKEN, CHECKPOINT, COMPARED, GAP, TIMELINE),
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
+            keep_log_days=settings.clean.keep_log_days,
         ),
-        Service.MONITOR_CLEAN: lambda: MonitorClean(power=at.power, clock=at.clock),
+        Service.MONITOR_CLEAN: lambda: MonitorClean(
+            power=at.power, store=at.store, clock=at.clock, timeout_seconds=settings.power.timeout_seconds
+        ),
     }

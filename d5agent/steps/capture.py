@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.glance import glance
 from d5agent.core.log import is_rollup_due, token_to_json
-from d5agent.core.operation import glance, parse_event
-from d5agent.core.phase import ACTIVE, Service
+from d5agent.core.operation import parse_event
 from d5agent.core.segmenter import Cut, Segmenter
+from d5agent.core.services import ACTIVE, Service
 from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 from d5agent.steps.parallel import beside
@@ -21,11 +22,13 @@ from d5agent.steps.roll_ups import RollUps
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
+    from d5agent.core.glance import Event
     from d5agent.core.log import Commit
-    from d5agent.core.operation import Event, Operation, Position
-    from d5agent.core.phase import PhaseState
+    from d5agent.core.operation import Operation, Position
     from d5agent.core.raw import DocumentId
-    from d5agent.ports import ChangeSource, Coordinator, EventBatch, StateStore
+    from d5agent.core.services import PhaseState
+    from d5agent.ports import ChangeSource, EventBatch, StateStore
+    from d5agent.service import Coordinator
     from d5agent.steps.log_writer import LogWriter
 
 TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as operators know it
@@ -207,7 +210,7 @@ class Capture:
     async def _check_source(self) -> None:
         last = self._writer.last
         try:
-            await self._source.check(may_enable=False)
+            await self._source.check(before_enabling=None)
         except TransientError:
             pass  # the stream meets the same, and has its own patience
         except NotKeptError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.phase import Service, Status
+from d5agent.core.services import Service, Status
 from d5agent.errors import OperatorError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from d5agent.core.log import Link
     from d5agent.core.operation import ClusterTime
     from d5agent.core.raw import DocumentId
-    from d5agent.ports import ChangeSource, Clock, Coordinator
+    from d5agent.ports import ChangeSource, Clock
+    from d5agent.service import Coordinator
     from d5agent.steps.log_reader import LogReader
 
 _SILENT_COMMITS: Final = 2  # without a mark: positions past the fence that told of nothing new
@@ -73,7 +74,7 @@ class _HasMark:
 
     async def holds(self, link: Link) -> bool:
         """Whether the mark is among the agent's own operations of a commit."""
-        async for operation in self.reader.own_operations(link.commit):
+        async for operation in self.reader.operations(link.commit, only_own=True):
             if operation.document_id == self.mark:
                 return True
         return False

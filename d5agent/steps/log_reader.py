@@ -16,8 +16,12 @@ from d5agent.core.log import (
     decode_commit,
     decode_rollup,
     digest,
+    first_of_rollup,
+    is_commit_key,
     is_own,
+    key_before,
     rollup_key,
+    sequence_of,
 )
 from d5agent.core.naming import LOG, SEGMENTS, commit_key
 from d5agent.core.pack import damaged_pack, decode_pack, pack_key
@@ -36,6 +40,10 @@ _PREFETCH_BYTES: Final = 16 * 1024 * 1024
 _PREFETCH_SEGMENTS: Final = 16
 _GROUP_SEGMENTS: Final = 256
 _GROUP_COMMITS: Final = 4 * ROLLUP_SIZE
+
+
+StoredSegment = tuple["SegmentRef", bytes]
+"""A segment and its object's content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +83,8 @@ class LogReader:
         newest: str | None = None
         # With the last one that is rolled up: a log of exactly 1,000 commits has none after it.
         first = max([0, *(first + ROLLUP_SIZE - 1 for first in await self.rolled_up())])
-        async for page in self.store.list_objects(LOG, after=_before(first)):
-            newest = max([newest or "", *(found.key for found in page if _is_commit(found.key))])
+        async for page in self.store.list_objects(LOG, after=key_before(first)):
+            newest = max([newest or "", *(found.key for found in page if is_commit_key(found.key))])
         body = await self.store.get(newest) if newest else None
         if not newest or body is None:
             return None
@@ -85,21 +93,32 @@ class LogReader:
     async def rolled_up(self) -> dict[int, int]:
         """Return the roll-ups: the first commit of each, and how many bytes it is."""
         return {
-            _first_of(found.key): found.bytes
+            first_of_rollup(found.key): found.bytes
             async for page in self.store.list_objects(ROLLUPS)
             for found in page
             if found.key.endswith(".jsonl")
         }
 
-    async def operations(self, commit: Commit) -> AsyncGenerator[Operation]:
-        """Yield the operations of a commit: in order by namespace."""
-        async with aclosing(self._bodies_of(commit.segments)) as bodies:
+    async def operations(self, commit: Commit, *, only_own: bool = False) -> AsyncGenerator[Operation]:
+        """Yield the operations of a commit, in order by namespace; or only the agent's own marks among them."""
+        refs = tuple(ref for ref in commit.segments if is_own(ref)) if only_own else commit.segments
+        async with aclosing(self._bodies_of(refs)) as bodies:
             async for ref, body in bodies:
                 for operation in decode_segment(ref, body):
                     yield operation
 
     async def operations_of(self, links: AsyncIterator[Link]) -> AsyncGenerator[tuple[Link, Operation | None]]:
-        """Yield the operations of commits, in order; after the last one of each commit, None.
+        """Yield the operations of commits, in order; after the last one of each commit, None."""
+        async with aclosing(self.segments_of(links)) as segments:
+            async for link, segment in segments:
+                if segment is None:
+                    yield link, None
+                else:
+                    for operation in decode_segment(*segment):
+                        yield link, operation
+
+    async def segments_of(self, links: AsyncIterator[Link]) -> AsyncGenerator[tuple[Link, StoredSegment | None]]:
+        """Yield the segments of commits as they are stored, in order; after the last one of each commit, None.
 
         Segments of several small commits are fetched together, from packs where there are any: a trickle's log is
         many objects of a few bytes.
@@ -113,27 +132,19 @@ class LogReader:
             bytes_ = sum(ref.bytes for ref in segments)
             is_full = size + bytes_ > _PREFETCH_BYTES or count > _GROUP_SEGMENTS or len(group) == _GROUP_COMMITS
             if group and is_full:
-                async for found in self._operations_of_group(group, packed, packs):
+                async for found in self._segments_of_group(group, packed, packs):
                     yield found
                 group, size, count = [], 0, 0
             group.append(link)
             size += bytes_
             count += 0 if _rollup_of(link) in packed else len(segments)
-        async for found in self._operations_of_group(group, packed, packs):
+        async for found in self._segments_of_group(group, packed, packs):
             yield found
 
     async def segment(self, ref: SegmentRef) -> AsyncGenerator[Operation]:
         """Yield the operations of one segment."""
         for operation in decode_segment(ref, await self._get(ref.key)):
             yield operation
-
-    async def own_operations(self, commit: Commit) -> AsyncGenerator[Operation]:
-        """Yield the agent's own marks of a commit; other segments are not fetched."""
-        own = tuple(ref for ref in commit.segments if is_own(ref))
-        async with aclosing(self._bodies_of(own)) as bodies:
-            async for ref, body in bodies:
-                for operation in decode_segment(ref, body):
-                    yield operation
 
     async def check(self, *, after: Link | None = None) -> LogSummary:
         """Read all of the log after a commit and check it: chain, hashes, counts. CorruptDataError names the fault."""
@@ -157,27 +168,26 @@ class LogReader:
             raise _missing(min(gone))
         return LogSummary(last=last, orphans=tuple(orphans))
 
-    async def _operations_of_group(
+    async def _segments_of_group(
         self, group: list[Link], packed: Container[int], packs: dict[int, dict[str, bytes]]
-    ) -> AsyncGenerator[tuple[Link, Operation | None]]:
+    ) -> AsyncGenerator[tuple[Link, StoredSegment | None]]:
         if len(group) == 1:  # perhaps larger than memory: in portions
-            async with aclosing(self.operations(group[0].commit)) as operations:
-                async for operation in operations:
-                    yield group[0], operation
+            async with aclosing(self._bodies_of(group[0].commit.segments)) as bodies:
+                async for segment in bodies:
+                    yield group[0], segment
             yield group[0], None
             return
         await self._unpack(packs, {first for link in group if (first := _rollup_of(link)) in packed})
         refs = [(link, ref) for link in group for ref in link.commit.segments]
         keys = [ref.key for link, ref in refs if ref.key not in packs.get(_rollup_of(link), {})]
-        bodies = deque(await self._get_all(keys))
+        fetched = deque(await self._get_all(keys))
         for link in group:
             pack = packs.get(_rollup_of(link), {})
             for ref in link.commit.segments:
-                body = pack[ref.key] if ref.key in pack else bodies.popleft()
+                body = pack[ref.key] if ref.key in pack else fetched.popleft()
                 if ref.key in pack and not is_intact(ref, body):
                     raise damaged_pack(pack_key(_rollup_of(link)))
-                for operation in decode_segment(ref, body):
-                    yield link, operation
+                yield link, (ref, body)
             yield link, None
 
     async def _unpack(self, packs: dict[int, dict[str, bytes]], firsts: set[int]) -> None:
@@ -226,17 +236,17 @@ class LogReader:
                 yield number, line
 
     async def _single_bodies(self, first: int, *, until: int | None = None) -> AsyncGenerator[tuple[int, bytes]]:
-        async for page in self.store.list_objects(LOG, after=_before(first)):
-            keys = [found.key for found in page if _is_commit(found.key)]
+        async for page in self.store.list_objects(LOG, after=key_before(first)):
+            keys = [found.key for found in page if is_commit_key(found.key)]
             for at in range(0, len(keys), _PREFETCH_SEGMENTS):
                 some = keys[at : at + _PREFETCH_SEGMENTS]
                 for key, body in zip(some, await self._get_all(some), strict=True):
-                    number = _number_of(key)
+                    number = sequence_of(key)
                     if until is not None and number >= until:
                         return
                     yield number, body
 
-    async def _bodies_of(self, refs: tuple[SegmentRef, ...]) -> AsyncGenerator[tuple[SegmentRef, bytes]]:
+    async def _bodies_of(self, refs: tuple[SegmentRef, ...]) -> AsyncGenerator[StoredSegment]:
         at = 0
         while at < len(refs):
             end, size = at, 0
@@ -266,21 +276,6 @@ def _missing(key: str) -> CorruptDataError:
     )
 
 
-def _is_commit(key: str) -> bool:
-    name = key.removeprefix(LOG)
-    return name.endswith(".json") and name[:12].isdigit()
-
-
-def _before(sequence: int) -> str:
-    """Return the key after which a listing begins with the commit of that number."""
-    return commit_key(sequence - 1) if sequence else LOG
-
-
-def _number_of(key: str) -> int:
-    """Return a commit's sequence number, from its key."""
-    return int(key.removeprefix(LOG).split(".")[0])
-
-
 def _portion(begin: int, sizes: Mapping[int, int]) -> list[int]:
     """Return the roll-ups from `begin` on that are fetched together: without a gap, and not too large."""
     some: list[int] = []
@@ -295,8 +290,3 @@ def _portion(begin: int, sizes: Mapping[int, int]) -> list[int]:
 def _rollup_of(link: Link) -> int:
     """Return the first sequence number of the thousand that a commit belongs to."""
     return link.commit.sequence - link.commit.sequence % ROLLUP_SIZE
-
-
-def _first_of(key: str) -> int:
-    """Return the first sequence number in a roll-up, from its key."""
-    return int(key.removeprefix(ROLLUPS).split(".")[0])

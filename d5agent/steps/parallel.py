@@ -7,10 +7,23 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+@asynccontextmanager
+async def task_group() -> AsyncGenerator[asyncio.TaskGroup]:
+    """Open a TaskGroup whose first error is raised as itself, and leaves no cancellation on the block's task."""
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as error:
+        forget_cancellations(before)
+        raise leaf_of(error) from None
 
 
 async def parallel(work: Callable[[_Item], Awaitable[_Result]], items: Iterable[_Item], *, limit: int) -> list[_Result]:
@@ -21,31 +34,42 @@ async def parallel(work: Callable[[_Item], Awaitable[_Result]], items: Iterable[
         async with free:
             return await work(item)
 
-    before = _cancellations()
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(item)) for item in items]
-    except BaseExceptionGroup as group_error:
-        forget_cancellations(before)
-        raise leaf_of(group_error) from None
+    async with task_group() as group:
+        tasks = [group.create_task(one(item)) for item in items]
+    return [task.result() for task in tasks]
+
+
+async def streamed(
+    work: Callable[[_Item], Awaitable[_Result]], items: AsyncIterator[_Item], *, limit: int
+) -> list[_Result]:
+    """Return the results of `work` for items, begun as they come; while `limit` are at work, one more waits at most."""
+    free = asyncio.Semaphore(limit)
+
+    async def one(item: _Item) -> _Result:
+        try:
+            return await work(item)
+        finally:
+            free.release()
+
+    tasks: list[asyncio.Task[_Result]] = []
+    async with task_group() as group:
+        async for item in items:
+            await free.acquire()
+            tasks.append(group.create_task(one(item)))
+            del item
     return [task.result() for task in tasks]
 
 
 @asynccontextmanager
 async def beside(*works: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     """Run works beside the block, and end them with it; the first error, of whichever, ends all and is raised."""
-    before = _cancellations()
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-    except BaseExceptionGroup as group_error:
-        forget_cancellations(before)
-        raise leaf_of(group_error) from None
+    async with task_group() as group:
+        tasks = [group.create_task(work) for work in works]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def forget_cancellations(before: int = 0) -> None:
@@ -58,11 +82,6 @@ def forget_cancellations(before: int = 0) -> None:
     task = asyncio.current_task()
     while task is not None and task.cancelling() > before:
         task.uncancel()
-
-
-def _cancellations() -> int:
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
 
 
 def leaf_of(error: BaseException) -> BaseException:

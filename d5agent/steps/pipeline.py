@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.errors import AgentError, TransientError
-from d5agent.steps.parallel import beside, leaf_of
+from d5agent.steps.parallel import beside, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -108,15 +108,12 @@ class Pipeline:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         """Work beside the block; at its end all that was taken is published. An error ends the block."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                publisher = group.create_task(self._publish(), name="commits")
-                yield
-                await self._commits.join()
-                publisher.cancel()
-        except BaseExceptionGroup as error:
-            raise leaf_of(error) from None
+        async with task_group() as group:
+            self._group = group
+            publisher = group.create_task(self._publish(), name="commits")
+            yield
+            await self._commits.join()
+            publisher.cancel()
 
     async def take(self, cut: Cut) -> None:
         """Begin to store what was cut; with a position, it is published once all before it is."""

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.operation import Namespace
+from d5agent.core.pace import RateLimit
+from d5agent.core.progress import BusyLanes
 from d5agent.core.replay import (
     Doubts,
     Failure,
     Window,
     Write,
     WriteBatch,
-    again,
     barrier_of,
-    conflict_rounds,
-    parked,
-    split_deletes,
+    split_conflicts,
+    waiting_for_later,
 )
+from d5agent.core.unique import untangle
 from d5agent.errors import CorruptDataError, OperatorError
-from d5agent.steps.parallel import parallel
+from d5agent.steps.conflicts import Parked, Writer, without_document
+from d5agent.steps.lanes import Lanes
+from d5agent.steps.parallel import task_group
+from d5agent.steps.windows import Portion, Windows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    import asyncio
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from d5agent.core.log import Commit, Link
-    from d5agent.core.operation import Namespace, Operation
+    from d5agent.core.pace import Pace
     from d5agent.core.raw import DocumentId
-    from d5agent.ports import DocumentReader, Journal, StateStore, Target
+    from d5agent.core.unique import Conflict
+    from d5agent.ports import Clock, DocumentReader, StateStore, Target
+    from d5agent.service import Journal
     from d5agent.steps.log_reader import LogReader
 
 CHECKPOINT: Final = "restore_checkpoint"
 _VERSION: Final = 1
 _FETCH: Final = 50  # documents read from the source at a time, to settle doubts: nobody knows their sizes
+_WAITING_PART: Final = 8  # of the windows' bytes, for documents that wait for a later window
 _MANY_FAILURES: Final = 10_000  # beyond it the target refuses as a rule, and reading on only hides it
 
 
@@ -90,38 +98,53 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
 
 @dataclass(slots=True, kw_only=True)
 class Replayer:
-    """Applies the log to the target. `lanes` write at the same time; a window holds about `window_bytes`."""
+    """Applies the log to the target, over as many lanes as `pace` allows; windows hold about `window_bytes`."""
 
     reader: LogReader
     target: Target
+    target_reader: DocumentReader
     source: DocumentReader
     states: StateStore
     journal: Journal
     checkpoint: Checkpoint
-    lanes: int
+    clock: Clock
+    pace: Pace
     window_bytes: int
+    busy: BusyLanes = field(default_factory=BusyLanes)
+    max_operations_per_second: float | None = None
     on_progress: Callable[[], None] = lambda: None
-    _window: Window = field(default_factory=Window)
-    _reached: int = -1
-    _operations: int = 0
-    _has_barrier: bool = False
-    _is_due: bool = False
-    """Whether a window was written that the checkpoint does not know of yet."""
+    gate: Callable[[], Awaitable[None]] | None = None
+    """Awaited before each window or barrier is written: whoever wants a pause does not return."""
+    _writer: Writer = field(init=False)
+    _waiting: list[Failure] = field(default_factory=list)
+    """Writes that the next window tries again. They are in doubt too: a kill forgets them, and does no harm."""
     _failed: int = 0
+    _group: asyncio.TaskGroup = field(init=False)
+    _saving: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        """Open the lanes."""
+        lanes = Lanes(
+            target=self.target,
+            clock=self.clock,
+            journal=self.journal,
+            pace=self.pace,
+            busy=self.busy,
+            limit=RateLimit(per_second=self.max_operations_per_second),
+        )
+        self._writer = Writer(lanes=lanes, target=self.target_reader)
 
     async def apply_log(self, links: AsyncIterator[Link]) -> None:
         """Apply commits, in order; the checkpoint is saved after each window that the target has acknowledged.
 
-        Commits that the checkpoint covers are passed over.
+        Commits that the checkpoint covers are passed over. While one window's checkpoint is saved the next is written.
         """
-        async with aclosing(self.reader.operations_of(self._beyond(links))) as operations:
-            async for link, operation in operations:
-                if operation is None:
-                    await self._end_commit(link.commit)
-                else:
-                    await self._apply(operation)
-        await self._flush()
-        await self._save()
+        windows = Windows(reader=self.reader, window_bytes=self.window_bytes)
+        self._saving = None  # of an earlier call, which may have failed
+        async with task_group() as self._group, windows.of(self._beyond(links)) as portions:
+            async for portion in portions:
+                await self._apply(portion)
+            await self._saved()
 
     async def _beyond(self, links: AsyncIterator[Link]) -> AsyncGenerator[Link]:
         """Yield the commits that the checkpoint does not cover."""
@@ -131,18 +154,39 @@ class Replayer:
                 yield link
 
     async def settle(self) -> Sequence[Failure]:
-        """Make each document in doubt what the source has, which is the truth now; return what the target refuses."""
-        doubts = self.checkpoint.doubts
+        """Make each document in doubt what the source has, which is the truth now; return what the target refuses.
+
+        In a namespace that is compared whole, a conflict is left to that: the holder may be what a rename left behind.
+        """
+        doubts, parked = self.checkpoint.doubts, Parked()
+        self._waiting = []
         while True:
-            before, refused = len(doubts), []
-            for namespace, ids in list(doubts.documents.items()):
-                ordered = sorted(ids)
-                for at in range(0, len(ordered), _FETCH):
-                    refused += await self._settle(namespace, ordered[at : at + _FETCH])
-            await self._save()
-            # What one document gave up, another may have now: go round while that settles any.
-            if not doubts.documents or len(doubts) == before:
-                return refused
+            before = len(doubts)
+            conflicts, refused = await self._settle_once()
+            # What one document gave up, another may have now: go round while that settles any. A circle may be larger
+            # than what is read from the source at a time.
+            is_over = not doubts.documents or len(doubts) == before
+            if is_over and not await self._writer.park(untangle(conflicts).parked, parked):
+                break
+        await self._writer.put_back([*refused, *(conflict.failure for conflict in conflicts)], parked)
+        left = [conflict.failure for conflict in conflicts if not self._forget(conflict.failure)]
+        return refused + left
+
+    async def _settle_once(self) -> tuple[list[Conflict], list[Failure]]:
+        """Go once through what is in doubt; return what was refused for a unique value, and for another reason."""
+        conflicts: list[Conflict] = []
+        refused: list[Failure] = []
+        for namespace, ids in list(self.checkpoint.doubts.documents.items()):
+            ordered = sorted(ids)
+            for at in range(0, len(ordered), _FETCH):
+                held, others = split_conflicts(await self._settle(namespace, ordered[at : at + _FETCH]))
+                # Without their documents: there may be many.
+                conflicts += [
+                    replace(c, failure=without_document(c.failure)) for c in await self._writer.holders.of(held)
+                ]
+                refused += map(without_document, others)
+        await self._save(self.checkpoint.to_json())
+        return conflicts, refused
 
     async def _settle(self, namespace: Namespace, ids: Sequence[DocumentId]) -> list[Failure]:
         found = await self.source.fetch(namespace, ids)
@@ -152,45 +196,43 @@ class Replayer:
             self.checkpoint.doubts.remove(namespace, id_)
         return failures
 
-    async def _end_commit(self, commit: Commit) -> None:
-        self._reached, self._operations = commit.sequence, commit.total.operations
-        if self._is_due:
-            await self._flush()  # what is left of the commit: a checkpoint covers whole ones
-            await self._save()
-            self._is_due = False
-        elif self._has_barrier:
-            await self._save()
-        self._has_barrier = False
+    def _forget(self, failure: Failure) -> bool:
+        """Whether the refused document's namespace is compared whole; then it is in doubt no more by itself."""
+        doubts, namespace = self.checkpoint.doubts, failure.namespace
+        is_whole = not doubts.whole.isdisjoint({namespace, Namespace(namespace.database)})
+        if is_whole:
+            doubts.remove(namespace, failure.write.id)
+        return is_whole
 
-    async def _apply(self, operation: Operation) -> None:
-        if operation.is_ours:
-            return
-        if operation.is_barrier:
-            await self._apply_barrier(operation)
-            return
-        self._window.add(operation)
-        if self._window.bytes >= self.window_bytes:
-            await self._flush()  # within a commit there is no checkpoint: it is read again from its beginning
-            self._is_due = True
+    async def _apply(self, portion: Portion) -> None:
+        if self.gate is not None:
+            await self.gate()
+        # Checkpoints on both sides of a barrier: repeated after a crash, it meets the target as it left it, and nothing
+        # later. A window that ends within a commit is read again from the commit's beginning, which changes nothing.
+        if portion.barrier is not None:
+            await self._saved()
+            await self.target.apply(barrier_of(portion.barrier))
+            self.checkpoint.doubts.apply_barrier(portion.barrier)
+            self._waiting = []
+        await self._flush(portion.window)
+        reached = portion.reached
+        if portion.window.operations or (reached is not None and reached.sequence > self.checkpoint.sequence):
+            await self._saved()
+            self._reach(reached)
+            self._saving = self._group.create_task(self._save(self.checkpoint.to_json()))
+        if portion.barrier is not None:
+            await self._saved()
 
-    async def _apply_barrier(self, operation: Operation) -> None:
-        # Checkpoints on both sides: repeated after a crash, it meets the target as it left it, and nothing later.
-        await self._flush()
-        await self._save()
-        await self.target.apply(barrier_of(operation))
-        self.checkpoint.doubts.apply_barrier(operation)
-        self._has_barrier = True
-
-    async def _flush(self) -> None:
-        window, self._window = self._window, Window()
+    async def _flush(self, window: Window) -> None:
         if not window.operations:
             return
-        failures = await self._write(window.batches(self.lanes))
+        window.take_up(self._waiting)
+        failures = await self._write(window.batches(self.pace.lanes))
         window.settle(self.checkpoint.doubts)
         for failure in failures:
             self.checkpoint.doubts.add(failure.namespace, failure.write.id)
             self._note(failure)
-        self.on_progress()
+        self._waiting = waiting_for_later(failures, max_bytes=self.window_bytes // _WAITING_PART)
 
     def _note(self, failure: Failure) -> None:
         if failure.is_conflict:
@@ -206,29 +248,20 @@ class Replayer:
                 reason=failure.reason,
             )
 
-    async def _save(self) -> None:
-        if self._reached > self.checkpoint.sequence:
-            self.checkpoint.sequence, self.checkpoint.operations = self._reached, self._operations
-        await self.states.save(CHECKPOINT, self.checkpoint.to_json())
+    async def _write(self, batches: Sequence[WriteBatch]) -> list[Failure]:
+        self.checkpoint.written += sum(len(batch.writes) for batch in batches)
+        return await self._writer.write(batches)
+
+    def _reach(self, reached: Commit | None) -> None:
+        if reached is not None and reached.sequence > self.checkpoint.sequence:
+            self.checkpoint.sequence, self.checkpoint.operations = reached.sequence, reached.total.operations
+
+    async def _save(self, checkpoint: dict[str, Any]) -> None:
+        await self.states.save(CHECKPOINT, checkpoint)
         self.on_progress()
 
-    async def _write(self, batches: Sequence[WriteBatch]) -> list[Failure]:
-        """Write batches; what fails for a unique value is tried again, and cycles are broken. Returns the rest."""
-        self.checkpoint.written += sum(len(batch.writes) for batch in batches)
-        deletes, rest = split_deletes(batches)
-        failures = await self._write_all(deletes)
-        conflicts, final = conflict_rounds(failures + await self._write_all(rest))
-        while conflicts:
-            before = len(conflicts)
-            conflicts, refused = conflict_rounds(await self._write_all(again(conflicts)))
-            final += refused
-            if len(conflicts) == before:
-                break
-        if not conflicts:
-            return final
-        await self._write_all(parked(conflicts))
-        return final + await self._write_all(again(conflicts))
-
-    async def _write_all(self, batches: Sequence[WriteBatch]) -> list[Failure]:
-        results = await parallel(self.target.write, batches, limit=self.lanes)
-        return [failure for failures in results for failure in failures]
+    async def _saved(self) -> None:
+        """Return when the newest checkpoint is saved."""
+        if self._saving is not None:
+            await self._saving
+            self._saving = None

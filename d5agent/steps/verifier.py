@@ -2,69 +2,166 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.compare import Difference, Matcher, differences_of
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Write, WriteBatch
-from d5agent.core.report import VerifyReport, index_differences
-from d5agent.steps.parallel import parallel
+from d5agent.core.merge import Merger
+from d5agent.core.operation import OWN_DATABASE
+from d5agent.core.repair import LastEvent
+from d5agent.core.report import VerifyReport, fact_differences
+from d5agent.core.segment import touches_of
+from d5agent.steps.explainer import explain_repairs
+from d5agent.steps.page_feed import PageFeed
+from d5agent.steps.parallel import beside, parallel
+from d5agent.steps.settler import Settler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from d5agent.core.log import Link
     from d5agent.core.operation import Namespace
     from d5agent.core.raw import DocumentId
+    from d5agent.core.replay import Doubts
+    from d5agent.core.segment import SegmentRef
     from d5agent.ports import Clock, DocumentReader, Target
     from d5agent.steps.log_reader import LogReader
 
+    _Segment = tuple[int, SegmentRef, bytes]
+    _Batch = tuple[Namespace, Sequence[DocumentId], int, Mapping[DocumentId, LastEvent] | None]
+
 _BATCH: Final = 500  # documents looked up at a time
-_MANY_IDS: Final = 50_000  # operations whose documents are remembered before these are compared
-_ROUNDS: Final = 4  # comparisons of a document that differs: it may be changing at this moment
-_PAUSE_SECONDS: Final = 0.25
+_MANY_IDS: Final = 20_000  # operations whose documents are remembered before these are compared
+_EVENTS_A_TURN: Final = 500
+_SEGMENTS_AHEAD: Final = 1  # a segment may be 64 MiB
+ROUNDS: Final = 4  # comparisons of a document that differs: it may be changing at this moment
 _BATCH_BYTES: Final = 2 * 1024 * 1024
+_ASSUMED_BYTES: Final = _BATCH_BYTES // 20  # of a document that nobody knows the size of
 _AT_ONCE: Final = 4  # such portions compared at the same time
 _SCANS: Final = 2  # collections read at the same time; a page of each side is up to 16 MiB
+_FACTS: Final = 8  # collections whose indexes are asked for at the same time
+
+
+Events = dict["Namespace", dict["DocumentId", LastEvent]]
+
+
+@dataclass(slots=True)
+class _Portion:
+    """What some segments in a row touched: documents with their last events, and collections whose names moved."""
+
+    events: Events = field(default_factory=dict)
+    moved: dict[Namespace, LastEvent] = field(default_factory=dict)
+    operations: int = 0
+
+    def add(self, sequence: int, ref: SegmentRef, body: bytes) -> Iterator[None]:
+        """Take a segment of the commit of that number; yields where others may have their turn."""
+        count = 0
+        for namespace, id_, kind, time, has_document, size, rename_to in touches_of(ref, body):
+            event = LastEvent(sequence, time, kind, has_document, size)
+            count += 1
+            if count % _EVENTS_A_TURN == 0:
+                yield
+            if namespace.database == OWN_DATABASE:
+                continue
+            if id_ is None:
+                self.moved.update({name: event for name in (namespace, rename_to) if name is not None})
+                continue
+            events = self.events.get(namespace)
+            if events is None:
+                events = self.events[namespace] = {}
+            events[id_] = event
+        self.operations += ref.count
 
 
 @dataclass(slots=True, kw_only=True)
 class Verifier:
-    """Compares two databases. With a target, what differs is written there from the source and compared again."""
+    """Compares two databases. With a target, what differs is written there from the source and compared again.
+
+    `rounds`: how often a document that differs is compared, a moment apart, before it is told as different. While both
+    sides are written to, one is enough: take the differences out of the report and compare them again later.
+    """
 
     source: DocumentReader
     target: DocumentReader
     repair_into: Target | None
     clock: Clock
     waiting_bytes: int
+    rounds: int = ROUNDS
     on_progress: Callable[[VerifyReport], None] = lambda _: None
     report: VerifyReport = field(default_factory=lambda: VerifyReport(scope="full"))
+    _settler: Settler = field(init=False)
+    _counts: bool = True
 
-    async def touched(self, reader: LogReader, links: AsyncIterator[Link], whole: Iterable[Namespace]) -> VerifyReport:
-        """Compare every document that these commits touched, and whole those namespaces whose names moved."""
+    def __post_init__(self) -> None:
+        """Make what has the last word on documents; it reports into the same report."""
+        self._settler = Settler(
+            source=self.source,
+            target=self.target,
+            repair_into=self.repair_into,
+            clock=self.clock,
+            rounds=self.rounds,
+            report=self.report,
+        )
+
+    async def touched(
+        self, reader: LogReader, links: AsyncIterator[Link], whole: Iterable[Namespace], *, with_facts: bool = True
+    ) -> VerifyReport:
+        """Compare every document that these commits touched, and whole those namespaces whose names moved.
+
+        It may be called again with later commits: the report grows. `with_facts`: compare the touched collections'
+        indexes and options too.
+        """
         began = self.clock.monotonic()
         entire = set(whole)
-        ids: dict[Namespace, dict[DocumentId, int]] = {}
-        pending = 0
-        async with aclosing(reader.operations_of(links)) as operations:
-            async for _, operation in operations:
-                if operation is None or operation.is_ours:
-                    continue
-                if operation.document_id is None:
-                    entire.update(n for n in (operation.namespace, operation.rename_to) if n is not None)
-                    continue
-                sizes = ids.setdefault(operation.namespace, {})
-                sizes[operation.document_id] = max(len(operation.raw), sizes.get(operation.document_id, 0))
-                pending += 1
-                if pending >= _MANY_IDS:
-                    await self._compare_ids(ids)
-                    ids, pending = {}, 0
-        await self._compare_ids(ids)
+        # The log is read on while segments are looked through, and these while documents are compared.
+        segments: asyncio.Queue[_Segment | None] = asyncio.Queue(_SEGMENTS_AHEAD)
+        portions: asyncio.Queue[_Portion] = asyncio.Queue(1)
+        async with beside(_read_segments(reader, links, segments), self._compare_portions(portions)):
+            portion = _Portion()
+            while (segment := await segments.get()) is not None:
+                for _ in portion.add(*segment):
+                    await self.clock.sleep(0)  # replies must get in
+                if portion.operations >= _MANY_IDS:
+                    entire.update(portion.moved)
+                    await portions.put(portion)
+                    portion = _Portion()
+            entire.update(portion.moved)
+            await portions.put(portion)
+            await portions.join()
         await self._compare_whole(await self._expanded(entire))
-        await self._compare_indexes()
-        self.report.seconds = self.clock.monotonic() - began
+        if with_facts:
+            await self._compare_facts(n for n in await self.source.collections() if str(n) in self.report.namespaces)
+        self.report.seconds += self.clock.monotonic() - began
+        await self._repair_again()
+        await explain_repairs(reader, self.report)
+        return self.report
+
+    async def _repair_again(self) -> None:
+        """Compare again what differs, while that settles any: what one repair gave up, another may have needed."""
+        before = 0
+        while self.repair_into is not None and self.report.different and self.report.different != before:
+            before = self.report.different
+            await self.compare_again(self.report.take_differences())
+
+    async def whole(self, namespaces: Iterable[Namespace]) -> VerifyReport:
+        """Compare collections whole, and nothing beside their documents."""
+        await self._compare_whole(namespaces)
+        return self.report
+
+    async def compare_again(self, differences: Doubts) -> VerifyReport:
+        """Compare documents that were compared before (`report.take_differences()`); they are counted once only."""
+        began, self._counts = self.clock.monotonic(), False
+        await self._compare_batches(
+            [
+                (namespace, batch, size, None)
+                for namespace, ids in differences.documents.items()
+                for batch, size in _batches((id_, _ASSUMED_BYTES) for id_ in sorted(ids))
+            ]
+        )
+        await self._compare_whole(await self._expanded(set(differences.whole)))
+        self._counts = True
+        self.report.seconds += self.clock.monotonic() - began
         return self.report
 
     async def full(self) -> VerifyReport:
@@ -73,7 +170,7 @@ class Verifier:
         everything = {*await self.source.collections(), *await self.target.collections()}
         await self._compare_whole(everything)
         await self._compare_counts(everything)
-        await self._compare_indexes()
+        await self._compare_facts(everything)
         self.report.seconds = self.clock.monotonic() - began
         return self.report
 
@@ -83,104 +180,119 @@ class Verifier:
         known = {*await self.source.collections(), *await self.target.collections()} if databases else set()
         return {n for n in namespaces if n.collection is not None} | {n for n in known if n.database in databases}
 
-    async def _compare_ids(self, ids: Mapping[Namespace, Mapping[DocumentId, int]]) -> None:
+    async def _compare_portions(self, portions: asyncio.Queue[_Portion]) -> None:
+        while True:
+            portion = await portions.get()
+            self.report.known.moved.update(portion.moved)
+            for namespace, events in portion.events.items():
+                self.report.known.tell_later(namespace, events)
+            await self._compare_ids(portion.events)
+            portions.task_done()
+
+    async def _compare_ids(self, events: Mapping[Namespace, Mapping[DocumentId, LastEvent]]) -> None:
         """Compare documents by `_id`; the sizes of their events say how many fit into memory at a time."""
-        batches = [(namespace, batch) for namespace, sizes in ids.items() for batch in _batches(sizes)]
-        small = [(namespace, batch) for namespace, (batch, size) in batches if size <= _BATCH_BYTES]
-        large = [(namespace, batch) for namespace, (batch, size) in batches if size > _BATCH_BYTES]
-        await parallel(self._compare_batch, small, limit=_AT_ONCE)
-        await parallel(self._compare_batch, large, limit=1)
+        await self._compare_batches(
+            [
+                (namespace, batch, size, of)
+                for namespace, of in events.items()
+                for batch, size in _batches((id_, of[id_].size) for id_ in sorted(of))
+            ]
+        )
 
-    async def _compare_batch(self, batch: tuple[Namespace, Sequence[DocumentId]]) -> None:
-        namespace, ids = batch
-        self.report.compared += len(ids)
-        self.report.namespaces.add(str(namespace))
-        await self._settle(namespace, ids)
-        self.on_progress(self.report)
+    async def _compare_batches(self, batches: Sequence[_Batch]) -> None:
+        async def compare(batch: _Batch) -> None:
+            namespace, ids, _, events = batch
+            self._count(namespace, len(ids))
+            await self._settler.settle(namespace, ids, events)
+            self.on_progress(self.report)
 
-    async def _settle(self, namespace: Namespace, ids: Sequence[DocumentId]) -> None:
-        """Compare documents until they are equal or have had their rounds; repair what differs, if asked to."""
-        repaired: dict[DocumentId, Difference] = {}
-        differences: list[Difference] = []
-        for round_ in range(_ROUNDS):
-            if round_:
-                await self.clock.sleep(_PAUSE_SECONDS)
-            source, target = await self._fetch_both(namespace, ids)
-            differences = differences_of(namespace, source, target)
-            if not differences:
-                break
-            ids = [difference.id for difference in differences]
-            if self.repair_into is not None and round_:
-                # The first difference may be a document in motion; the second is not left standing.
-                repaired |= {difference.id: difference for difference in differences}
-                writes = tuple(Write(id=id_, document=source.get(id_)) for id_ in ids)
-                await self._repair(WriteBatch(namespace=namespace, writes=writes))
-        for difference in differences:
-            self.report.add(difference)
-            repaired.pop(difference.id, None)
-        self.report.repaired += repaired.values()
-
-    async def _fetch_both(self, namespace: Namespace, ids: Sequence[DocumentId]) -> list[Mapping[DocumentId, bytes]]:
-        return await parallel(lambda side: side.fetch(namespace, ids), (self.source, self.target), limit=2)
-
-    async def _repair(self, batch: WriteBatch) -> None:
-        """Write what the source has. Deleted first: a replacement keeps an `_id` of an equal number of another type."""
-        if self.repair_into is None:
-            return
-        absent = tuple(Write(id=write.id, document=None) for write in batch.writes)
-        await self.repair_into.write(WriteBatch(namespace=batch.namespace, writes=absent))
-        present = tuple(write for write in batch.writes if write.document is not None)
-        if present:
-            await self.repair_into.write(WriteBatch(namespace=batch.namespace, writes=present))
+        await parallel(compare, [batch for batch in batches if batch[2] <= _BATCH_BYTES], limit=_AT_ONCE)
+        await parallel(compare, [batch for batch in batches if batch[2] > _BATCH_BYTES], limit=1)
 
     async def _compare_whole(self, namespaces: Iterable[Namespace]) -> None:
         await parallel(self._compare_collection, sorted(namespaces, key=str), limit=_SCANS)
 
     async def _compare_collection(self, namespace: Namespace) -> None:
-        self.report.namespaces.add(str(namespace))
-        matcher = Matcher()
-        async with (
-            aclosing(self.source.scan(namespace)) as source,
-            aclosing(self.target.scan(namespace)) as target,
-        ):
-            while True:
-                pages = await parallel(_next_page, (source, target), limit=2)
-                if not any(pages):
-                    break
-                for side, page in enumerate(pages):
-                    for document in page:
-                        matcher.add(side, document_id(document), document)
-                if matcher.waiting_bytes > self.waiting_bytes:
-                    await self._look_up(namespace, matcher)
-        await self._look_up(namespace, matcher)
+        self.report.tally(namespace)
+        merger = Merger()
+        async with aclosing(self.source.scan(namespace)) as source, aclosing(self.target.scan(namespace)) as target:
+            feeds = PageFeed(pages=source), PageFeed(pages=target)
+            async with beside(*(feed.fill() for feed in feeds)):
+                while await _merge_pages(merger, feeds):
+                    if merger.matcher.held_bytes > self.waiting_bytes:
+                        await self._look_up(namespace, merger)
+                    else:
+                        self._count(namespace, merger.matcher.take_compared())
+                        self.on_progress(self.report)
+        await self._look_up(namespace, merger)
 
-    async def _look_up(self, namespace: Namespace, matcher: Matcher) -> None:
-        suspects = matcher.take_suspects()
-        for batch, _ in _batches(suspects):
-            await self._settle(namespace, batch)
-        self.report.compared += matcher.take_compared() + len(suspects)
+    async def _look_up(self, namespace: Namespace, merger: Merger) -> None:
+        suspects = merger.matcher.take_suspects()
+        self._count(namespace, merger.matcher.take_compared())
+        batches = _batches(sorted(suspects.items()))
+        await self._compare_batches([(namespace, batch, size, None) for batch, size in batches])
         self.on_progress(self.report)
 
+    def _count(self, namespace: Namespace, compared: int) -> None:
+        if self._counts:
+            self.report.count(namespace, compared)
+
     async def _compare_counts(self, namespaces: Iterable[Namespace]) -> None:
-        for namespace in sorted(namespaces, key=str):
-            source, target = await self.source.facts(namespace), await self.target.facts(namespace)
-            if source.count != target.count:
-                self.report.counts.append(
-                    f"{namespace}: {source.count} documents in the source, {target.count} in the target"
-                )
+        async def compare(namespace: Namespace) -> None:
+            source, target = await self._count_both(namespace, exactly=False)
+            if not source == target == self.report.tally(namespace).compared:  # what is written down may be wrong
+                source, target = await self._count_both(namespace, exactly=True)
+            if source != target:
+                self.report.counts.append(f"{namespace}: {source} documents in the source, {target} in the target")
 
-    async def _compare_indexes(self) -> None:
-        for namespace in await self.source.collections():
-            if str(namespace) in self.report.namespaces:
-                source, target = await self.source.facts(namespace), await self.target.facts(namespace)
-                self.report.indexes += index_differences(str(namespace), dict(source.indexes), dict(target.indexes))
+        await parallel(compare, sorted(namespaces, key=str), limit=_FACTS)
+        self.report.counts.sort()
+
+    async def _count_both(self, namespace: Namespace, *, exactly: bool) -> list[int]:
+        return await parallel(lambda side: side.count(namespace, exactly=exactly), (self.source, self.target), limit=2)
+
+    async def _compare_facts(self, namespaces: Iterable[Namespace]) -> None:
+        """Compare what collections are beside their documents."""
+
+        async def compare(namespace: Namespace) -> None:
+            source, target = await parallel(lambda side: side.facts(namespace), (self.source, self.target), limit=2)
+            if source.exists != target.exists:
+                where = "target" if source.exists else "source"
+                found = [f"{namespace}: the collection is missing in the {where}"]
+            else:
+                found = fact_differences(namespace, "index", source.indexes, target.indexes)
+                found += fact_differences(namespace, "option", source.options, target.options)
+            self.report.facts[str(namespace)] = found
+
+        await parallel(compare, namespaces, limit=_FACTS)
 
 
-def _batches(sizes: Mapping[DocumentId, int]) -> Iterator[tuple[list[DocumentId], int]]:
+async def _read_segments(
+    reader: LogReader, links: AsyncIterator[Link], segments: asyncio.Queue[_Segment | None]
+) -> None:
+    async with aclosing(reader.segments_of(links)) as found:
+        async for link, segment in found:
+            if segment is not None:
+                await segments.put((link.commit.sequence, *segment))
+    await segments.put(None)
+
+
+async def _merge_pages(merger: Merger, feeds: tuple[PageFeed, PageFeed]) -> bool:
+    """Take a page of each side that has none left; False: both have ended."""
+    pages = [await feed.next_page() if merger.needs(side) else () for side, feed in enumerate(feeds)]
+    has_ended = [merger.needs(side) and not page for side, page in enumerate(pages)]
+    merger.add(*pages)
+    for side in (0, 1):
+        if has_ended[1 - side]:
+            merger.drain(side)
+    return not all(has_ended)
+
+
+def _batches(sizes: Iterable[tuple[DocumentId, int]]) -> Iterator[tuple[list[DocumentId], int]]:
     """Yield portions of documents with their size in bytes; a large document is a portion of its own."""
     batch: list[DocumentId] = []
     total = 0
-    for id_, size in sorted(sizes.items()):
+    for id_, size in sizes:
         if batch and (len(batch) == _BATCH or total + size > _BATCH_BYTES):
             yield batch, total
             batch, total = [], 0
@@ -188,10 +300,3 @@ def _batches(sizes: Mapping[DocumentId, int]) -> Iterator[tuple[list[DocumentId]
         total += size
     if batch:
         yield batch, total
-
-
-async def _next_page(pages: AsyncGenerator[Sequence[bytes]]) -> Sequence[bytes]:
-    """Return the next documents; none at the end."""
-    async for page in pages:
-        return page
-    return ()

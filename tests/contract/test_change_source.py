@@ -365,7 +365,7 @@ async def test_a_mark_comes_out_of_the_stream_as_ours(captured: Captured) -> Non
 
 
 async def test_nobody_writes_when_nobody_writes(captured: Captured) -> None:
-    await captured.source.check(may_enable=False)
+    await captured.source.check(before_enabling=None)
     assert list(await captured.source.running_writes()) == []
 
 
@@ -373,18 +373,18 @@ async def test_closing_removes_the_marks_and_may_be_repeated(captured: Captured)
     begin = await captured.begin()
     await captured.source.mark("mark")
     if captured.keeps_changes:
-        await captured.source.close_stream()
+        await captured.source.close_stream(switches_off=True)
         assert await captured.read(begin) == []
-    await captured.source.close_stream()
-    await captured.source.close_stream()
+    await captured.source.close_stream(switches_off=True)
+    await captured.source.close_stream(switches_off=True)
 
 
 @_KEEPS_A_SHORT_LOG
 async def test_a_cluster_that_keeps_no_changes_is_refused(captured: Captured) -> None:
     begin = await captured.begin()
-    await captured.source.close_stream()
+    await captured.source.close_stream(switches_off=True)
     with pytest.raises(OperatorError, match="not enabled") as caught:
-        await captured.source.check(may_enable=False)
+        await captured.source.check(before_enabling=None)
     assert caught.value.hint
     with pytest.raises(OperatorError):
         await captured.read(begin)

@@ -19,7 +19,9 @@ from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Barrier, Write, WriteBatch
+from d5agent.core.unique_key import comparable, keys_of, unique_indexes
 from tests.fakes.documents import raw_id
+from tests.fakes.indexes import UniqueIndex
 from tests.fakes.target import FakeTarget
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ EVERY_TYPE: dict[str, Any] = {
     "a.b": 1,
     "after": "the end",
 }
+SPARSE = UniqueIndex(("u",), is_sparse=True)
 IDS: tuple[object, ...] = (
     *(
         1,
@@ -80,11 +83,11 @@ IDS: tuple[object, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """Both sides of one database, and how an application makes a unique, sparse index in it."""
+    """Both sides of one database, and how an application makes a unique index in it."""
 
     target: Target
     reader: DocumentReader
-    make_unique: Callable[[Namespace, str], Awaitable[None]]
+    make_unique: Callable[[Namespace, UniqueIndex], Awaitable[None]]
     name: str
 
     def collection(self, name: str) -> Namespace:
@@ -124,18 +127,18 @@ async def database(request: pytest.FixtureRequest, mongod: Mongod, fresh_name: s
     if request.param == "fake":
         fake = FakeTarget()
 
-        async def make_unique_fake(namespace: Namespace, field: str) -> None:
+        async def make_unique_fake(namespace: Namespace, index: UniqueIndex) -> None:
             await fake.create_collection(namespace)
-            fake.database.unique[namespace] = frozenset({field})
+            fake.database.unique[namespace] = frozenset({index})
 
         yield Database(target=fake, reader=fake, make_unique=make_unique_fake, name=fresh_name)
         return
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongod.uri)
     async with client, open_mongo(mongod.uri, side="target") as opened:
 
-        async def make_unique(namespace: Namespace, field: str) -> None:
+        async def make_unique(namespace: Namespace, index: UniqueIndex) -> None:
             collection = client[namespace.database][namespace.collection or ""]
-            await collection.create_index(field, unique=True, sparse=True)
+            await collection.create_index([(field, 1) for field in index.fields], **index.options)
 
         clock = SystemClock()
         yield Database(
@@ -208,7 +211,7 @@ async def test_each_write_that_a_unique_index_forbids_is_told_and_the_others_are
     database: Database, *, is_new: bool
 ) -> None:
     orders = database.collection("orders")
-    await database.make_unique(orders, "u")
+    await database.make_unique(orders, SPARSE)
     await database.write(orders, {"_id": "holder", "u": 1}, {"_id": "other", "u": 2}, {"_id": "free"})
     wanted = ({"_id": 1, "u": 1}, {"_id": 2, "u": 3}, {"_id": 3, "u": 2}, {"_id": 4}, {"_id": "free", "u": 1})
     failures = await database.write(orders, *wanted, is_new=is_new)
@@ -219,9 +222,49 @@ async def test_each_write_that_a_unique_index_forbids_is_told_and_the_others_are
     assert ids == {raw_id(id_) for id_ in ("holder", "other", "free", 2, 4)}
 
 
+DENSE = UniqueIndex(("u",))
+COMPOUND = UniqueIndex(("u", "v"), is_sparse=True)
+PARTIAL = UniqueIndex(("u",), partial="p")
+MEETINGS: list[tuple[UniqueIndex, dict[str, Any], dict[str, Any], bool]] = [
+    (DENSE, {}, {}, True),
+    (DENSE, {}, {"u": None}, True),
+    (DENSE, {"u": 1}, {"u": 1.0}, True),
+    (DENSE, {"u": "1"}, {"u": 1}, False),
+    (DENSE, {"u": [1, 2]}, {"u": 2}, True),
+    (DENSE, {"u": [1, 2]}, {"u": [3, Int64(1)]}, True),
+    (DENSE, {"u": [1, 2]}, {"u": [3]}, False),
+    (DENSE, {"u": []}, {"u": []}, True),
+    (DENSE, {"u": []}, {"u": None}, False),
+    (DENSE, {"u": [1, 1]}, {"u": {"a": 1}}, False),
+    (SPARSE, {}, {}, False),
+    (SPARSE, {"u": None}, {"u": None}, True),
+    (SPARSE, {"u": [[1]]}, {"u": [1]}, False),
+    (COMPOUND, {}, {}, False),
+    (COMPOUND, {"u": 1}, {"u": 1}, True),
+    (COMPOUND, {"u": 1}, {"u": 1, "v": None}, True),
+    (COMPOUND, {"u": 1, "v": 1}, {"u": 1, "v": 2}, False),
+    (COMPOUND, {"u": [1, 2], "v": 1}, {"v": 1, "u": 2}, True),
+    (PARTIAL, {"u": 1}, {"u": 1, "p": 1}, False),
+    (PARTIAL, {"p": 1}, {"p": None}, True),
+    (PARTIAL, {"u": 1, "p": 1}, {"u": 1, "p": 1}, True),
+]
+
+
+@pytest.mark.parametrize(("index", "first", "second", "do_meet"), MEETINGS)
+async def test_which_documents_meet_in_a_unique_index(
+    database: Database, index: UniqueIndex, first: dict[str, Any], second: dict[str, Any], *, do_meet: bool
+) -> None:
+    orders = database.collection("orders")
+    await database.make_unique(orders, index)
+    assert set((await database.reader.facts(orders)).indexes) == {index.name}
+    assert not await database.write(orders, {"_id": 1, **first}, is_new=False)
+    failures = await database.write(orders, {"_id": 2, **second}, is_new=False)
+    assert [failure.index for failure in failures] == [index.name] * do_meet
+
+
 async def test_a_document_may_keep_its_own_unique_value(database: Database) -> None:
     orders = database.collection("orders")
-    await database.make_unique(orders, "u")
+    await database.make_unique(orders, SPARSE)
     await database.write(orders, {"_id": 1, "u": 1})
     assert not await database.write(orders, {"_id": 1, "u": 1, "n": 2}, is_new=True)
 
@@ -268,17 +311,41 @@ async def test_two_scans_may_run_beside_each_other_and_be_given_up(database: Dat
     assert await database.read(database.collection("nowhere")) == []
 
 
-async def test_facts_are_count_and_indexes(database: Database) -> None:
+async def test_facts_are_indexes_and_options_and_counts_stand_apart(database: Database) -> None:
     one, other = database.collection("one"), database.collection("other")
     for namespace in (one, other):
-        await database.make_unique(namespace, "u")
+        await database.make_unique(namespace, SPARSE)
     await database.write(one, {"_id": 1}, {"_id": 2})
     facts, others = await database.reader.facts(one), await database.reader.facts(other)
-    assert (facts.count, others.count) == (2, 0)
+    for exactly in (False, True):
+        assert [await database.reader.count(name, exactly=exactly) for name in (one, other)] == [2, 0]
     assert set(facts.indexes) == {"u_1"}
     assert facts.indexes == others.indexes
-    nowhere = await database.reader.facts(database.collection("nowhere"))
-    assert (nowhere.count, dict(nowhere.indexes)) == (0, {})
+    assert dict(facts.options) == {}
+    assert facts.exists
+    nowhere = database.collection("nowhere")
+    absent = await database.reader.facts(nowhere)
+    assert (dict(absent.indexes), dict(absent.options), absent.exists) == ({}, {}, False)
+    assert await database.reader.count(nowhere, exactly=True) == 0
+
+
+async def test_pages_are_equal_when_all_in_them_is(database: Database) -> None:
+    one, same, other = (database.collection(name) for name in ("one", "same", "other"))
+    documents: list[dict[str, Any]] = [{"_id": number, "n": 1} for number in range(250)]
+    for namespace in (one, same):
+        assert not await database.write(namespace, *documents)
+    assert not await database.write(other, *documents[:-1], {"_id": 249, "n": 2})
+    read = [[page async for page in database.reader.scan(namespace)] for namespace in (one, same, other)]
+    assert read[0] == read[1] != read[2]
+    assert [sum(map(len, pages)) for pages in read] == [250, 250, 250]
+    assert read[0][:-1] == read[2][:-1]
+    assert read[0] == [list(page) for page in read[1]]
+    ids = [raw_id(number) for number in range(250)]
+    found = [await database.reader.fetch(namespace, ids) for namespace in (one, same, other)]
+    assert found[0] == found[1] != found[2]
+    assert found[2][raw_id(249)] == encode({"_id": 249, "n": 2})
+    assert list(found[0]) == ids
+    assert len(found[0]) == 250
 
 
 async def test_the_collections_of_applications_are_listed_and_not_our_own(database: Database) -> None:
@@ -290,12 +357,13 @@ async def test_the_collections_of_applications_are_listed_and_not_our_own(databa
     assert await database.collections() == ["empty", "orders.a b é"]
     listed = {namespace.database for namespace in await database.reader.collections()}
     assert not listed & {OWN_DATABASE, "admin", "config", "local"}
-    assert (await database.reader.facts(empty)).count == 0
+    assert (await database.reader.facts(empty)).exists
+    assert await database.reader.count(empty, exactly=False) == 0
 
 
 async def test_a_drop_removes_a_collection_and_may_be_repeated(database: Database) -> None:
     orders = database.collection("orders")
-    await database.make_unique(orders, "u")
+    await database.make_unique(orders, SPARSE)
     await database.write(orders, {"_id": 1, "u": 1})
     for _ in range(2):
         await database.apply("drop", orders)
@@ -306,7 +374,7 @@ async def test_a_drop_removes_a_collection_and_may_be_repeated(database: Databas
 
 async def test_a_rename_takes_documents_and_indexes_along_and_may_be_repeated(database: Database) -> None:
     old, new = database.collection("old"), database.collection("new")
-    await database.make_unique(old, "u")
+    await database.make_unique(old, SPARSE)
     await database.write(old, {"_id": 1, "u": 1})
     await database.write(new, {"_id": 2})
     for _ in range(2):
@@ -347,3 +415,42 @@ async def test_field_names_with_dollars_and_dots_are_written_as_they_are(databas
     for _ in range(2):
         assert not await database.write(orders, *documents, is_new=is_new)
         assert await database.read(orders) == [encode(document) for document in documents]
+
+
+@pytest.mark.parametrize(
+    ("index", "document", "asked", "expected"),
+    [
+        (UniqueIndex(("u",)), {"u": 5}, [(5.0,)], True),
+        (UniqueIndex(("u",)), {"u": 5}, [(6,), ("5",)], False),
+        (UniqueIndex(("u",)), {}, [(None,)], True),
+        (UniqueIndex(("u",)), {"u": [1, 2]}, [(9,), (2,)], True),
+        (UniqueIndex(("u",)), {"u": []}, [([],)], True),
+        (UniqueIndex(("u",)), {"u": {"x": 1}}, [({"x": 1},)], True),
+        (UniqueIndex(("u",)), {"u": "abc"}, [(Regex("a"),)], False),
+        (UniqueIndex(("u",)), {"u": Regex("a")}, [(Regex("a"),)], True),
+        (UniqueIndex(("u", "v")), {"u": 1, "v": 2}, [(1, 2)], True),
+        (UniqueIndex(("u", "v")), {"u": 1, "v": 2}, [(2, 1)], False),
+        (UniqueIndex(("u",), partial="p"), {"u": 1, "p": 0}, [(1,)], True),
+        (UniqueIndex(("u",), partial="p"), {"u": 1}, [(1,)], False),
+        (UniqueIndex(("u",), is_sparse=True), {"u": None}, [(None,)], True),
+    ],
+)
+async def test_who_holds_a_value_of_a_unique_index(
+    database: Database, index: UniqueIndex, document: dict[str, Any], asked: list[tuple[Any, ...]], *, expected: bool
+) -> None:
+    namespace = database.collection("c")
+    await database.make_unique(namespace, index)
+    await database.write(namespace, {"_id": "it", **document}, {"_id": "other", "u": "none", "v": "of these", "p": 1})
+    (known,) = unique_indexes((await database.reader.facts(namespace)).indexes)
+    holders = await database.reader.holders(namespace, known, asked)
+    assert [document_id(holder) for holder in holders] == ([raw_id("it")] if expected else [])
+    values = {comparable(known, key) for holder in holders for key in keys_of(known, holder, is_in=True)}
+    assert bool(values & {comparable(known, key) for key in asked}) is expected
+
+
+async def test_a_thousand_values_are_asked_for_at_once(database: Database) -> None:
+    namespace = database.collection("c")
+    await database.make_unique(namespace, UniqueIndex(("u",)))
+    await database.write(namespace, *[{"_id": number, "u": number} for number in range(0, 1_000, 2)])
+    (known,) = unique_indexes((await database.reader.facts(namespace)).indexes)
+    assert len(await database.reader.holders(namespace, known, [(number,) for number in range(1_000)])) == 500

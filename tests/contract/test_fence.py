@@ -44,7 +44,7 @@ async def test_behind_a_closed_fence_no_database_is_changed(mongod: Mongod, fres
             target.write(WriteBatch(namespace=orders, writes=(write,))),
             target.apply(Barrier(kind="drop", namespace=orders, rename_to=None, cluster_time=ClusterTime(1, 1))),
             target.create_collection(Namespace(fresh_name, "new")),
-            source.close_stream(),
+            source.close_stream(switches_off=True),
         ):
             with pytest.raises(LogHeldError):
                 await change

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.s3 import open_s3
+from d5agent.adapters.s3_large import S3LargeObjects
 from d5agent.core.naming import segment_key
 from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.errors import LogHeldError, OperatorError
+from d5agent.errors import LogHeldError
 from tests.fakes.documents import raw_id
 from tests.fakes.store import FakeObjectStore
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
     from d5agent.drill.s3_server import S3Server
     from d5agent.ports import ObjectStore
-
-LARGE = 9 * 1024 * 1024
 
 
 @pytest.fixture(params=["fake", "s3", "s3 with a prefix"])
@@ -103,7 +103,8 @@ async def test_behind_a_closed_fence_nothing_is_written_and_all_is_read(
             fenced.put("key", b"two", replacing=b"one"),
             fenced.put_once("new", b"two"),
             fenced.delete(["key"]),
-            fenced.upload("new", _chunks(b"two")),
+            fenced.copy("key", "new", tags={}),
+            S3LargeObjects(fenced).upload("new", _chunks(b"two")),
         ):
             with pytest.raises(LogHeldError):
                 await write
@@ -131,6 +132,17 @@ async def test_a_deleted_key_is_free_again(store: ObjectStore) -> None:
     assert await store.get("key") is None
     assert await store.put_once("key", b"two")
     await store.delete([])
+
+
+async def test_a_copy_is_the_same_and_its_hash_is_told(store: ObjectStore) -> None:
+    for key in ("replication/shop/a b+c%25&é_1.bson", "plain"):
+        await store.put_once(key, key.encode())
+        for _ in range(2):  # it may be done again
+            sha256 = await store.copy(key, f"archive/run/{key}", tags={"d5agent-keep-log-days": "30"})
+            assert sha256 == hashlib.sha256(key.encode()).hexdigest()
+        assert await store.get(f"archive/run/{key}") == await store.get(key) == key.encode()
+    assert await store.copy("missing", "archive/run/missing", tags={}) is None
+    assert await store.get("archive/run/missing") is None
 
 
 async def test_objects_are_listed_in_the_order_of_their_keys_bytes_with_their_sizes(store: ObjectStore) -> None:
@@ -177,24 +189,3 @@ async def test_keys_of_segments_come_back_as_they_are(store: ObjectStore) -> Non
         assert await store.put_once(key, key.encode())
     assert await _keys(store, "replication/") == keys
     assert [await store.get(key) for key in keys] == [key.encode() for key in keys]
-
-
-async def test_a_stream_is_stored_as_one_object(store: ObjectStore) -> None:
-    await store.upload("dump/small", _chunks(b"a", b"", b"bc"))
-    await store.upload("dump/empty", _chunks())
-    await store.upload("dump/large", _chunks(*[bytes([n]) * LARGE for n in range(3)]))
-    assert await store.get("dump/small") == b"abc"
-    assert await store.get("dump/empty") == b""
-    large = await store.get("dump/large")
-    assert large == b"".join(bytes([n]) * LARGE for n in range(3))
-
-
-async def test_of_a_stream_that_breaks_nothing_is_there(store: ObjectStore) -> None:
-    async def broken() -> AsyncGenerator[bytes]:
-        yield bytes(LARGE)
-        raise OperatorError("the dump failed")
-
-    with pytest.raises(OperatorError, match="the dump failed"):
-        await store.upload("dump/broken", broken())
-    assert await store.get("dump/broken") is None
-    assert await _keys(store, "dump/") == []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core import phase
-from d5agent.core.phase import PhaseState, Service, ServiceState, Status
+from d5agent.core.services import PhaseState, Service, ServiceState, Status
 from tests.fakes.machine import FakeJournal
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ SINCE: Final = "2026-11-02T08:00:00+00:00"
 class FakeCoordinator:
     """Keeps what a service says and asks for; the phase table decides on requests, as in the daemon.
 
-    `reasons` are what was waited for, without repetitions. `on_wait` is called at each wait, with its
-    reason; `on_stop` ends the service that is to stop.
+    `reasons` are what was waited for, without repetitions, and nothing where it went on. `on_wait` is called at each
+    wait, with its reason; `on_stop` ends the service that is to stop. `others`: what other services have reported.
     """
 
     clock: Clock
@@ -32,6 +32,7 @@ class FakeCoordinator:
     journal: FakeJournal = field(default_factory=FakeJournal)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     facts: dict[str, Any] = field(default_factory=dict)
+    others: dict[Service, dict[str, Any]] = field(default_factory=dict)
     started: list[Service] = field(default_factory=list)
     stopped: list[Service] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -46,6 +47,12 @@ class FakeCoordinator:
             self.reasons.append(reason)
         self.on_wait(reason)
         await self.clock.sleep(_MOMENT)
+
+    def facts_of(self, service: Service) -> dict[str, Any]:
+        return self.others.get(service, {})
+
+    async def go_on(self) -> None:
+        self.reasons.append("")
 
     async def start(self, service: Service) -> None:
         self.state = phase.start(self.state, service, now=SINCE, new_run_id="another run")

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from bson import decode, encode
+from bson import encode
 
-from d5agent.core.raw import DocumentId, document_id, elements, id_document
+from d5agent.core.raw import DocumentId, document_id
+from tests.fakes.indexes import Identity, UniqueIndex, identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from d5agent.core.operation import Namespace
-
-_NUMBERS: Final = frozenset({0x01, 0x10, 0x12, 0x13})
-_STRING: Final = 0x02
-Identity = tuple[int, Fraction, bytes]
-
-
-def identity(id_: DocumentId) -> Identity:
-    """Return what tells `_id`s apart, and orders them: numbers are equal whatever their type (1 is 1.0)."""
-    if id_[0] not in _NUMBERS:
-        return (id_[0], Fraction(0), id_[5:] if id_[0] == _STRING else id_[1:])
-    value = decode(id_document(id_))["_id"]
-    number = value.to_decimal() if hasattr(value, "to_decimal") else value
-    try:
-        return (1, Fraction(number), b"")
-    except (ValueError, OverflowError):  # not a number, or infinite
-        return (1, Fraction(0), str(float(number)).encode())
 
 
 def raw_id(value: object) -> DocumentId:
@@ -45,10 +29,11 @@ def raw_document(fields: Mapping[str, object]) -> bytes:
 
 @dataclass(slots=True)
 class FakeDatabase:
-    """Collections of one server. `unique` names the collections' fields with a unique, sparse index."""
+    """Collections of one server. `unique` holds the collections' unique indexes."""
 
-    unique: dict[Namespace, frozenset[str]] = field(default_factory=dict)
+    unique: dict[Namespace, frozenset[UniqueIndex]] = field(default_factory=dict)
     collections: dict[Namespace, dict[Identity, bytes]] = field(default_factory=dict)
+    options: dict[Namespace, dict[str, str]] = field(default_factory=dict)
 
     def copy(self) -> FakeDatabase:
         """Return another server with the same content."""
@@ -68,11 +53,11 @@ class FakeDatabase:
 
     def taken_index(self, namespace: Namespace, id_: DocumentId, document: bytes) -> str | None:
         """Return the unique index in which another document holds a value of this one."""
-        for name in self.unique.get(namespace, ()):
-            value = _value(document, name)
-            others = self.collections.get(namespace, {}).items()
-            if value is not None and any(_value(d, name) == value for key, d in others if key != identity(id_)):
-                return f"{name}_1"
+        others = self.collections.get(namespace, {}).items()
+        for index in self.unique.get(namespace, ()):
+            keys = index.keys(document)
+            if keys and any(keys & index.keys(other) for key, other in others if key != identity(id_)):
+                return index.name
         return None
 
     def put(self, namespace: Namespace, id_: DocumentId, document: bytes) -> str | None:
@@ -109,10 +94,3 @@ class FakeDatabase:
         """Remove all of a database."""
         for namespace in self.names(database):
             self.drop(namespace)
-
-
-def _value(document: bytes, name: str) -> bytes | None:
-    for element in elements(document):
-        if element.name == name.encode():
-            return bytes((element.type,)) + document[element.start : element.end]
-    return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Timestamp, encode
 
+from d5agent.core.glance import Change, change_at
 from d5agent.core.operation import ClusterTime, Namespace, parse_event
 
 if TYPE_CHECKING:
@@ -43,3 +44,11 @@ def operation(
 ) -> Operation:
     """Return an operation."""
     return parse_event(raw_event(kind, increment, id_, namespace=namespace, **fields))
+
+
+def change(kind: str, increment: int, id_: object = 1, *, namespace: Namespace = ORDERS, **fields: object) -> Change:
+    """Return what replay needs of a document's operation."""
+    event = raw_event(kind, increment, id_, namespace=namespace, **fields)
+    found = change_at(event, 0, len(event))
+    assert isinstance(found, Change)
+    return found

@@ -1,4 +1,4 @@
-"""What surrounds the data path: a dump tool, a power switch, a journal."""
+"""What surrounds the data path: a dump tool, the application, a power switch, a journal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.operation import ClusterTime
-from d5agent.ports import DumpResult
+from d5agent.ports import ToolVersion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from d5agent.errors import AgentError
 
 
+_VERSION: Final = ToolVersion(number="100.11.0")
 _TIME: Final = ClusterTime(1_793_600_000, 1)
 
 
@@ -23,8 +24,8 @@ class FakeDump:
     """One running dump; its error comes after its chunks, as a tool's exit status does."""
 
     pieces: Sequence[bytes]
-    documents: Mapping[str, int]
-    error: AgentError | None
+    counts: Mapping[str, int]
+    error: BaseException | None
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         for piece in self.pieces:
@@ -32,8 +33,11 @@ class FakeDump:
         if self.error is not None:
             raise self.error
 
-    def result(self) -> DumpResult:
-        return DumpResult(documents=self.documents)
+    def documents_so_far(self) -> int:
+        return sum(self.counts.values())
+
+    def documents(self) -> Mapping[str, int]:
+        return self.counts
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,14 +49,17 @@ class FakeDumpTool:
 
     archives: dict[str, Sequence[bytes]] = field(default_factory=dict)
     documents: dict[str, Mapping[str, int]] = field(default_factory=dict)
-    errors: dict[str, AgentError] = field(default_factory=dict)
-    tool_version: str = "100.12.2"
+    errors: dict[str, BaseException] = field(default_factory=dict)
+    tool_version: ToolVersion = _VERSION
     version_error: AgentError | None = None
     time: ClusterTime = _TIME
     running: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
-    async def version(self) -> str:
+    async def server_version(self) -> str:
+        return "6.0.5"
+
+    async def version(self) -> ToolVersion:
         if self.version_error is not None:
             raise self.version_error
         return self.tool_version
@@ -69,7 +76,7 @@ class FakeDumpTool:
         try:
             yield FakeDump(
                 pieces=self.archives[database],
-                documents=self.documents.get(database, {}),
+                counts=self.documents.get(database, {}),
                 error=self.errors.get(database),
             )
         finally:
@@ -79,13 +86,38 @@ class FakeDumpTool:
 
 @dataclass(slots=True, kw_only=True)
 class FakePowerSwitch:
-    """Counts the requests; fails with `error`, if there is one."""
+    """Counts the requests; fails with `error`, if there is one. `boot`: the name of the boot that the machine is in."""
 
     error: AgentError | None = None
     requests: int = 0
+    boot: str = "first boot"
 
     async def off(self) -> None:
         self.requests += 1
+        if self.error is not None:
+            raise self.error
+
+    async def boot_id(self) -> str:
+        return self.boot
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeApplication:
+    """Remembers what it was told, and writes to the very moment at which it is refused. `error`: what it answers."""
+
+    told: list[str] = field(default_factory=list)
+    error: AgentError | None = None
+    last_writes: Callable[[], None] = lambda: None
+
+    async def refuse_writes(self) -> None:
+        self.last_writes()
+        self._tell("refuse")
+
+    async def accept_writes(self) -> None:
+        self._tell("accept")
+
+    def _tell(self, word: str) -> None:
+        self.told.append(word)
         if self.error is not None:
             raise self.error
 

@@ -16,7 +16,7 @@ from d5agent.ports import EventBatch
 from tests.fakes.cluster import FakeCluster, drop_database, insert, token_data
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from d5agent.ports import Clock
 
@@ -42,8 +42,9 @@ class FakeChangeSource:
     opened: int = 0
     closed: int = 0
 
-    async def check(self, *, may_enable: bool) -> None:
-        if may_enable and self.enables:
+    async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
+        if before_enabling is not None and self.enables and not self.is_enabled:
+            await before_enabling()
             self.is_enabled = True
         if not self.is_enabled:
             raise NotKeptError("change streams are not enabled", hint="enable them")
@@ -70,10 +71,11 @@ class FakeChangeSource:
     async def now(self) -> ClusterTime:
         return self.cluster.now()
 
-    async def close_stream(self) -> None:
+    async def close_stream(self, *, switches_off: bool) -> bool:
         if self.cluster.database.names(OWN_DATABASE):
             self.cluster.apply(drop_database(OWN_DATABASE))
-        self.is_enabled = False
+        self.is_enabled = self.is_enabled and not switches_off
+        return self.is_enabled
 
     async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
         at = self._first_after(after)

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.operation import Namespace, parse_event
-from d5agent.core.phase import Fence, Phase, PhaseState, Service, Status, Verified
+from d5agent.core.report import VerifyReport
+from d5agent.core.services import Fence, Phase, PhaseState, Service, Status, Verified
+from d5agent.core.timeline import Timeline
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
+from d5agent.steps.certificate import Certifier
 from d5agent.steps.log_reader import LogReader
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from d5agent.core.log import Commit
     from d5agent.core.operation import Operation
     from d5agent.core.raw import DocumentId
-    from d5agent.ports import Plugin
+    from d5agent.service import Plugin
 
 ORDERS: Final = Namespace("shop", "orders")
 _PATIENCE: Final = 5_000
@@ -50,6 +53,7 @@ class Stage:
     states: FakeStateStore = field(default_factory=FakeStateStore)
     database: FakeDatabase = field(default_factory=FakeDatabase)
     target: FakeTarget = field(default_factory=FakeTarget)
+    timeline: Timeline = field(default_factory=Timeline)
     cluster: FakeCluster = field(init=False)
     source: FakeChangeSource = field(init=False)
     coordinator: FakeCoordinator = field(init=False)
@@ -94,8 +98,13 @@ class Stage:
             lanes=2,
             window_bytes=10_000,
             waiting_bytes=10_000,
+            certifier=self.certifier(),
         )
         return replace(service, **changed)
+
+    def certifier(self) -> Certifier:
+        """Return who issues certificates."""
+        return Certifier(store=self.store, timeline=self.timeline, issuer={"host": "host", "version": "0"})
 
     @asynccontextmanager
     async def running(self, plugin: Plugin) -> AsyncGenerator[asyncio.Task[None]]:
@@ -147,9 +156,11 @@ class Stage:
         self.coordinator.state = replace(self.coordinator.state, fence=fence, ready_at=SINCE, phase=Phase.RESTORE)
 
     async def prove(self) -> None:
-        """Let the state say that restore has verified the log, up to its end."""
+        """Let the state say that restore has verified the log, up to its end, with its certificate in the store."""
         last = (await self.commits())[-1]
         proof = Verified(sequence=last.sequence, operations=last.total.operations, compared=1, at=SINCE)
+        report = VerifyReport(scope="touched", run_id="run", sequence=last.sequence, compared=1)
+        proof = await self.certifier().certify(self.coordinator.state, proof, report)
         self.coordinator.state = replace(self.coordinator.state, verified=proof, ready_at=SINCE, phase=Phase.RESTORE)
         self.coordinator.set_status(Service.RESTORE, Status.DONE)
 

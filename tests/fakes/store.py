@@ -1,22 +1,30 @@
-"""An object store and a state store in memory."""
+"""The object stores and a state store in memory."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from d5agent.errors import OperatorError
 from d5agent.ports import StoredObject
+from tests.fakes.mortal import DiedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
 
 class FakeObjectStore:
-    """Objects in a dictionary, listed in the order of their keys' UTF-8 bytes, `page_size` at a time."""
+    """Both kinds of objects, listed in the order of their keys' UTF-8 bytes and read, `page_size` at a time.
+
+    `half_way`: the keys of uploads that are under way, or were when their process died. `tags`: of copies.
+    """
 
     def __init__(self, *, page_size: int = 1000) -> None:
         self.objects: dict[str, bytes] = {}
         self.page_size = page_size
+        self.half_way: list[str] = []
+        self.tags: dict[str, dict[str, str]] = {}
 
     async def put_once(self, key: str, body: bytes) -> bool:
         if key in self.objects:
@@ -44,8 +52,35 @@ class FakeObjectStore:
         for key in keys:
             self.objects.pop(key, None)
 
+    async def copy(self, key: str, to: str, *, tags: Mapping[str, str]) -> str | None:
+        if key not in self.objects:
+            return None
+        self.objects[to], self.tags[to] = self.objects[key], dict(tags)
+        return hashlib.sha256(self.objects[to]).hexdigest()
+
     async def upload(self, key: str, chunks: AsyncGenerator[bytes]) -> None:
-        self.objects[key] = b"".join([chunk async for chunk in chunks])
+        self.half_way.append(key)
+        try:
+            body = b"".join([chunk async for chunk in chunks])
+        except DiedError:
+            raise  # nobody is left to abort it
+        except BaseException:
+            self.half_way.remove(key)
+            raise
+        self.half_way.remove(key)
+        self.objects[key] = body
+
+    async def read(self, key: str) -> AsyncGenerator[bytes]:
+        if key not in self.objects:
+            raise OperatorError("there is no such object", key=key)
+        body = self.objects[key]
+        for at in range(0, len(body), self.page_size):
+            yield body[at : at + self.page_size]
+
+    async def abort_uploads(self, prefix: str) -> int:
+        found = [key for key in self.half_way if key.startswith(prefix)]
+        self.half_way = [key for key in self.half_way if not key.startswith(prefix)]
+        return len(found)
 
 
 class FakeStateStore:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from d5agent.core.operation import OWN_DATABASE
+from d5agent.core.pace import Tickets
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Failure
+from d5agent.core.unique_key import comparable, keys_of
 from d5agent.ports import CollectionFacts
-from tests.fakes.documents import FakeDatabase, identity
+from tests.fakes.documents import FakeDatabase
+from tests.fakes.indexes import identity
 
 if TYPE_CHECKING:
     import random
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from d5agent.core.operation import Namespace
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier, Write, WriteBatch
+    from d5agent.core.unique_key import Key, UniqueIndex
     from tests.fakes.cluster import FakeCluster
 
 _PAGE: Final = 3
@@ -50,11 +54,22 @@ class FakeReader:
             await asyncio.sleep(0)
             yield documents[at : at + _PAGE]
 
+    async def count(self, namespace: Namespace, *, exactly: bool) -> int:
+        await asyncio.sleep(0)
+        del exactly
+        return len(self.database.collections.get(namespace, {}))
+
     async def facts(self, namespace: Namespace) -> CollectionFacts:
         await asyncio.sleep(0)
-        names = self.database.unique.get(namespace, frozenset())
-        indexes = {f"{name}_1": f'{{"{name}": 1}} {{"sparse": true, "unique": true}}' for name in sorted(names)}
-        return CollectionFacts(count=len(self.database.collections.get(namespace, {})), indexes=indexes)
+        indexes = {index.name: index.specification for index in self.database.unique.get(namespace, frozenset())}
+        options = self.database.options.get(namespace, {})
+        return CollectionFacts(indexes=indexes, options=options, exists=namespace in self.database.collections)
+
+    async def holders(self, namespace: Namespace, index: UniqueIndex, keys: Sequence[Key]) -> Sequence[bytes]:
+        await asyncio.sleep(0)
+        wanted = {comparable(index, key) for key in keys}
+        documents = self.database.collections.get(namespace, {}).values()
+        return [d for d in documents if wanted & {comparable(index, key) for key in keys_of(index, d)}]
 
 
 class FakeTarget(FakeReader):
@@ -74,6 +89,7 @@ class FakeTarget(FakeReader):
         self._database = database or FakeDatabase()
         self._shuffle = shuffle
         self.before_each = before_each
+        self.free: Tickets | None = Tickets(free=128, total=128)
 
     @property
     @override
@@ -100,6 +116,10 @@ class FakeTarget(FakeReader):
             self._database.drop(barrier.namespace)
         else:
             self._database.rename(barrier.namespace, barrier.rename_to)
+
+    async def tickets(self) -> Tickets | None:
+        await asyncio.sleep(0)
+        return self.free
 
     async def create_collection(self, namespace: Namespace) -> None:
         await asyncio.sleep(0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import structlog
@@ -17,7 +18,7 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.replayer import Replayer
 from tests.fakes.mortal import Life
-from tests.faults.world import CAPTURE, CLEAN, RESTORE, Act, World
+from tests.faults.world import CAPTURE, CLEAN, FORCE, RESTORE, Act, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from d5agent.core.log import Commit
     from d5agent.core.operation import Namespace, Position
     from d5agent.core.segment import Segment, SegmentRef
+    from d5agent.steps.windows import Portion
 
 WHOLE = (*CAPTURE, *RESTORE, *CLEAN)
 TRIPLES = 40
+KEPT_STATES = {"phase", "holder"}
 Check = Callable[[World], Awaitable[None]]
 
 
@@ -72,12 +75,50 @@ async def check_restored(world: World) -> None:
 
 
 async def check_clean(world: World) -> None:
-    """Both sides are equal, nothing of the log is left, the dumps are, and the power-off was asked for."""
+    """Both sides are equal, nothing of the log is left, dumps and reports are, and the power-off was asked for."""
     await check_restored(world)
-    assert not [key for key in world.store.objects if key.startswith(SEGMENTS)]
+    await check_cleared(world)
     assert sum(key.endswith("manifest.json") for key in world.store.objects) == 2
+    assert {"certificate.json", "certificate.html"} <= {key.rsplit("/", 1)[1] for key in world.store.objects}
+    assert world.power.requests > 0
+    assert final_report(world)["power_off"]["requested_at"]
+    assert final_report(world)["forced_at"] is None
+
+
+async def check_cleared(world: World) -> None:
+    """Nothing of the log is left, nor of its state, nor a half-made upload; and that is reported."""
+    assert not [key for key in world.store.objects if key.startswith(SEGMENTS)]
+    states = {key for key in world.store.objects if key.startswith("state/")}
+    assert {*world.states.texts} | {key.removeprefix("state/").removesuffix(".json") for key in states} <= KEPT_STATES
+    assert world.store.half_way == []
     assert not world.source.is_enabled
-    assert world.power.requests <= 1
+    assert final_report(world)["log"]["commits"] > 0
+    assert final_report(world)["removed"]["objects"] > 0
+
+
+async def check_archived(world: World) -> None:
+    """The same, and the log is whole where it went."""
+    await check_clean(world)
+    run_id = final_report(world)["run_id"]
+    archive = World()
+    for key, body in world.store.objects.items():
+        archive.store.objects[key.removeprefix(f"archive/{run_id}/")] = body
+    archive.cluster = world.cluster
+    await check_log(archive)
+
+
+async def check_forced(world: World) -> None:
+    """Nothing is left though nothing was restored; no machine is switched off, and it is told whose word that was."""
+    await check_cleared(world)
+    assert final_report(world)["forced_at"]
+    assert world.power.requests == 0
+
+
+def final_report(world: World) -> dict[str, Any]:
+    """Return the one final report."""
+    (body,) = [body for key, body in world.store.objects.items() if key.endswith("/final.json")]
+    report: dict[str, Any] = json.loads(body)
+    return report
 
 
 async def check_log_and_target(world: World) -> None:
@@ -86,19 +127,19 @@ async def check_log_and_target(world: World) -> None:
     await check_restored(world)
 
 
-async def die_at(script: tuple[Act, ...], *deaths: int) -> World:
+async def die_at(script: tuple[Act, ...], *deaths: int, keep_log_days: int | None = None) -> World:
     """Return the world after agents that died after so many halves of calls, and one that lived to the end."""
-    world = World()
+    world = World(keep_log_days=keep_log_days)
     for halves in deaths:
         await world.live(Life(halves), script)
     assert await world.live(Life(None), script)
     return world
 
 
-async def halves_of(script: tuple[Act, ...]) -> int:
+async def halves_of(script: tuple[Act, ...], *, keep_log_days: int | None = None) -> int:
     """Return how many moments there are to die in."""
     life = Life(None)
-    assert await World().live(life, script)
+    assert await World(keep_log_days=keep_log_days).live(life, script)
     return life.spent
 
 
@@ -125,6 +166,22 @@ async def test_a_restore_that_dies_anywhere_ends_with_both_sides_equal() -> None
 async def test_a_clean_up_that_dies_anywhere_ends_clean_and_deletes_nothing_too_early() -> None:
     restored = await halves_of((*CAPTURE, *RESTORE))
     assert await crash_everywhere(WHOLE, check_clean, first=restored) > 80
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.system), 5])
+async def test_a_clean_up_that_archives_and_dies_anywhere_leaves_the_log_whole_in_the_archive(step: int) -> None:
+    restored = await halves_of((*CAPTURE, *RESTORE))
+    count = await halves_of(WHOLE, keep_log_days=30)
+    assert count - restored > 200
+    for halves in range(restored, count, step):
+        await check_archived(await die_at(WHOLE, halves, keep_log_days=30))
+
+
+@pytest.mark.timeout(300)
+async def test_a_forced_clean_up_that_dies_anywhere_ends_clean_and_switches_nothing_off() -> None:
+    captured = await halves_of(CAPTURE)
+    assert await crash_everywhere((*CAPTURE, *FORCE), check_forced, first=captured) > 40
 
 
 @pytest.mark.timeout(300)
@@ -164,9 +221,10 @@ class SavesFirst(Replayer):
     """The mistake that the order in Replayer prevents: the checkpoint is saved before its window is written."""
 
     @override
-    async def _flush(self) -> None:
-        await self._save()
-        await super()._flush()
+    async def _apply(self, portion: Portion) -> None:
+        self._reach(portion.reached)
+        await self._save(self.checkpoint.to_json())
+        await super()._apply(portion)
 
 
 async def test_the_crash_test_finds_a_commit_that_comes_before_its_segments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +237,7 @@ async def test_the_crash_test_finds_a_commit_that_comes_before_its_segments(monk
 async def test_the_crash_test_finds_a_checkpoint_that_comes_before_its_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("d5agent.plugins.restore.Replayer", SavesFirst)
     # Verification would repair the damage, and hide it: here it only looks.
-    monkeypatch.setattr("d5agent.steps.verifier.Verifier._repair", _do_nothing)
+    monkeypatch.setattr("d5agent.steps.settler.Settler._write", _do_nothing)
     await check_log_and_target(await die_at((*CAPTURE, *RESTORE)))
     with pytest.raises(AssertionError):
         await crash_everywhere((*CAPTURE, *RESTORE), check_log_and_target, first=await halves_of(CAPTURE))

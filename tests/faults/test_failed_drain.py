@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.operation import Namespace
-from d5agent.core.phase import ACTIVE, Phase, Service, Status
+from d5agent.core.services import ACTIVE, Phase, Service, Status
 from d5agent.errors import OperatorError, TransientError
 from d5agent.ports import EventBatch
 from d5agent.runtime.daemon import Daemon
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from d5agent.core.operation import Position
     from d5agent.errors import AgentError
-    from d5agent.ports import Coordinator
+    from d5agent.service import Coordinator
 
 LATE = Namespace("shop", "late")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bson import decode
 
 from d5agent.core.naming import SEGMENTS
-from d5agent.core.phase import Phase, Service
+from d5agent.core.services import Phase, Service
 from tests.fakes.cluster import insert
 from tests.fakes.mortal import Life
 from tests.faults.world import CAPTURE, CLEAN, ORDERS, RESTORE, World, restore_is_verified

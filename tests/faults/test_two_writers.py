@@ -15,7 +15,7 @@ from typing_extensions import override
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.core.naming import LOG
-from d5agent.core.phase import Service
+from d5agent.core.services import Service
 from d5agent.errors import AgentError, LogHeldError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.holder import KEY, Holder, Lease
@@ -89,7 +89,7 @@ class Agent:
         self._states = MirroredStateStore(self.folder, self._store)
         states: Any = self._states
         view = World(clock=clock, store=self._store, states=states, target=self._wrapped(world.target, fence))
-        view.cluster, view.source = world.cluster, self._wrapped(world.source, fence)
+        view.power, view.cluster, view.source = world.power, world.cluster, self._wrapped(world.source, fence)
         plugins = dict(view.daemon(Life(None)).plugins)
         made = plugins[Service.REPLICATION]
         plugins[Service.REPLICATION] = lambda: replace(

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.operation import OWN_DATABASE, Namespace, parse_event
-from d5agent.core.phase import Phase, Service, Status
+from d5agent.core.services import Phase, Service, Status
+from d5agent.core.timeline import Timeline
 from d5agent.plugins.backup import Backup
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
@@ -21,13 +22,16 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.runtime.daemon import Daemon
 from d5agent.steps.capture import GAP, TOKEN
+from d5agent.steps.certificate import Certifier
+from d5agent.steps.generations import COMPARED
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.parallel import leaf_of
 from d5agent.steps.replayer import CHECKPOINT
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, delete, drop, drop_database, insert, rename, replace, update
 from tests.fakes.documents import FakeDatabase
-from tests.fakes.machine import FakeDumpTool, FakePowerSwitch
+from tests.fakes.indexes import sparse
+from tests.fakes.machine import FakeApplication, FakeDumpTool, FakePowerSwitch
 from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.store import FakeObjectStore, FakeStateStore
@@ -43,7 +47,7 @@ ORDERS: Final = Namespace("shop", "orders")
 ACCOUNTS: Final = Namespace("shop", "accounts")
 OLD: Final = Namespace("shop", "old")
 SCRATCH: Final = Namespace("scratch", "one")
-UNIQUE: Final = {ACCOUNTS: frozenset({"email"})}
+UNIQUE: Final = {ACCOUNTS: sparse("email")}
 BEFORE: Final = (
     (insert(ACCOUNTS, {"_id": 1, "email": "a"}),),
     (insert(ACCOUNTS, {"_id": 2, "email": "b"}),),
@@ -110,21 +114,27 @@ class GuardedStore(FakeObjectStore):
 class World:
     """What outlives the agent's process. `script`: what operator and applications do, one act after the other."""
 
+    is_live: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
     store: GuardedStore = field(default_factory=GuardedStore)
     states: FakeStateStore = field(default_factory=FakeStateStore)
     power: FakePowerSwitch = field(default_factory=FakePowerSwitch)
     target: FakeTarget = field(default_factory=lambda: FakeTarget(_copied()))
+    keep_log_days: int | None = None
     dumps: FakeDumpTool = field(default_factory=lambda: FakeDumpTool(archives={"shop": [b"archive"]}))
     cluster: FakeCluster = field(init=False)
     source: FakeChangeSource = field(init=False)
+    application: FakeApplication = field(init=False)
+    done_of_history: int = 0
     _act: int = 0
-    _done_of_history: int = 0
 
     def __post_init__(self) -> None:
         self.cluster = FakeCluster(clock=self.clock, database=_copied())
         self.store.may_delete = lambda: self.target.database.contents() == self.contents()
-        self.source = FakeChangeSource(cluster=self.cluster, clock=self.clock, batch_sizes=(3, 1, 5))
+        self.source = FakeChangeSource(
+            cluster=self.cluster, clock=self.clock, batch_sizes=(3, 1, 5), is_enabled=False, enables=True
+        )
+        self.application = FakeApplication(last_writes=lambda: self.happen(len(HISTORY)))
 
     @property
     def foreign_events(self) -> int:
@@ -137,6 +147,7 @@ class World:
         source, target = mortal(self.source, life), mortal(self.target, life)
         reader = mortal(FakeReader(self.cluster), life)
         dumps = mortal(self.dumps, life)
+        application = mortal(self.application, life)
         self.target.before_each = life.spend
         return Daemon(
             plugins={
@@ -152,9 +163,16 @@ class World:
                     ahead_bytes=500,
                     upload_bytes=500,
                 ),
-                Service.BACKUP: lambda: Backup(tools={"target": dumps, "source": dumps}, store=store),
+                Service.BACKUP: lambda: Backup(
+                    tools={"target": dumps, "source": dumps}, store=store, archives=store, clock=self.clock
+                ),
                 Service.MONITOR_REPLICATION: lambda: MonitorReplication(
-                    source=source, store=store, clock=self.clock, quiet_seconds=0, timeout_seconds=600
+                    source=source,
+                    store=store,
+                    clock=self.clock,
+                    quiet_seconds=0,
+                    timeout_seconds=600,
+                    application=application if self.is_live else None,
                 ),
                 Service.RESTORE: lambda: Restore(
                     source=reader,
@@ -166,21 +184,29 @@ class World:
                     lanes=2,
                     window_bytes=700,
                     waiting_bytes=500,
+                    is_live=self.is_live,
+                    certifier=Certifier(store=store, timeline=Timeline(), issuer={"host": "host", "version": "0"}),
                 ),
                 Service.MONITOR_RESTORE: lambda: MonitorRestore(store=store),
                 Service.CLEAN: lambda: Clean(
                     source=source,
                     store=store,
+                    uploads=store,
                     states=states,
-                    state_names=(TOKEN, CHECKPOINT, GAP),
+                    state_names=(TOKEN, CHECKPOINT, COMPARED, GAP),
                     clock=self.clock,
                     timeout_seconds=600,
+                    keep_log_days=self.keep_log_days,
                 ),
-                Service.MONITOR_CLEAN: lambda: MonitorClean(power=mortal(self.power, life), clock=self.clock),
+                Service.MONITOR_CLEAN: lambda: MonitorClean(
+                    power=mortal(self.power, life), store=store, clock=self.clock, timeout_seconds=60
+                ),
             },
             states=states,
             clock=self.clock,
             drain_seconds=5,
+            is_live=self.is_live,
+            accept_writes=application.accept_writes,
         )
 
     async def live(self, life: Life, script: tuple[Act, ...]) -> bool:
@@ -212,9 +238,9 @@ class World:
 
     def happen(self, until: int) -> None:
         """Let the history go on; what has happened does not happen again."""
-        while self._done_of_history < until:
-            self.cluster.apply(*HISTORY[self._done_of_history])
-            self._done_of_history += 1
+        while self.done_of_history < until:
+            self.cluster.apply(*HISTORY[self.done_of_history])
+            self.done_of_history += 1
 
     async def captured(self) -> int:
         """Return how many operations of others the log holds."""
@@ -256,13 +282,43 @@ async def restore_is_verified(_: World, daemon: Daemon) -> bool:
     return daemon.state.verified is not None and daemon.state.status(Service.RESTORE) is Status.DONE
 
 
-async def all_is_clean(_: World, daemon: Daemon) -> bool:
-    """Start monitor-restore, and wait until nothing is left to do."""
+async def restore_follows(world: World, daemon: Daemon) -> bool:
+    """Start the live restore, let applications write on, three writes at a time, and wait until it has caught up."""
+    if daemon.state.status(Service.RESTORE) is None:
+        await daemon.start(Phase.RESTORE)
+    has_caught_up = bool(daemon.facts.get(Service.RESTORE, {}).get("can_cutover"))
+    world.happen(min(world.done_of_history + 3, len(HISTORY) - 2))
+    return has_caught_up and world.done_of_history == len(HISTORY) - 2
+
+
+async def cutover_is_done(_: World, daemon: Daemon) -> bool:
+    """Ask for the cutover, and wait for its proof. The application writes until it is refused."""
+    if daemon.state.status(Service.MONITOR_REPLICATION) is None:
+        await daemon.start(Service.MONITOR_REPLICATION)
+    is_done = all(daemon.state.status(s) is Status.DONE for s in (Service.MONITOR_REPLICATION, Service.RESTORE))
+    return is_done and daemon.state.verified is not None
+
+
+async def all_is_clean(world: World, daemon: Daemon) -> bool:
+    """Start monitor-restore, and wait until the power-off is asked for: nothing else is left to do."""
     if daemon.state.phase is Phase.RESTORE:
         await daemon.start(Service.MONITOR_RESTORE)
+    return daemon.state.phase is Phase.IDLE and world.power.requests > 0
+
+
+async def clean_is_forced(world: World, daemon: Daemon) -> bool:
+    """Give the run up: stop replication, and have clean delete what nobody has restored."""
+    world.store.may_delete = lambda: True
+    if daemon.state.status(Service.REPLICATION) is not Status.STOPPED and not daemon.state.forced_at:
+        await daemon.stop(Service.REPLICATION)
+    if daemon.state.phase is not Phase.IDLE and not daemon.state.forced_at:
+        await daemon.start(Service.CLEAN, forced_run=daemon.state.run_id)
     return daemon.state.phase is Phase.IDLE
 
 
 CAPTURE: Final[tuple[Act, ...]] = (replication_is_ready, half_of_it_happens, all_is_captured)
 RESTORE: Final[tuple[Act, ...]] = (restore_is_verified,)
+FOLLOW: Final[tuple[Act, ...]] = (replication_is_ready, half_of_it_happens, restore_follows)
+CUTOVER: Final[tuple[Act, ...]] = (cutover_is_done,)
 CLEAN: Final[tuple[Act, ...]] = (all_is_clean,)
+FORCE: Final[tuple[Act, ...]] = (clean_is_forced,)

@@ -79,8 +79,12 @@ class AgentRig:
         return agent
 
     async def captured_agent(self) -> Agent:
-        """Return an agent whose replication is ready."""
+        """Return an agent whose replication is ready, on a stream that somebody else has switched on."""
         await self.enable()
+        return await self.ready_agent()
+
+    async def ready_agent(self) -> Agent:
+        """Return a new agent whose replication is ready."""
         agent = self.agent()
         await agent.start()
         await agent.call("start", "replication")

@@ -14,15 +14,29 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo import MongoClient
 
+from d5agent.drill.s3_proxy import S3Proxy
 from d5agent.drill.s3_server import S3Server
-from d5agent.drill.servers import Mongod
+from d5agent.drill.servers import Mongod, ReplicaSet
 from tests.integration.agent_rig import AgentRig, agent_rig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
 _SYSTEM_DATABASES = {"admin", "config", "local"}
+_LAST_LINES = 40
 _bucket_numbers = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of each agent's log below a test that failed: its folder is gone afterwards."""
+    report = yield
+    rig = getattr(item, "funcargs", {}).get("rig")
+    if report.when == "call" and report.failed and isinstance(rig, AgentRig):
+        for agent in rig.agents:
+            lines = agent.log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if agent.log.exists() else []
+            report.sections.append((f"the last lines of {agent.log.name}", "\n".join(lines)))
+    return report
 
 
 def _mongod(factory: pytest.TempPathFactory, name: str) -> Iterator[Mongod]:
@@ -46,6 +60,19 @@ def source_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
 def target_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """The server that is restored into."""
     yield from _mongod(tmp_path_factory, "target")
+
+
+@pytest.fixture(scope="module")
+def three_members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    """A replica set of three members; a test starts again what it has killed."""
+    folder = tmp_path_factory.mktemp("three")
+    servers = ReplicaSet(folder, members=3)
+    try:
+        asyncio.run(servers.start())
+        yield servers
+    finally:
+        asyncio.run(servers.kill())
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +118,21 @@ async def rig(
     """An agent with everything around it; nothing is started or enabled yet."""
     async with agent_rig(source_server, target_server, s3_server, bucket) as built:
         yield built
+
+
+@pytest.fixture
+async def s3_proxy(s3_server: S3Server) -> AsyncIterator[S3Proxy]:
+    """What stands before the S3 server, for whoever goes through it."""
+    started = S3Proxy(s3_server.endpoint_url)
+    await started.start()
+    try:
+        yield started
+    finally:
+        await started.stop()
+
+
+@pytest.fixture
+def proxy(rig: AgentRig, s3_proxy: S3Proxy) -> S3Proxy:
+    """The same, with the rig's agent going through it."""
+    rig.config["store"]["endpoint_url"] = s3_proxy.endpoint_url
+    return s3_proxy

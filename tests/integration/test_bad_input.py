@@ -272,7 +272,7 @@ async def test_mongodump_that_is_missing(rig: AgentRig) -> None:
     await agent.call("start", "restore")
     row = await failed(agent, "backup")
     assert "/no/such/mongodump cannot be run" in row["error"]
-    assert "install it" in row["hint"]
+    assert "install MongoDB Database Tools 100.11.0 (package mongodb-database-tools)" in row["hint"]
     assert (await agent.status())["services"]["replication"]["state"] == "running"
     assert await documents_of(rig) == 0
 

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.drill.servers import ReplicaSet
 from tests.integration.agent_rig import PATIENCE_SECONDS
 from tests.integration.capture_ledger import Ledger, captured, paused, until, writers
+from tests.integration.three_members import kill_primary, primary_of, step_down
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from d5agent.drill.agent import Agent
-    from d5agent.drill.servers import Member
+    from d5agent.drill.servers import ReplicaSet
     from tests.integration.agent_rig import AgentRig
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def three_members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    """A replica set of three members; a test starts again what it has killed."""
-    folder = tmp_path_factory.mktemp("three")
-    servers = ReplicaSet(folder, members=3)
-    try:
-        asyncio.run(servers.start())
-        yield servers
-    finally:
-        asyncio.run(servers.kill())
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def agent_on(rig: AgentRig, servers: ReplicaSet) -> Agent:
@@ -45,31 +28,6 @@ async def agent_before(rig: AgentRig, servers: ReplicaSet) -> Agent:
     """Return an agent that captures the gateway before the set's primary, and is ready."""
     rig.gateway.cluster.move_to((await primary_of(servers)).address)
     return await rig.captured_agent()
-
-
-async def primary_of(servers: ReplicaSet) -> Member:
-    """Wait for a primary, and return it."""
-    found: list[Member] = []
-
-    async def has_one() -> bool:
-        primary = await servers.find_primary()
-        found.extend([primary] if primary else [])
-        return bool(found)
-
-    await until(has_one, what="a primary")
-    return found[-1]
-
-
-async def kill_primary(servers: ReplicaSet) -> Member:
-    """SIGKILL the primary, and return its successor."""
-    await (await primary_of(servers)).kill()
-    return await primary_of(servers)
-
-
-async def step_down(servers: ReplicaSet) -> None:
-    """Make the primary step down; another member follows it."""
-    before = await primary_of(servers)
-    assert await servers.step_down() is not before
 
 
 async def test_step_downs_under_load(rig: AgentRig, three_members: ReplicaSet) -> None:

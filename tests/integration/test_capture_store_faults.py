@@ -16,7 +16,7 @@ from tests.integration.agent_rig import Client, said
 from tests.integration.capture_ledger import Ledger, assert_whole, captured, until, writers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from d5agent.drill.agent import Agent
     from d5agent.drill.s3_proxy import Act
@@ -27,18 +27,6 @@ LOG = "replication/"
 COMMITS = "replication/.log/"
 OPERATOR = 78
 MEBIBYTE = 1024 * 1024
-
-
-@pytest.fixture
-async def proxy(rig: AgentRig) -> AsyncIterator[S3Proxy]:
-    """A proxy before the S3 server, through which the rig's agent goes."""
-    started = S3Proxy(rig.s3.endpoint_url)
-    await started.start()
-    rig.config["store"]["endpoint_url"] = started.endpoint_url
-    try:
-        yield started
-    finally:
-        await started.stop()
 
 
 async def replication_of(agent: Agent) -> dict[str, Any]:

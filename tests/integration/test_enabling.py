@@ -25,10 +25,7 @@ async def _enabled(rig: AgentRig) -> list[dict[str, Any]]:
 
 async def test_the_agent_switches_the_stream_on_and_captures_what_comes_after(rig: AgentRig) -> None:
     rig.config["source"]["enable_change_streams"] = True
-    agent = rig.agent()
-    await agent.start()
-    await agent.call("start", "replication")
-    await agent.until(lambda status: bool(status["ready_at"]), what="ready", seconds=PATIENCE_SECONDS)
+    await rig.ready_agent()
     assert [{name: found[name] for name in WHOLE_CLUSTER} for found in await _enabled(rig)] == [WHOLE_CLUSTER]
     async with Client(rig.source_uri) as client:
         await client["shop"]["orders"].insert_one({"_id": 1})
@@ -65,10 +62,10 @@ async def test_off_and_on_again_between_two_looks_is_a_gap_although_the_stream_i
     async with open_mongo(uri, side="source") as opened, Client(uri) as client:
         source = ChangeStreamSource(opened, uri=uri, flavor="documentdb", clock=SystemClock())
         for _ in range(3):
-            await source.check(may_enable=False)
+            await source.check(before_enabling=None)
             await client["shop"]["orders"].insert_one({})
         for is_on in (False, True):
             await client.admin.command({**ENABLE, "enable": is_on})
         with pytest.raises(NotKeptError, match="operations are lost to the stream"):
-            await source.check(may_enable=False)
-        await source.check(may_enable=False)  # it was told once; whoever heard it has noted it
+            await source.check(before_enabling=None)
+        await source.check(before_enabling=None)  # it was told once; whoever heard it has noted it

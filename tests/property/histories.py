@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from d5agent.core.log import Writer
 from d5agent.core.operation import Namespace, parse_event
+from d5agent.core.raw import id_document
 from d5agent.core.segmenter import Segmenter
 from d5agent.steps.log_writer import LogWriter
 from tests.fakes.clock import FakeClock
@@ -29,17 +31,25 @@ from tests.fakes.cluster import (
 from tests.fakes.documents import FakeDatabase, raw_id
 from tests.fakes.one_by_one import OneByOne
 from tests.fakes.store import FakeObjectStore
+from tests.property.shapes import SPARSE, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from d5agent.core.raw import DocumentId
 
 UNIQUE: Final = Namespace("shop", "unique")
 PLAIN: Final = Namespace("shop", "plain")
 OTHER: Final = Namespace("stock", "other")
 WRITER: Final = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
-_IDS: Final = (1, 2, 3, 4, 1.0, Int64(2), "a")
-_VALUES: Final = (None, None, 1, 2, 3)
+IDS: Final = (1, 2, 3, 4, 1.0, Int64(2), "a")
+VALUES: Final = (None, None, 1, 2, 3)
+_FIRST: Final = (
+    *((UNIQUE, 1, 1), (UNIQUE, 2, 2), (UNIQUE, 3, 3), (UNIQUE, "a", None)),
+    *((PLAIN, 1, 1), (PLAIN, 2, 1), (OTHER, 1, 1)),
+)
 _DOCUMENT_KINDS: Final = ("write", "write", "write", "replace", "delete", "recreate", "take_over", "exchange", "twice")
+_HANDING_ROUND: Final = ("rotate", "hand_round", "several")
 _BARRIERS: Final = ("drop", "rename", "rename", "drop_database")
 
 
@@ -57,13 +67,13 @@ class Step:
 
 def steps(*, with_barriers: bool) -> st.SearchStrategy[list[Step]]:
     """Return histories; without barriers, only documents change."""
-    pairs = st.tuples(st.sampled_from(_IDS), st.sampled_from(_IDS))
+    pairs = st.tuples(st.sampled_from(IDS), st.sampled_from(IDS))
     # A unique field in a hot collection is where the order matters most.
     namespaces = st.sampled_from((UNIQUE, UNIQUE, UNIQUE, PLAIN, OTHER))
     moves = _BARRIERS if with_barriers else ()
-    kinds = st.sampled_from((*_DOCUMENT_KINDS * 4, *("capture", "wait") * 6, *moves))
+    kinds = st.sampled_from((*_DOCUMENT_KINDS * 4, *_HANDING_ROUND * 3, *("capture", "wait") * 6, *moves))
     return st.lists(
-        st.builds(Step, kinds, namespaces, namespaces, pairs, st.sampled_from(_VALUES), st.integers(1, 5)),
+        st.builds(Step, kinds, namespaces, namespaces, pairs, st.sampled_from(VALUES), st.integers(1, 5)),
         min_size=20,
         max_size=60,
     )
@@ -73,6 +83,7 @@ def steps(*, with_barriers: bool) -> st.SearchStrategy[list[Step]]:
 class Recording:
     """A cluster that lives, and a log that follows it: as a segmenter cuts it, at whatever moments."""
 
+    shape: Shape = SPARSE
     segment_bytes: int = 400
     looks_up_by_name: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
@@ -85,10 +96,18 @@ class Recording:
     _log: OneByOne = field(init=False)
 
     def __post_init__(self) -> None:
-        database = FakeDatabase(unique={UNIQUE: frozenset({"u"})})
+        database = FakeDatabase(unique={UNIQUE: frozenset({self.shape.index})})
         self.cluster = FakeCluster(clock=self.clock, database=database, looks_up_by_name=self.looks_up_by_name)
-        self.cluster.apply(*[insert(UNIQUE, {"_id": n, "u": n}) for n in (1, 2, 3)], insert(UNIQUE, {"_id": "a"}))
-        self.cluster.apply(*[insert(PLAIN, {"_id": n, "u": 1}) for n in (1, 2)], insert(OTHER, {"_id": 1}))
+        first = [
+            (UNIQUE, 1, 1),
+            (UNIQUE, 2, 2),
+            (UNIQUE, 3, 3),
+            (UNIQUE, "a", None),
+            (PLAIN, 1, 1),
+            (PLAIN, 2, 1),
+            (OTHER, 1, 1),
+        ]
+        self.cluster.apply(*[insert(namespace, self._fields(id_, value)) for namespace, id_, value in first])
         self._segmenter = Segmenter(max_bytes=self.segment_bytes, max_age_seconds=2)
         self._log = OneByOne(LogWriter(store=self.store, clock=self.clock, writer=WRITER, last=None))
 
@@ -105,10 +124,8 @@ class Recording:
             await self._tick()
         else:
             self.numbers += 1
-            try:
-                self.cluster.apply(*self._ops(step))
-            except ImpossibleError:
-                return
+            with suppress(ImpossibleError):
+                self._happen(step)
 
     async def capture(self, count: int) -> None:
         """Read some events; looked-up documents are as they are at this moment."""
@@ -139,6 +156,14 @@ class Recording:
         if cut is not None:
             await self._log.take(cut)
 
+    def _happen(self, step: Step) -> None:
+        ops = self._ops(step)
+        if step.kind != "hand_round":
+            self.cluster.apply(*ops)
+            return
+        for op in ops:  # the same as "rotate", but each by itself: anything may be read in between
+            self.cluster.apply(op)
+
     def _ops(self, step: Step) -> Sequence[Op]:
         namespace, (first, second) = step.namespace, step.ids
         made: dict[str, Callable[[], Sequence[Op]]] = {
@@ -148,7 +173,14 @@ class Recording:
             "delete": lambda: [delete(namespace, first)],
             "recreate": lambda: [delete(namespace, first), insert(namespace, self._fields(second, step.value))],
             "take_over": lambda: self._take_over(namespace, first, step.value),
-            "exchange": lambda: self._exchange(namespace, first, second),
+            "exchange": lambda: self._rotate(namespace, [raw_id(first), raw_id(second)]),
+            "rotate": lambda: self._rotate(namespace, self._ids(namespace)),
+            "hand_round": lambda: self._rotate(namespace, self._ids(namespace)),
+            "several": lambda: [
+                self._write(namespace, first, step.value),
+                self._write(step.other, second, None),
+                delete(namespace, first),
+            ],
             "drop": lambda: [drop(namespace)],
             "rename": lambda: [rename(namespace, step.other)],
             "drop_database": lambda: [drop_database(namespace.database)],
@@ -161,31 +193,33 @@ class Recording:
 
     def _take_over(self, namespace: Namespace, id_: object, value: object) -> Sequence[Op]:
         """Give a document a value; who held it gives it up in the same transaction."""
-        documents = self.cluster.database.contents().get(namespace, {}).values()
-        fields = [decode(document) for document in documents]
-        holders = [found["_id"] for found in fields if value is not None and found.get("u") == value]
-        released = [update(namespace, self._fields(holder, None)) for holder in holders]
-        return [*released, self._write(namespace, id_, value)]
+        wanted = self._write(namespace, id_, value)
+        keys = self.shape.index.keys(wanted.document or b"")
+        documents = self.cluster.database.contents().get(namespace, {})
+        holders = [holder for holder, document in documents.items() if keys & self.shape.index.keys(document)]
+        return [*(self._release(namespace, holder) for holder in holders if holder != wanted.id), wanted]
 
-    def _exchange(self, namespace: Namespace, first: object, second: object) -> Sequence[Op]:
-        """Swap two documents' values in one transaction, by way of no value."""
-        values = [_value_of(self.cluster.database, namespace, id_) for id_ in (first, second)]
-        return [
-            update(namespace, self._fields(first, None)),
-            update(namespace, self._fields(second, values[0])),
-            update(namespace, self._fields(first, values[1])),
-        ]
+    def _rotate(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Sequence[Op]:
+        """Let each document have what the one before it has; all give up what they have first."""
+        found = [self.cluster.database.find(namespace, id_) for id_ in ids]
+        documents = [decode(document) for document in found if document is not None]
+        if len(documents) < len(ids) or len(set(ids)) < 2:
+            raise ImpossibleError(namespace)
+        released = [self._release(namespace, id_) for id_ in ids]
+        moved = zip(documents, documents[-1:] + documents[:-1], strict=True)
+        return [*released, *(update(namespace, {**giver, "_id": heir["_id"]}) for heir, giver in moved)]
+
+    def _release(self, namespace: Namespace, id_: DocumentId) -> Op:
+        value = decode(id_document(id_))["_id"]
+        return update(namespace, self._fields(value, f"free {value!r} {self.numbers}"))
+
+    def _ids(self, namespace: Namespace) -> Sequence[DocumentId]:
+        return list(self.cluster.database.contents().get(namespace, {}))
 
     def _fields(self, id_: object, value: object) -> Mapping[str, object]:
-        unique = {} if value is None else {"u": value}
-        return {"_id": id_, **unique, "n": self.numbers}
+        return self.shape.fields(id_, value, self.numbers)
 
 
 def shuffled(seed: int) -> random.Random:
     """Return an order of writes."""
     return random.Random(seed)
-
-
-def _value_of(database: FakeDatabase, namespace: Namespace, id_: object) -> object:
-    document = database.find(namespace, raw_id(id_))
-    return None if document is None else decode(document).get("u")

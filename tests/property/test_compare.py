@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d5agent.core.compare import DifferenceKind, Matcher, differences_of
+from d5agent.core.merge import Merger
 from d5agent.core.operation import Namespace
 from tests.fakes.documents import raw_document, raw_id
 
@@ -33,9 +34,45 @@ def test_whatever_the_orders_exactly_the_differing_ids_are_suspects(
         matcher.add(side, id_, sides[side][id_])
     expected = {id_ for id_ in sides[0].keys() | sides[1].keys() if sides[0].get(id_) != sides[1].get(id_)}
     assert set(matcher.take_suspects()) == expected
-    assert matcher.take_compared() == len(sides[0].keys() & sides[1].keys())
+    assert matcher.take_compared() == sum(sides[0][id_] == sides[1].get(id_) for id_ in sides[0])
     assert matcher.waiting_bytes == 0
     assert not matcher.take_suspects()
+
+
+def _pages(draw: st.DrawFn, side: dict[DocumentId, bytes]) -> list[list[bytes]]:
+    """Return a side's documents as a server might send them: mostly in one order, in pages of any size."""
+    documents = [side[id_] for id_ in sorted(side)]
+    if draw(st.booleans()):
+        documents = draw(st.permutations(documents))
+    pages = []
+    while documents:
+        size = draw(st.integers(1, 8))
+        pages.append(documents[:size])
+        documents = documents[size:]
+    return pages
+
+
+@given(source=_SIDES, target=_SIDES, data=st.data())
+def test_two_scans_side_by_side_give_the_same_whatever_the_pages(
+    source: dict[object, int], target: dict[object, int], data: st.DataObject
+) -> None:
+    sides = (_documents(source), _documents(target))
+    left = [data.draw(st.composite(_pages)(side)) for side in sides]
+    merger, has_ended = Merger(), [False, False]
+    while not all(has_ended):
+        some: list[list[bytes]] = [[], []]
+        for side in (0, 1):
+            if merger.needs(side):
+                has_ended[side] = not left[side]
+                some[side] = left[side].pop(0) if left[side] else []
+        merger.add(*some)
+        for side in (0, 1):
+            if has_ended[1 - side]:
+                merger.drain(side)
+    matcher = merger.matcher
+    expected = {id_ for id_ in sides[0].keys() | sides[1].keys() if sides[0].get(id_) != sides[1].get(id_)}
+    assert matcher.take_compared() == sum(sides[0][id_] == sides[1].get(id_) for id_ in sides[0])
+    assert set(matcher.take_suspects()) == expected
 
 
 @given(source=_SIDES, target=_SIDES)

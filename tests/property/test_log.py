@@ -10,8 +10,9 @@ from bson import Timestamp, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from d5agent.core.glance import glance
 from d5agent.core.naming import parse_segment_key
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position, glance, parse_event
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position, parse_event
 from d5agent.core.segmenter import Segmenter
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
@@ -171,7 +172,7 @@ async def _require_order_across_barriers(stored: list[Operation], operations: li
 async def _require_marks_apart(reader: LogReader) -> None:
     """Whoever looks for the agent's marks finds all of them, and in a commit's few segments a few namespaces."""
     async for link in reader.links():
-        own = [o async for o in reader.own_operations(link.commit)]
+        own = [o async for o in reader.operations(link.commit, only_own=True)]
         assert own == [o async for o in reader.operations(link.commit) if o.is_ours]
         for ref in link.commit.segments:
             namespaces = {o.namespace async for o in reader.segment(ref)}

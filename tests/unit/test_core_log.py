@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bson import Timestamp, encode
+from bson import encode
 
 from d5agent.core.log import (
+    ROLLUP_SIZE,
+    VERSION,
     Commit,
     Link,
     Total,
@@ -28,10 +31,11 @@ from d5agent.core.log import (
     token_from_json,
     token_to_json,
 )
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position
-from d5agent.core.segment import SegmentRef, encode_segment
+from d5agent.core.naming import commit_key
+from d5agent.core.operation import ClusterTime, Position
+from d5agent.core.segment import SegmentRef
 from d5agent.errors import CorruptDataError
-from tests.fakes.events import ITEMS, at, operation
+from tests.fakes.commits import FIRST, MARK, SECONDS, SEGMENT, TOKEN, following, link
 
 DATA = Path(__file__).parents[1] / "data"
 WRITER = Writer(
@@ -57,31 +61,6 @@ GOLDEN = Commit(
 GOLDEN_DIGEST = "5661a60fa40fae47c1c61b1b94ddba3f2fd13ffe65ae28ef085b05eae983e1ef"
 
 
-def _link(commit: Commit) -> Link:
-    return Link(commit=commit, digest=digest(encode_commit(commit)))
-
-
-def _ref(increment: int, *, namespace: Namespace = ITEMS) -> SegmentRef:
-    segment = encode_segment([operation("insert", increment, namespace=namespace)])
-    return segment.ref(segment.key())
-
-
-def _next(before: Link, *, increment: int = 5) -> Commit:
-    refs = (_ref(increment),)
-    return Commit(
-        sequence=before.commit.sequence + 1,
-        writer=WRITER,
-        written_at="2026-11-02T08:00:02.000+00:00",
-        previous=before.digest,
-        segments=refs,
-        position=Position(cluster_time=at(increment), token=None),
-        total=grown(before.commit.total, refs),
-    )
-
-
-FIRST = _link(GOLDEN)
-
-
 def test_a_commits_bytes_are_those_of_yesterday() -> None:
     body = (DATA / "commit-1.json").read_bytes()
     assert encode_commit(GOLDEN) == body
@@ -99,79 +78,123 @@ def test_yesterdays_roll_up_is_read_and_its_chain_holds() -> None:
     assert second.commit.position.token is None
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{}", b'{"version":1}', b"\xff", b'{"version":1,"sequence":0}'])
-def test_what_is_no_commit_is_corrupt(body: bytes) -> None:
-    with pytest.raises(CorruptDataError, match="no commit") as caught:
-        decode_commit(body, key="the-key")
-    assert caught.value.facts == {"key": "the-key"}
+def test_a_chain_that_is_whole_is_accepted() -> None:
+    check_link(None, link(FIRST))
+    check_link(link(FIRST), link(following(FIRST)))
 
 
-def test_a_commit_of_another_version_says_so() -> None:
-    body = encode_commit(GOLDEN).replace(b'"version":1', b'"version":2')
-    with pytest.raises(CorruptDataError, match="another version") as caught:
-        decode_commit(body, key="the-key")
-    assert caught.value.facts["version"] == 2
-    assert "newer" in caught.value.hint
+def test_a_chain_may_stand_still_in_time() -> None:
+    second = following(FIRST)
+    assert second.position == FIRST.position
+    check_link(link(FIRST), link(second))
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "facts"),
+    [
+        (
+            {"sequence": 2},
+            "a commit is missing in the log",
+            {"missing": commit_key(1), "found": commit_key(2)},
+        ),
+        (
+            {"sequence": 0},
+            "a commit is missing in the log",
+            {"missing": commit_key(1), "found": commit_key(0)},
+        ),
+        ({"previous": "00"}, "the chain of commits is broken", {"key": commit_key(1), "previous": "00"}),
+        ({"previous": None}, "the chain of commits is broken", {"key": commit_key(1), "previous": None}),
+        ({"total": Total()}, "a commit's totals do not add up", {"key": commit_key(1)}),
+        ({"segments": (SEGMENT,)}, "a commit's totals do not add up", {"key": commit_key(1)}),
+        (
+            {"position": Position(cluster_time=ClusterTime(SECONDS, 1), token=TOKEN)},
+            "a commit goes back in time",
+            {"key": commit_key(1)},
+        ),
+    ],
+)
+def test_each_fault_of_a_chain_has_its_own_message(
+    change: dict[str, Any], message: str, facts: dict[str, object]
+) -> None:
+    with pytest.raises(CorruptDataError) as broken:
+        check_link(link(FIRST), link(replace(following(FIRST), **change)))
+    assert (broken.value.message, broken.value.facts) == (message, facts)
+    assert "d5agent log verify" in broken.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sequence": 1}, "a commit is missing in the log"),
+        ({"previous": "00"}, "the chain of commits is broken"),
+        ({"total": Total(operations=5, bytes=240, segments=2)}, "a commit's totals do not add up"),
+    ],
+)
+def test_a_log_that_does_not_begin_at_its_beginning_is_broken(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CorruptDataError) as broken:
+        check_link(None, link(replace(FIRST, **change)))
+    assert broken.value.message == message
+
+
+@pytest.mark.parametrize("token", [TOKEN, None])
+def test_a_commit_comes_out_of_its_line_as_it_went_in(token: bytes | None) -> None:
+    commit = replace(FIRST, position=replace(FIRST.position, token=token))
+    body = encode_commit(commit)
+    assert (body.count(b"\n"), body[-1:]) == (1, b"\n")
+    read = decode_commit(body, key=commit.key)
+    assert read == commit
+    assert encode_commit(read) == body
+    assert isinstance(read.segments[0].first, ClusterTime)
 
 
 @pytest.mark.parametrize(
     "token",
     [
         None,
-        encode({"_data": "82"}),
-        encode({"_data": b"\x01\x02"}),
-        encode({"t": Timestamp(1, 2), "n": 2**40, "d": 1.0}),
+        encode({}),
+        encode({"_data": "82" * 40}),
+        encode({"_data": b"\x00\xff", "number": 2**40, "small": 1, "double": 1.0}),
     ],
 )
-def test_a_token_of_any_shape_comes_back_byte_for_byte(token: bytes | None) -> None:
+def test_a_token_of_any_kind_keeps_its_bytes(token: bytes | None) -> None:
     assert token_from_json(json.loads(json.dumps(token_to_json(token)))) == token
 
 
-def test_a_chain_begins_with_sequence_zero() -> None:
-    check_link(None, FIRST)
-    check_link(FIRST, _link(_next(FIRST)))
+@pytest.mark.parametrize("version", [VERSION + 1, 0, "1"])
+def test_a_commit_of_another_version_is_refused(version: object) -> None:
+    body = json.dumps({**json.loads(encode_commit(FIRST)), "version": version}).encode()
+    with pytest.raises(CorruptDataError, match="a commit of another version") as refused:
+        decode_commit(body, key="the key")
+    assert refused.value.facts == {"key": "the key", "version": version}
+    assert "version" in refused.value.hint
 
 
-FOLLOWER = _next(FIRST)
+@pytest.mark.parametrize("body", [b"", b"no json", b"\xff\xfe", b"[]", b"7", b"{}", b'{"version":1}'])
+def test_what_is_no_commit_is_said_to_be_none(body: bytes) -> None:
+    with pytest.raises(CorruptDataError, match="an object of the log is no commit") as refused:
+        decode_commit(body, key="the key")
+    assert refused.value.facts == {"key": "the key"}
 
 
-@pytest.mark.parametrize(
-    ("link", "message"),
-    [
-        (_link(replace(FOLLOWER, sequence=2)), "a commit is missing"),
-        (_link(replace(FOLLOWER, sequence=0)), "a commit is missing"),
-        (_link(replace(FOLLOWER, previous="0" * 64)), "the chain of commits is broken"),
-        (_link(replace(FOLLOWER, previous=None)), "the chain of commits is broken"),
-        (_link(replace(FOLLOWER, total=Total(operations=6, bytes=0, segments=2))), "totals do not add up"),
-        (_link(replace(FOLLOWER, position=Position(cluster_time=at(3), token=None))), "goes back in time"),
-    ],
-)
-def test_each_fault_of_a_chain_has_its_own_name(link: Link, message: str) -> None:
-    with pytest.raises(CorruptDataError, match=message) as caught:
-        check_link(FIRST, link)
-    assert "d5agent log verify" in caught.value.hint
+@pytest.mark.parametrize("name", list(json.loads(encode_commit(FIRST))))
+def test_a_commit_that_lacks_a_field_is_none(name: str) -> None:
+    fields = json.loads(encode_commit(FIRST))
+    del fields[name]
+    with pytest.raises(CorruptDataError, match="an object of the log is no commit"):
+        decode_commit(json.dumps(fields).encode(), key=FIRST.key)
 
 
-def test_a_missing_commit_is_named_and_the_one_found_instead() -> None:
-    with pytest.raises(CorruptDataError) as caught:
-        check_link(None, _link(_next(FIRST)))
-    assert caught.value.facts == {
-        "missing": "replication/.log/000000000000.json",
-        "found": "replication/.log/000000000001.json",
-    }
+def test_marks_of_the_agent_count_in_the_total_and_are_not_foreign() -> None:
+    assert (is_own(MARK), is_own(SEGMENT)) == (True, False)
+    assert foreign_operations(FIRST) == 3
+    assert grown(Total(operations=1, bytes=2, segments=3), FIRST.segments) == Total(operations=5, bytes=242, segments=5)
 
 
-def test_a_first_commit_with_a_previous_one_is_a_broken_chain() -> None:
-    with pytest.raises(CorruptDataError, match="chain of commits is broken"):
-        check_link(None, _link(replace(GOLDEN, previous="0" * 64)))
-
-
-def test_our_own_marks_are_not_counted_as_operations_of_others() -> None:
-    own, foreign = _ref(6, namespace=Namespace(OWN_DATABASE, "marks")), _ref(7)
-    assert [is_own(ref) for ref in (own, foreign)] == [True, False]
-    assert foreign_operations(replace(GOLDEN, segments=(own, foreign))) == 1
-
-
-def test_a_roll_up_is_due_with_each_thousandth_commit() -> None:
-    assert [is_rollup_due(sequence) for sequence in (998, 999, 1000, 1999)] == [False, True, False, True]
+def test_a_roll_up_is_due_with_every_thousandth_commit() -> None:
+    assert [sequence for sequence in range(3 * ROLLUP_SIZE) if is_rollup_due(sequence)] == [999, 1999, 2999]
     assert rollup_key(1000) == "replication/.log/rollup/000000001000.jsonl"
+
+
+def test_a_roll_up_holds_the_commits_bytes_unchanged() -> None:
+    bodies = [encode_commit(FIRST), encode_commit(following(FIRST))]
+    assert list(decode_rollup(encode_rollup(bodies))) == bodies

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from bson import Timestamp, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, glance, parse_event
+from d5agent.core.glance import Change, change_at, glance, touch_at
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, parse_event
 from d5agent.errors import CorruptDataError
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS, at, operation, raw_event
@@ -104,6 +106,31 @@ def test_a_glance_sees_what_parsing_sees_in_whatever_order(
     assert (seen.namespace, seen.cluster_time) == (parsed.namespace, parsed.cluster_time)
     assert (seen.is_barrier, seen.is_ours) == (parsed.is_barrier, parsed.is_ours)
     assert (seen.token, seen.document_id) == (parsed.token, parsed.document_id)
+    _require_same_touch(raw)
+
+
+def _require_same_touch(raw: bytes) -> None:
+    """What is touched is what parsing says, wherever the event lies."""
+    parsed, begin = parse_event(raw), 7
+    seen = touch_at(b"before!" + raw + b"after", begin, begin + len(raw))
+    assert seen.size == len(raw)
+    assert (seen.namespace, seen.cluster_time, seen.kind) == (parsed.namespace, parsed.cluster_time, parsed.kind)
+    assert (seen.document_id, seen.rename_to) == (parsed.document_id, parsed.rename_to)
+    assert seen.has_document == (parsed.kind == "delete" or parsed.document is not None)
+
+
+@pytest.mark.parametrize("id_", [1, "a", {"z": 1}, None, b"x" * 300])
+@pytest.mark.parametrize("kind", ["insert", "update", "replace", "delete", "drop", "rename"])
+@pytest.mark.parametrize("is_null", [True, False])
+def test_what_an_event_touches_is_seen_without_taking_it_out(id_: object, kind: str, is_null: bool) -> None:  # noqa: FBT001 -- a row of the table
+    changed: dict[str, Any] = {"fullDocument": None} if is_null else {}
+    if kind == "rename":
+        changed["to"] = {"db": "shop", "coll": "new"}
+    raw = raw_event(kind, 3, id_, **changed)
+    _require_same_touch(raw)
+    fields = decode(raw)  # as servers order them: the document before the namespace
+    as_sent = [n for n in (*_FIELDS, "to") if n in fields]
+    _require_same_touch(encode({name: fields[name] for name in as_sent}))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +153,7 @@ def test_a_glance_at_an_event_as_servers_send_it_sees_what_parsing_sees(
     seen, parsed = glance(raw), parse_event(raw)
     assert (seen.namespace, seen.cluster_time) == (parsed.namespace, parsed.cluster_time) == (ORDERS, ClusterTime(5, 6))
     assert (seen.is_barrier, seen.token) == (parsed.is_barrier, parsed.token)
+    _require_same_touch(raw)
 
 
 @pytest.mark.parametrize("size", range(4, len(raw_event("update", 3, "id")), 7))
@@ -136,3 +164,54 @@ def test_a_cut_event_is_corrupt_at_a_glance_too_or_seen_as_far_as_needed(size: i
     except CorruptDataError:
         return
     assert (seen.namespace, seen.cluster_time) == (ORDERS, at(3))
+
+
+@pytest.mark.parametrize("kind", ["insert", "update", "replace", "delete"])
+@pytest.mark.parametrize("order", ["mongodb", "documentdb", "another"])
+def test_what_replay_needs_is_the_same_however_the_fields_are_ordered(kind: str, order: str) -> None:
+    whole = decode(raw_event(kind, 7, "größe", fullDocument=None if kind == "update" else {"_id": "größe", "n": [1]}))
+    names = {
+        "mongodb": ("_id", "operationType", "clusterTime", "fullDocument", "ns", "documentKey"),
+        "documentdb": ("_id", "operationType", "clusterTime", "ns", "documentKey", "fullDocument"),
+        "another": ("fullDocument", "documentKey", "ns", "clusterTime", "operationType", "_id"),
+    }[order]
+    if kind == "delete":
+        del whole["fullDocument"]
+    event = encode({name: whole[name] for name in names if name in whole})
+    parsed = parse_event(event)
+    around = b"before" + event + event
+    found = change_at(around, 6, 6 + len(event))
+    assert found == Change(parsed.kind, parsed.namespace, parsed.document_id or raw_id(0), parsed.document)
+    assert (found.document is None) == (kind in {"update", "delete"})
+
+
+def test_what_concerns_more_than_a_document_is_an_operation() -> None:
+    event = raw_event("drop", 1)
+    assert change_at(event, 0, len(event)) == parse_event(event)
+
+
+@pytest.mark.parametrize("length", [20, 90, 120, 150])
+def test_a_torn_event_is_corrupt_and_no_change(length: int) -> None:
+    event = raw_event("insert", 1)[:length]
+    with pytest.raises(CorruptDataError):
+        change_at(event, 0, len(event))
+
+
+@pytest.mark.parametrize("size", range(5, len(raw_event("update", 3, "id")), 7))
+def test_a_cut_event_touches_nothing_or_what_is_seen_of_it(size: int) -> None:
+    fields = decode(raw_event("update", 3, "id"))
+    raw = encode({name: fields[name] for name in _FIELDS if name in fields})[:size]
+    try:
+        seen = touch_at(raw, 0, len(raw))
+    except CorruptDataError:
+        return
+    assert (seen.namespace, seen.document_id) == (ORDERS, raw_id("id"))
+
+
+def test_an_event_whose_sizes_are_wrong_is_corrupt() -> None:
+    fields = decode(raw_event("update", 3, "id"))
+    raw = encode({name: fields[name] for name in _FIELDS if name in fields})
+    at = raw.index(b"fullDocument") + 13
+    for size in (b"\xff\xff\xff\x7f", b"\xff\xff\x00\x00"):
+        with pytest.raises(CorruptDataError):
+            touch_at(raw[:at] + size + raw[at + 4 :], 0, len(raw))

@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase import (
+from d5agent.core.phase import finish, start, stop, to_resume, to_run
+from d5agent.core.services import (
     PHASE_SERVICES,
     STARTED_BY,
     Fence,
@@ -18,14 +19,9 @@ from d5agent.core.phase import (
     ServiceState,
     Status,
     Verified,
-    finish,
     parse_request,
     phase_of,
     services_of,
-    start,
-    stop,
-    to_resume,
-    to_run,
 )
 from d5agent.errors import RefusedError
 
@@ -76,7 +72,6 @@ _REPLICATION: Final = (Phase.REPLICATION, Service.REPLICATION)
 _UNREADY: Final = tuple(request for request in REQUESTS if request not in _REPLICATION)
 _NOT_WHILE_CLEANING: Final = (
     Phase.RESTORE,
-    Service.BACKUP,
     Service.MONITOR_REPLICATION,
     Service.RESTORE,
     Service.VERIFY,

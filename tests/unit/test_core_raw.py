@@ -13,6 +13,7 @@ from bson.raw_bson import RawBSONDocument
 from d5agent.core.raw import (
     DocumentId,
     any_of_filter,
+    count_documents_of,
     document_id,
     documents_of,
     elements,
@@ -211,3 +212,16 @@ def test_a_concatenation_that_ends_within_a_document_is_corrupt(tail: bytes) -> 
 
 def test_ids_are_hashable_and_in_the_order_of_their_bytes() -> None:
     assert len({DocumentId(b"\x10\x01\0\0\0"), document_id(encode({"_id": 1}))}) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 99, 100, 101, 1000, 12_345])
+def test_the_documents_of_an_array_are_counted_without_taking_it_apart(count: int) -> None:
+    array = encode({"a": [{"n": number} for number in range(count)]})[7:-1]
+    assert count_documents_of(array) == count == len(documents_of(array))
+
+
+def test_an_array_that_is_cut_or_none_is_not_counted() -> None:
+    array = encode({"a": [{"n": number} for number in range(3)]})[7:-1]
+    for damaged in (array[:-4], array[:9], encode({"a": 1})):
+        with pytest.raises(CorruptDataError, match="not an array"):
+            count_documents_of(damaged)

@@ -16,15 +16,16 @@ from d5agent.core.replay import (
     Window,
     Write,
     WriteBatch,
+    absent,
     again,
     barrier_of,
-    conflict_rounds,
-    parked,
+    split_conflicts,
     split_deletes,
+    waiting_for_later,
 )
 from d5agent.errors import OperatorError
 from tests.fakes.documents import raw_id
-from tests.fakes.events import ITEMS, ORDERS, at, operation
+from tests.fakes.events import ITEMS, ORDERS, at, change, operation
 
 ONE, TWO = raw_id(1), raw_id(2)
 
@@ -34,9 +35,9 @@ def _window(*kinds: str) -> Window:
     window = Window()
     for increment, kind in enumerate(kinds, start=1):
         if kind == "gone":
-            window.add(operation("update", increment, fullDocument=None))
+            window.add(change("update", increment, fullDocument=None))
         else:
-            window.add(operation(kind, increment))
+            window.add(change(kind, increment))
     return window
 
 
@@ -87,24 +88,22 @@ def test_a_window_knows_about_how_much_it_holds() -> None:
 
 def test_lanes_share_the_documents_and_each_stays_in_one() -> None:
     window = Window()
-    for number in range(100):
-        window.add(operation("insert", number + 1, number))
-    window.add(operation("insert", 200, namespace=ITEMS))
+    for number in range(1000):
+        window.add(change("insert", number + 1, number))
+    window.add(change("insert", 2000, namespace=ITEMS))
     batches = window.batches(4)
     orders = [batch for batch in batches if batch.namespace == ORDERS]
     assert len(orders) == 4
-    assert min(len(batch.writes) for batch in orders) > 10
-    assert sorted(write.id for batch in orders for write in batch.writes) == sorted(raw_id(n) for n in range(100))
+    assert min(len(batch.writes) for batch in orders) > 100
+    assert sorted(write.id for batch in orders for write in batch.writes) == sorted(raw_id(n) for n in range(1000))
     assert [len(batch.writes) for batch in batches if batch.namespace == ITEMS] == [1]
 
 
 @pytest.mark.parametrize("kind", ["shardCollection", "rename"])
 def test_an_operation_that_nobody_can_replay_is_never_skipped(kind: str) -> None:
     with pytest.raises(OperatorError, match="cannot be replayed") as caught:
-        Window().add(operation(kind, 1))
-    assert caught.value.facts == {"type": kind, "namespace": "shop.orders", "cluster_time": str(at(1))}
-    with pytest.raises(OperatorError, match="cannot be replayed"):
         barrier_of(operation(kind, 1))
+    assert caught.value.facts == {"type": kind, "namespace": "shop.orders", "cluster_time": str(at(1))}
 
 
 def test_a_barrier_tells_what_to_apply() -> None:
@@ -119,6 +118,12 @@ def test_doubts_follow_a_renamed_collection() -> None:
     doubts.apply_barrier(operation("rename", 1, to={"db": "shop", "coll": "items"}))
     assert doubts.documents == {ITEMS: {ONE}}
     assert doubts.whole == {ORDERS, ITEMS}
+
+
+def test_the_doubts_of_a_collection_that_a_renamed_one_replaces_are_settled() -> None:
+    doubts = Doubts(documents={ITEMS: {TWO}})
+    doubts.apply_barrier(operation("rename", 1, to={"db": "shop", "coll": "items"}))
+    assert doubts.documents == {}
 
 
 def test_a_drop_settles_the_doubts_of_its_collection() -> None:
@@ -147,8 +152,12 @@ def test_too_many_doubts_put_the_namespace_in_doubt() -> None:
     doubts = Doubts(documents={ORDERS: {raw_id(n) for n in range(replay._MANY_DOUBTS)}})
     doubts.add(ORDERS, raw_id("one more"))
     assert (doubts.documents, doubts.whole) == ({}, {ORDERS})
+
+
+def test_a_document_of_a_renamed_collection_may_be_in_doubt_by_itself() -> None:
+    doubts = Doubts(whole={ORDERS})
     doubts.add(ORDERS, ONE)
-    assert len(doubts) == 0
+    assert doubts.documents == {ORDERS: {ONE}}
 
 
 def test_doubts_come_back_from_a_checkpoint() -> None:
@@ -163,7 +172,24 @@ def _failure(id_: object, *, namespace: Namespace = ORDERS, is_conflict: bool = 
 
 def test_conflicts_are_tried_again_and_refusals_are_not() -> None:
     conflict, refusal = _failure(1), _failure(2, is_conflict=False)
-    assert conflict_rounds([conflict, refusal]) == ([conflict], [refusal])
+    assert split_conflicts([conflict, refusal]) == ([conflict], [refusal])
+
+
+def test_a_window_tries_again_what_waits_unless_it_knows_better() -> None:
+    window = _window("update")
+    window.take_up([_failure(1), _failure(2)])
+    (batch,) = window.batches(1)
+    assert {write.id: write.document for write in batch.writes} == {ONE: _document(1), TWO: encode({"_id": 2})}
+    gone = _window("gone")
+    gone.take_up([_failure(1)])
+    assert gone.batches(1) == []
+
+
+def test_what_waits_for_a_later_window_is_bounded() -> None:
+    failures = [_failure(number) for number in range(600)]
+    size = len(failures[0].write.document or b"")
+    assert waiting_for_later([_failure(1, is_conflict=False), *failures], max_bytes=3 * size) == failures[:3]
+    assert len(waiting_for_later(failures, max_bytes=600 * size)) == 500
 
 
 def test_failed_writes_become_batches_by_namespace() -> None:
@@ -174,8 +200,8 @@ def test_failed_writes_become_batches_by_namespace() -> None:
     ]
 
 
-def test_documents_that_wait_for_each_other_leave_for_a_moment() -> None:
-    assert parked([_failure(1), _failure(2)]) == [
+def test_refused_documents_may_leave_the_target() -> None:
+    assert absent([_failure(1), _failure(2)]) == [
         WriteBatch(namespace=ORDERS, writes=(Write(id=ONE, document=None), Write(id=TWO, document=None)))
     ]
 

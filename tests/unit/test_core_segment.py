@@ -12,7 +12,7 @@ import pytest
 from bson import encode
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.segment import SegmentRef, compressed, decode_segment, encode_segment, mixed_segment
+from d5agent.core.segment import SegmentRef, compressed, decode_segment, encode_segment, mixed_segment, touches_of
 from d5agent.errors import CorruptDataError
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ITEMS, ORDERS, at, operation, raw_event
@@ -160,3 +160,34 @@ def test_other_content_is_corrupt_and_the_error_names_the_segment(content: bytes
         list(decode_segment(_ref_of(body, key=key), body))
     assert caught.value.facts["key"] == key
     assert caught.value.hint
+
+
+def test_what_a_segment_touches_is_what_its_operations_do() -> None:
+    operations = [operation("insert", 1, 5), operation("update", 2, 6, fullDocument=None), operation("delete", 3, 5)]
+    plain = encode_segment(operations)
+    for segment in (plain, compressed(plain)):
+        found = list(touches_of(segment.ref(segment.key()), segment.body))
+        assert [(f.kind, f.document_id, f.has_document) for f in found] == [
+            ("insert", raw_id(5), True),
+            ("update", raw_id(6), False),
+            ("delete", raw_id(5), True),
+        ]
+
+
+def test_a_segment_that_is_not_whole_touches_nothing() -> None:
+    segment = encode_segment([operation("insert", 1)])
+    with pytest.raises(CorruptDataError, match="not what its commit says"):
+        next(touches_of(segment.ref("key"), segment.body[:-1]))
+    with pytest.raises(CorruptDataError, match="another number of operations"):
+        list(touches_of(replace(segment.ref("key"), count=2), segment.body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\0\0\0\0\0", b"\x05\0", raw_event("insert", 1)[:-1], encode({"a": 1}), b"\xff\xff\xff\xff" + b"\0" * 60],
+    ids=["no size", "cut size", "cut event", "no event", "negative size"],
+)
+def test_what_is_no_event_is_named_with_its_segment(body: bytes) -> None:
+    with pytest.raises(CorruptDataError, match="no event") as caught:
+        list(touches_of(replace(_ref_of(body, key="the key"), count=1), body))
+    assert caught.value.facts["key"] == "the key"

@@ -12,20 +12,22 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.operation import ClusterTime
 from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
 from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError
 from d5agent.runtime.daemon import PHASE, Daemon
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
+from tests.fakes.machine import FakeApplication
 from tests.fakes.stage import until
 from tests.fakes.store import FakeStateStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from typing import Any
 
-    from d5agent.ports import Coordinator
+    from d5agent.service import Coordinator
 
 READY = PhaseState(phase=Phase.REPLICATION, run_id="run", since=SINCE, ready_at=SINCE)
 
@@ -46,6 +48,10 @@ class MirrorDown(FakeStateStore):
         self.mirror[name] = self.texts[name]
 
 
+async def _say_nothing() -> None:
+    """Nothing is left to do."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Worker:
     """A service that ends as it is told: each run raises the next error, or works until it is to stop.
@@ -63,6 +69,7 @@ class Worker:
     cancelled: int = 0
     at: list[float] = field(default_factory=list)
     surroundings: list[Coordinator] = field(default_factory=list)
+    last_words: Callable[[], Awaitable[None]] = _say_nothing
     clock: FakeClock
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -83,6 +90,7 @@ class Worker:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        await self.last_words()
         self.drained += 1
 
 
@@ -93,6 +101,7 @@ class House:
     clock: FakeClock = field(default_factory=FakeClock)
     states: FakeStateStore = field(default_factory=FakeStateStore)
     drain_seconds: float = 5
+    application: FakeApplication | None = None
     workers: dict[Service, Worker] = field(init=False)
     daemon: Daemon = field(init=False)
 
@@ -109,6 +118,8 @@ class House:
             states=self.states,
             clock=self.clock,
             drain_seconds=self.drain_seconds,
+            is_live=self.application is not None,
+            accept_writes=None if self.application is None else self.application.accept_writes,
         )
 
     @asynccontextmanager
@@ -389,3 +400,79 @@ async def test_the_watchdog_is_fed_as_long_as_replication_shows_life() -> None:
         assert daemon.is_fed()
         daemon.facts[Service.REPLICATION]["seen_at"] = house.clock.monotonic() - 61
         assert not daemon.is_fed()
+
+
+FOLLOWING = replace(
+    READY,
+    phase=Phase.RESTORE,
+    services={Service.RESTORE: ServiceState(status=Status.RUNNING, since=SINCE)},
+)
+
+
+async def test_a_cutover_that_is_called_off_ends_before_the_application_may_write() -> None:
+    house = House(application=FakeApplication())
+    await house.remember(FOLLOWING)
+    async with house.up() as daemon:
+        await daemon.start(Service.MONITOR_REPLICATION)
+        await house.until_status(Service.MONITOR_REPLICATION, Status.RUNNING)
+        await daemon.call_off()
+        row = daemon.state.services[Service.MONITOR_REPLICATION]
+        assert (row.status, row.reason) == (Status.STOPPED, "called off")
+        assert house.workers[Service.MONITOR_REPLICATION].drained == 1
+        assert house.application is not None
+        assert house.application.told == ["accept"]
+        assert daemon.state.status(Service.RESTORE) is Status.RUNNING
+
+
+async def test_an_application_that_could_not_be_told_is_told_when_the_call_off_is_typed_again() -> None:
+    house = House(application=FakeApplication(error=OperatorError("it could not be told", hint="mend the command")))
+    assert house.application is not None
+    await house.remember(FOLLOWING)
+    async with house.up() as daemon:
+        await daemon.start(Service.MONITOR_REPLICATION)
+        with pytest.raises(OperatorError, match="it could not be told"):
+            await daemon.call_off()
+        assert "the application may be read-only" in daemon.state.services[Service.MONITOR_REPLICATION].reason
+        house.application.error = None
+        await daemon.call_off()
+    assert house.application.told == ["accept", "accept"]
+
+
+async def test_a_fence_that_is_drawn_while_the_cutover_ends_keeps_the_application_read_only() -> None:
+    house = House(application=FakeApplication())
+    await house.remember(FOLLOWING)
+    async with house.up() as daemon:
+
+        async def draw() -> None:
+            fence = Fence(sequence=1, cluster_time=ClusterTime(1, 1), at=SINCE)
+            await daemon.update(lambda state: replace(state, fence=fence))
+
+        house.workers[Service.MONITOR_REPLICATION].last_words = draw
+        await daemon.start(Service.MONITOR_REPLICATION)
+        await house.until_status(Service.MONITOR_REPLICATION, Status.RUNNING)
+        with pytest.raises(RefusedError, match="the fence is drawn"):
+            await daemon.call_off()
+    assert house.application is not None
+    assert not house.application.told
+
+
+async def test_a_restore_that_is_paused_stays_so_over_a_restart() -> None:
+    house = House(application=FakeApplication())
+    await house.remember(FOLLOWING)
+    async with house.up() as daemon:
+        await daemon.pause(is_paused=True)
+    async with house.up() as daemon:
+        assert daemon.state.is_paused
+        await daemon.pause(is_paused=False)
+    assert not house.on_disk().is_paused
+
+
+async def test_a_service_that_is_stopped_before_its_first_step_can_be_started_again() -> None:
+    house = House()
+    house.workers[Service.REPLICATION].drains = False
+    async with house.up() as daemon:
+        await daemon.start(Phase.REPLICATION)
+        await daemon.stop(Phase.REPLICATION)  # its task has not run yet
+        assert house.workers[Service.REPLICATION].runs == 0
+        await daemon.start(Phase.REPLICATION)
+        await house.until_status(Service.REPLICATION, Status.RUNNING)

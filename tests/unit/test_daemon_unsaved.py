@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from d5agent.core.phase import Phase, Service, Status
 from d5agent.core.phase_codec import decode_phase
+from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError, TransientError
 from d5agent.runtime.daemon import PHASE, Daemon
 from d5agent.runtime.holder import BEAT_SECONDS, Holder, Lease
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
     from typing import Any
 
-    from d5agent.ports import Coordinator
+    from d5agent.service import Coordinator
 
 
 class FullDisk(FakeStateStore):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from d5agent import errors
-from d5agent.core.phase import Phase, Service
+from d5agent.core.services import Phase, Service
 from d5agent.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -49,7 +49,7 @@ _documents = st.dictionaries(st.text(st.characters(codec="utf-8", exclude_charac
 def test_the_walk_finds_every_element_where_it_is(document: dict[str, Any]) -> None:
     raw = b"junk" + bson.encode(document)
     walked = list(elements(raw, 4))
-    assert [name.decode() for _, name, _, _, _ in walked] == list(document)
+    assert [name.decode() for _, name, _, _, _ in walked] == list(bson.decode(raw[4:]))  # the encoder puts _id first
     assert b"".join(raw[begin:end] for _, _, begin, _, end in walked) == raw[8:-1]
 
 

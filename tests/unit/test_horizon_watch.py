@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from d5agent.core.horizon import Basis, Retention
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status
 from d5agent.errors import TransientError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.horizon_watch import HorizonWatch

@@ -381,7 +381,7 @@ async def test_a_mixed_segment_is_read_back_with_all_its_collections_and_counts_
 async def test_who_looks_for_a_mark_fetches_no_mixed_segment() -> None:
     store = CountingStore()
     link = await write_log(store, [varied(2)])
-    assert [o.namespace async for o in LogReader(store=store).own_operations(link.commit)] == [MARKS]
+    assert [o.namespace async for o in LogReader(store=store).operations(link.commit, only_own=True)] == [MARKS]
     assert store.fetched == [link.commit.segments[1].key]
 
 

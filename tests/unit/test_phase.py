@@ -10,8 +10,20 @@ import pytest
 
 from d5agent.core import phase, phase_codec
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.core.services import (
+    STARTED_BY,
+    Fence,
+    Phase,
+    PhaseState,
+    Service,
+    ServiceState,
+    Status,
+    Verified,
+    parse_request,
+    phase_of,
+    services_of,
+)
 from d5agent.errors import CorruptDataError, OperatorError, RefusedError
 
 NOW = "2026-11-02T08:00:00+00:00"
@@ -74,9 +86,14 @@ def test_clean_is_refused_until_the_restore_is_verified() -> None:
 
 def test_while_the_log_is_deleted_nothing_builds_upon_it() -> None:
     state = replace(with_status(VERIFIED, Service.CLEAN, Status.RUNNING), is_clearing=True)
-    for request in (Phase.REPLICATION, Phase.RESTORE, Service.BACKUP):
+    for request in (Phase.REPLICATION, Phase.RESTORE, Service.VERIFY):
         with pytest.raises(RefusedError, match="the stored operations are being removed"):
             started(state, request)
+
+
+def test_a_failed_backup_can_be_made_again_while_the_log_is_deleted_since_the_power_off_waits_for_it() -> None:
+    state = replace(with_status(VERIFIED, Service.BACKUP, Status.FAILED), is_clearing=True)
+    assert phase.to_run(started(state, Service.BACKUP), Service.BACKUP) == (Service.BACKUP,)
 
 
 def test_replication_does_not_start_on_a_machine_about_to_be_switched_off() -> None:
@@ -102,19 +119,19 @@ def test_a_daemon_started_again_carries_on_with_what_was_unfinished() -> None:
 
 def test_a_stop_reaches_what_is_pending_too() -> None:
     state = phase.stop(started(READY, Phase.RESTORE), Phase.RESTORE, now=NOW)
-    assert {state.status(service) for service in phase.services_of(Phase.RESTORE)} == {Status.STOPPED}
+    assert {state.status(service) for service in services_of(Phase.RESTORE)} == {Status.STOPPED}
 
 
 def test_a_name_is_a_phase_first_and_an_unknown_one_is_refused() -> None:
-    assert isinstance(phase.parse_request("restore"), Phase)
-    assert isinstance(phase.parse_request("monitor-clean"), Service)
+    assert isinstance(parse_request("restore"), Phase)
+    assert isinstance(parse_request("monitor-clean"), Service)
     for name in ("idle", "restor", ""):
         with pytest.raises(RefusedError, match="there is no service or phase called"):
-            phase.parse_request(name)
+            parse_request(name)
 
 
 def test_each_service_but_verify_belongs_to_one_phase() -> None:
-    assert [service for service in Service if phase.phase_of(service) is None] == [Service.VERIFY]
+    assert [service for service in Service if phase_of(service) is None] == [Service.VERIFY]
 
 
 def test_the_state_survives_its_file() -> None:
@@ -129,6 +146,7 @@ def test_a_newer_state_and_a_damaged_one_are_refused() -> None:
         decode_phase({"version": 1, "phase": "dancing"})
 
 
+CAME_LATER = {"is_paused", "opened_stream", "forced_at", "power_off"}
 LATER = "2026-11-02T09:00:00+00:00"
 FENCE = Fence(sequence=7, cluster_time=ClusterTime(1_793_600_000, 3), at=NOW)
 PROOF = Verified(sequence=7, operations=90, compared=12, at=NOW)
@@ -187,7 +205,7 @@ CLEANED = with_rows(CLEARING, {Service.CLEAN: Status.DONE, Service.MONITOR_CLEAN
         (READY, Phase.CLEAN, NO_RESTORE),
         *((RESTORING, request, NOT_VERIFIED) for request in NEEDS_PROOF),
         (READY, Service.MONITOR_RESTORE, NO_RESTORE),
-        *((CLEARING, request, BEING_CLEARED) for request in BUILDS_ON_THE_LOG),
+        *((CLEARING, request, BEING_CLEARED) for request in BUILDS_ON_THE_LOG if request is not Service.BACKUP),
         *((CLEARING, request, BEING_CLEARED) for request in (Service.REPLICATION, Phase.REPLICATION)),
         *((CLEANED, request, POWERING_OFF) for request in (Service.REPLICATION, Phase.REPLICATION)),
     ],
@@ -222,8 +240,8 @@ def test_a_start_that_is_allowed_makes_its_services_pending_and_moves_the_phase(
 ) -> None:
     after = begin(state, request_)
     assert after.phase is expected
-    assert {after.status(service) for service in phase.services_of(request_)} == {Status.PENDING}
-    assert {after.services[service].since for service in phase.services_of(request_)} == {LATER}
+    assert {after.status(service) for service in services_of(request_)} == {Status.PENDING}
+    assert {after.services[service].since for service in services_of(request_)} == {LATER}
     assert after.since == (LATER if state.phase is not expected else state.since)
 
 
@@ -281,12 +299,12 @@ def test_what_has_ended_is_not_resumed(service: Service, status: Status) -> None
     assert phase.to_resume(with_rows(IDLE, {service: status})) == ()
 
 
-@pytest.mark.parametrize("service", sorted(set(Service) - set(phase.STARTED_BY)))
+@pytest.mark.parametrize("service", sorted(set(Service) - set(STARTED_BY)))
 def test_what_is_pending_and_nobody_else_starts_is_resumed(service: Service) -> None:
     assert phase.to_resume(with_rows(IDLE, {service: Status.PENDING})) == (service,)
 
 
-@pytest.mark.parametrize(("service", "monitor"), list(phase.STARTED_BY.items()))
+@pytest.mark.parametrize(("service", "monitor"), list(STARTED_BY.items()))
 def test_what_is_pending_is_resumed_when_its_monitor_is_done_and_else_left_to_it(
     service: Service, monitor: Service
 ) -> None:
@@ -362,7 +380,7 @@ def test_garbage_in_a_state_is_called_damage_with_the_way_out(change: dict[str, 
     assert "mirror" in damaged.value.hint
 
 
-@pytest.mark.parametrize("name", [name for name in encode_phase(PROVEN) if name != "version"])
+@pytest.mark.parametrize("name", [name for name in encode_phase(PROVEN) if name not in {"version", *CAME_LATER}])
 def test_a_state_that_lacks_a_field_is_damaged(name: str) -> None:
     value = encode_phase(PROVEN)
     del value[name]

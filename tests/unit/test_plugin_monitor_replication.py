@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.phase import Phase, Service, Status
+from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.plugins.monitor_replication import MonitorReplication
 from tests.fakes.cluster import insert
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMEOUT = 60.0
+MANIFEST = "dump/run/target/manifest.json"
 MARK = "the fence to come out of the stream and be stored"
 
 
@@ -24,7 +25,7 @@ async def ready(stage: Stage) -> Stage:
     """A stage whose restore phase has begun, its backup being done."""
     await stage.capture(insert(ORDERS, {"_id": 0}))
     stage.coordinator.state = replace(stage.coordinator.state, phase=Phase.RESTORE)
-    stage.coordinator.set_status(Service.BACKUP, Status.DONE)
+    await stage.store.put(MANIFEST, b"{}")
     stage.coordinator.set_status(Service.MONITOR_REPLICATION, Status.RUNNING)
     return stage
 
@@ -188,19 +189,22 @@ async def test_an_application_that_is_never_quiet_is_given_up_with_a_hint() -> N
 
 async def test_the_backup_is_waited_for() -> None:
     stage = await ready(Stage())
+    await stage.store.delete([MANIFEST])
     stage.coordinator.set_status(Service.BACKUP, Status.FAILED)
-    stages = {
-        "a backup, which is not running: type d5agent start backup": Status.RUNNING,
-        "backup": Status.DONE,
-    }
+    waits = (
+        "a backup of the target, which is not running: type d5agent start backup",
+        "the backup of the target",
+    )
 
     def go_on(reason: str) -> None:
-        if reason in stages:
+        if reason == waits[0]:
             assert stage.coordinator.state.fence is not None
-            stage.coordinator.set_status(Service.BACKUP, stages[reason])
+            stage.coordinator.set_status(Service.BACKUP, Status.RUNNING)  # the source's may take longer
+        elif reason == waits[1]:
+            stage.store.objects[MANIFEST] = b"{}"
 
     stage.coordinator.on_wait = go_on
     async with stage.running(stage.replication()):
         await monitor(stage).run(stage.coordinator)
-    assert stage.coordinator.reasons == [MARK, *stages]
+    assert stage.coordinator.reasons == [MARK, *waits, ""]
     assert stage.coordinator.started == [Service.RESTORE]

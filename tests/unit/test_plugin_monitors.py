@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from d5agent.core.phase import Phase, Service, Status
-from d5agent.errors import OperatorError
+from d5agent.core.ending import ask_power_off, forced
+from d5agent.core.final_report import Clearing
+from d5agent.core.phase import to_resume
+from d5agent.core.services import Phase, Service, Status
+from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_restore import MonitorRestore
+from d5agent.steps.log_reader import LogReader
 from tests.fakes.cluster import insert
+from tests.fakes.coordinator import SINCE
 from tests.fakes.machine import FakePowerSwitch
 from tests.fakes.stage import ORDERS, Stage
+from tests.fakes.store import FakeObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 STATES = ("data_resume_token", "restore_checkpoint")
+REPORTS = [f"reports/run/{name}" for name in ("certificate.html", "certificate.json", "final.json", "verify.json")]
 
 
 async def proved(stage: Stage) -> Stage:
@@ -30,20 +42,32 @@ async def proved(stage: Stage) -> Stage:
     return stage
 
 
-def clean(stage: Stage) -> Clean:
+def clean(stage: Stage, *, keep_log_days: int | None = None) -> Clean:
     return Clean(
         source=stage.source,
         store=stage.store,
+        uploads=stage.store,
         states=stage.states,
         state_names=STATES,
         clock=stage.clock,
         timeout_seconds=60,
+        keep_log_days=keep_log_days,
     )
 
 
-async def run_clean(stage: Stage) -> int:
+def monitor_clean(stage: Stage, power: FakePowerSwitch) -> MonitorClean:
+    return MonitorClean(power=power, store=stage.store, clock=stage.clock, timeout_seconds=30)
+
+
+def final_report(stage: Stage) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(stage.store.objects["reports/run/final.json"])
+    return report
+
+
+async def run_clean(stage: Stage, service: Clean | None = None) -> int:
     """Run clean beside replication, which it stops; return how many objects the log had then."""
     coordinator, found = stage.coordinator, [0]
+    service = service or clean(stage)
     async with stage.running(stage.replication()) as replication:
 
         async def end_replication() -> None:
@@ -53,7 +77,7 @@ async def run_clean(stage: Stage) -> int:
 
         coordinator.on_stop = end_replication
         try:
-            await clean(stage).run(coordinator)
+            await service.run(coordinator)
         except OperatorError as error:
             refusal = error
         else:
@@ -67,9 +91,12 @@ def log_of(stage: Stage) -> list[str]:
 
 async def test_clean_removes_log_position_and_stream_but_neither_dumps_nor_reports() -> None:
     stage = await proved(Stage())
+    stage.coordinator.state = replace(stage.coordinator.state, opened_stream=True)
+    stage.store.half_way = ["dump/run/source/shop.archive.gz"]
     deleted = await run_clean(stage)
     assert deleted > 3
-    assert sorted(stage.store.objects) == ["dump/run/target/manifest.json", "reports/run/verify.json"]
+    assert sorted(stage.store.objects) == ["dump/run/target/manifest.json", *REPORTS]
+    assert stage.store.half_way == []
     assert stage.states.texts == {}
     assert not stage.source.is_enabled
     assert stage.coordinator.stopped == [Service.REPLICATION]
@@ -99,6 +126,171 @@ async def test_clean_refuses_without_a_proof() -> None:
     with pytest.raises(OperatorError, match="has not verified"):
         await clean(stage).run(stage.coordinator)
     assert stage.store.objects == before
+
+
+async def refused(stage: Stage, match: str) -> OperatorError:
+    """See that clean refuses, and keeps all."""
+    before = dict(stage.store.objects)
+    with pytest.raises(OperatorError, match=match) as error:
+        await clean(stage).run(stage.coordinator)
+    assert stage.store.objects == before
+    assert stage.coordinator.stopped == []
+    assert not stage.coordinator.state.is_clearing
+    return error.value
+
+
+async def test_clean_refuses_without_the_certificate_in_the_store() -> None:
+    stage = await proved(Stage())
+    del stage.store.objects["reports/run/certificate.json"]
+    assert "d5agent start restore" in (await refused(stage, "there is no certificate")).hint
+
+
+async def test_clean_refuses_a_proof_that_was_never_certified() -> None:
+    stage = await proved(Stage())
+    assert stage.coordinator.state.verified is not None
+    proof = replace(stage.coordinator.state.verified, certificate="")
+    stage.coordinator.state = replace(stage.coordinator.state, verified=proof)
+    await refused(stage, "there is no certificate")
+
+
+async def test_clean_refuses_an_altered_certificate_and_that_of_another_log() -> None:
+    stage, other = await proved(Stage()), await proved(Stage())
+    key = "reports/run/certificate.json"
+    whole = stage.store.objects[key]
+    stage.store.objects[key] = whole.replace(b'"compared": 1', b'"compared": 2')
+    assert stage.store.objects[key] != whole
+    await refused(stage, "altered")
+    await other.capture(insert(ORDERS, {"_id": "more"}))
+    await other.prove()
+    stage.store.objects[key] = other.store.objects[key]
+    await refused(stage, "another log")
+
+
+async def test_a_forced_clean_asks_for_no_proof_says_so_and_ends_the_run_without_a_power_off() -> None:
+    stage = await proved(Stage())
+    del stage.store.objects["reports/run/certificate.json"]
+    state = replace(stage.coordinator.state, verified=None, services={})
+    stage.coordinator.state = forced(state, "run", now=SINCE)
+    await clean(stage).run(stage.coordinator)
+    assert log_of(stage) == []
+    assert stage.states.texts == {}
+    assert stage.coordinator.journal.facts_of("clean_is_forced") == [{"at": SINCE, "proof": "not asked for"}]
+    assert final_report(stage)["forced_at"] == SINCE
+    assert final_report(stage)["power_off"] is None
+    assert stage.coordinator.state.phase is Phase.IDLE
+    assert stage.coordinator.state.status(Service.CLEAN) is Status.DONE
+    assert to_resume(stage.coordinator.state) == ()
+
+
+async def test_a_forced_clean_takes_a_log_that_cannot_be_read() -> None:
+    stage = await proved(Stage())
+    commits = sorted(key for key in log_of(stage) if key.startswith("replication/.log/"))
+    stage.store.objects[commits[-1]] = b"garbage"
+    stage.coordinator.state = forced(replace(stage.coordinator.state, services={}), "run", now=SINCE)
+    await clean(stage).run(stage.coordinator)
+    assert log_of(stage) == []
+    assert final_report(stage)["log"] is None
+
+
+async def test_a_stream_that_the_agent_did_not_switch_on_stays_on_and_that_is_told() -> None:
+    stage = await proved(Stage())
+    await run_clean(stage)
+    assert stage.source.is_enabled
+    assert stage.coordinator.journal.facts_of("change_stream_left_on")
+    assert final_report(stage)["removed"]["change_stream"] == "left on: the agent did not switch it on"
+
+
+async def test_uploads_of_a_backup_at_work_are_left_alone() -> None:
+    stage = await proved(Stage())
+    stage.store.half_way = ["dump/run/source/shop.archive.gz"]
+    stage.coordinator.set_status(Service.BACKUP, Status.RUNNING)
+    await run_clean(stage)
+    assert stage.store.half_way == ["dump/run/source/shop.archive.gz"]
+
+
+async def test_the_final_report_says_what_was_removed_and_what_is_kept() -> None:
+    stage = await proved(Stage())
+    last = (await stage.commits())[-1]
+    deleted = await run_clean(stage)
+    report = final_report(stage)
+    assert report["removed"]["objects"] == deleted
+    assert report["log"]["operations"] >= last.total.operations
+    assert report["verified"]["certificate"] == "reports/run/certificate.json"
+    assert report["kept"] == {
+        "archive": None,
+        "keep_log_days": None,
+        "dump": "dump/run/",
+        "reports": "reports/run/",
+    }
+
+
+async def test_the_log_is_archived_whole_with_its_days_as_a_tag_before_any_of_it_is_deleted() -> None:
+    stage = await proved(Stage())
+    archived_at_first_delete: list[int] = []
+    original = stage.store.delete
+
+    async def delete(keys: Sequence[str]) -> None:
+        if any(key.startswith("replication/") for key in keys):
+            archived_at_first_delete.append(sum(key.startswith("archive/") for key in stage.store.objects))
+        await original(keys)
+
+    stage.store.delete = delete  # type: ignore[method-assign]  # a look at the moment of the first delete
+    deleted = await run_clean(stage, clean(stage, keep_log_days=30))
+    archive = sorted(key for key in stage.store.objects if key.startswith("archive/"))
+    assert archived_at_first_delete[0] == deleted == len(archive)
+    assert all(stage.store.tags[key] == {"d5agent-keep-log-days": "30"} for key in archive)
+    assert log_of(stage) == []
+    assert final_report(stage)["kept"]["archive"] == "archive/run/"
+    assert final_report(stage)["kept"]["keep_log_days"] == 30
+    moved = FakeObjectStore()
+    moved.objects = {key.removeprefix("archive/run/"): stage.store.objects[key] for key in archive}
+    assert (await LogReader(store=moved).check()).orphans == (), "it is a log of its own, and whole"
+
+
+@pytest.mark.parametrize("fault", ["is missing", "is not what was stored"])
+async def test_a_log_that_cannot_be_archived_whole_is_not_deleted(fault: str) -> None:
+    stage = await proved(Stage())
+    segment = next(key for key in log_of(stage) if key.startswith("replication/shop/"))
+    if fault == "is missing":
+        del stage.store.objects[segment]
+    else:
+        stage.store.objects[segment] += b"x"
+    stage.coordinator.state = replace(stage.coordinator.state, is_clearing=True)
+    before = log_of(stage)
+    with pytest.raises(CorruptDataError, match=fault) as error:
+        await clean(stage, keep_log_days=30).run(stage.coordinator)
+    assert log_of(stage) == before
+    assert "keep_log_days" in error.value.hint
+    await clean(stage).run(stage.coordinator)  # what the hint says
+    assert log_of(stage) == []
+    assert final_report(stage)["kept"]["archive"] is None
+
+
+async def test_an_archive_goes_on_where_it_was_cut_off_and_a_deletion_that_began_is_not_archived() -> None:
+    stage = await proved(Stage())
+    stage.coordinator.state = replace(stage.coordinator.state, is_clearing=True)
+    last = (await stage.commits())[-1].sequence
+    clearing = Clearing(run_id="run", began_at=SINCE, archive="archive/run/", archived=last - 1)
+    await stage.states.save("clearing", clearing.to_json())
+    copied: list[str] = []
+    original = stage.store.copy
+
+    async def copy(key: str, to: str, *, tags: Mapping[str, str]) -> str | None:
+        copied.append(key)
+        return await original(key, to, tags=tags)
+
+    stage.store.copy = copy  # type: ignore[method-assign]  # counts
+    await clean(stage, keep_log_days=30).run(stage.coordinator)
+    assert f"replication/.log/{last:012d}.json" in copied
+    assert f"replication/.log/{0:012d}.json" not in copied
+    copied.clear()
+    stage = await proved(Stage())
+    stage.coordinator.state = replace(stage.coordinator.state, is_clearing=True)
+    await stage.states.save("clearing", replace(clearing, is_deleting=True, deleted=5).to_json())
+    left = len(log_of(stage))
+    await clean(stage, keep_log_days=30).run(stage.coordinator)
+    assert final_report(stage)["removed"]["objects"] == left + 5
+    assert not copied
 
 
 async def test_marks_of_our_own_after_the_proof_do_not_keep_clean_from_its_work() -> None:
@@ -168,31 +360,87 @@ async def test_operations_after_the_proof_are_restored_before_clean_is_started()
     assert stage.coordinator.started == [Service.RESTORE, Service.CLEAN, Service.MONITOR_CLEAN]
 
 
+async def ended(stage: Stage) -> Stage:
+    """A stage whose clean and backup are done."""
+    await run_clean(stage)
+    for service in (Service.CLEAN, Service.BACKUP):
+        stage.coordinator.set_status(service, Status.DONE)
+    return stage
+
+
 async def test_monitor_clean_waits_for_clean_and_backup_and_powers_off_once_idle() -> None:
     stage = await proved(Stage())
+    await run_clean(stage)
     power = FakePowerSwitch()
+    stage.coordinator.reasons.clear()
     stage.coordinator.set_status(Service.CLEAN, Status.RUNNING)
 
     def go_on(reason: str) -> None:
-        assert power.requests == 0
-        stage.coordinator.set_status(Service.BACKUP if "clean" not in reason else Service.CLEAN, Status.DONE)
+        if reason.startswith("to be done"):
+            assert power.requests == 0
+            stage.coordinator.set_status(Service.BACKUP if "clean" not in reason else Service.CLEAN, Status.DONE)
 
     stage.coordinator.on_wait = go_on
-    await MonitorClean(power=power, clock=stage.clock).run(stage.coordinator)
+    with pytest.raises(OperatorError, match="still up"):
+        await monitor_clean(stage, power).run(stage.coordinator)
     assert stage.coordinator.reasons == [
-        "to be done: clean (running), backup (not started)",
-        "to be done: backup (not started)",
+        "to be done: clean (running), backup (not started: type d5agent start backup)",
+        "to be done: backup (not started: type d5agent start backup)",
+        "the machine to go down",
     ]
     assert power.requests == 1
     assert stage.coordinator.state.phase is Phase.IDLE
-    assert stage.coordinator.state.status(Service.MONITOR_CLEAN) is Status.DONE
+    report = final_report(stage)
+    assert report["power_off"]["requested_at"]
+    assert report["services"]["clean"]["state"] == "done"
+    assert report["removed"]["objects"] > 0
+    events = [entry.event for entry in stage.coordinator.journal.entries][-4:]
+    assert events == ["power_off_waits", "power_off_waits", "final_report_stored", "power_off_requested"]
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.RUNNING, Status.WAITING])
+async def test_nothing_is_powered_off_while_any_service_runs_or_has_failed(status: Status) -> None:
+    stage = await ended(await proved(Stage()))
+    stage.coordinator.set_status(Service.VERIFY, status)
+    power = FakePowerSwitch()
+
+    def end(_: str) -> None:
+        assert power.requests == 0
+        stage.coordinator.set_status(Service.VERIFY, Status.DONE)
+
+    stage.coordinator.on_wait = lambda reason: end(reason) if "verify" in reason else None
+    stage.coordinator.reasons.clear()
+    with pytest.raises(OperatorError, match="still up"):
+        await monitor_clean(stage, power).run(stage.coordinator)
+    assert f"verify ({status}" in stage.coordinator.reasons[0]
+
+
+async def test_a_machine_that_is_still_up_is_told_and_may_be_asked_again() -> None:
+    stage, power = await ended(await proved(Stage())), FakePowerSwitch()
+    for requests in (1, 2):
+        with pytest.raises(OperatorError, match="the machine is still up") as failed:
+            await monitor_clean(stage, power).run(stage.coordinator)
+        assert failed.value.facts == {"after_seconds": 30}
+        assert "d5agent start monitor-clean" in failed.value.hint
+        assert power.requests == requests
+
+
+async def test_a_daemon_that_died_over_the_power_off_asks_again_in_the_same_boot_but_never_in_the_next() -> None:
+    stage, power = await ended(await proved(Stage())), FakePowerSwitch()
+    stage.coordinator.state = ask_power_off(stage.coordinator.state, boot_id=power.boot, now=SINCE)
+    assert to_resume(stage.coordinator.state) == (Service.MONITOR_CLEAN,)
+    with pytest.raises(OperatorError, match="still up"):
+        await monitor_clean(stage, power).run(stage.coordinator)
+    assert power.requests == 1
+    power.boot = "second boot"
+    await monitor_clean(stage, power).run(stage.coordinator)
+    assert power.requests == 1
+    assert stage.coordinator.journal.facts_of("power_off_happened")
 
 
 async def test_a_power_off_that_fails_is_reported() -> None:
-    stage = await proved(Stage())
-    for service in (Service.CLEAN, Service.BACKUP):
-        stage.coordinator.set_status(service, Status.DONE)
+    stage = await ended(await proved(Stage()))
     power = FakePowerSwitch(error=OperatorError("systemctl ended with 1", hint="power the instance off by hand"))
     with pytest.raises(OperatorError, match="systemctl ended with 1"):
-        await MonitorClean(power=power, clock=stage.clock).run(stage.coordinator)
+        await monitor_clean(stage, power).run(stage.coordinator)
     assert power.requests == 1

@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from d5agent.core.operation import Namespace
-from d5agent.core.phase import Service, Status
+from d5agent.core.services import Service, Status
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.roll_ups import RollUps
@@ -21,7 +21,7 @@ from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import FakeObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from d5agent.core.operation import Position
     from d5agent.errors import AgentError
@@ -289,10 +289,38 @@ async def test_change_streams_are_enabled_before_the_first_capture_only() -> Non
     stage = Stage()
     stage.source.is_enabled, stage.source.enables = False, True
     await stage.capture(insert(ORDERS, {"_id": 1}))
+    assert stage.coordinator.state.opened_stream
     stage.source.is_enabled = False
     with pytest.raises(OperatorError, match="not enabled"):
         await stage.replication().run(stage.coordinator)
     assert not stage.source.is_enabled
+    assert stage.coordinator.state.opened_stream
+
+
+async def test_it_is_noted_before_the_stream_is_switched_on_and_taken_back_where_that_is_refused() -> None:
+    class Refusing(FakeChangeSource):
+        """May not switch it on."""
+
+        @override
+        async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
+            assert before_enabling is not None
+            await before_enabling()
+            noted.append(stage.coordinator.state.opened_stream)
+            raise OperatorError("a privilege is missing")
+
+    stage, noted = Stage(), list[bool]()
+    stage.source = Refusing(cluster=stage.cluster, clock=stage.clock)
+    with pytest.raises(OperatorError, match="a privilege is missing"):
+        await stage.replication().run(stage.coordinator)
+    assert noted == [True]
+    assert not stage.coordinator.state.opened_stream
+
+
+async def test_a_stream_that_somebody_else_has_switched_on_is_not_taken_for_ours() -> None:
+    stage = Stage()
+    stage.source.enables = True
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    assert not stage.coordinator.state.opened_stream
 
 
 async def test_what_was_read_before_the_stream_failed_is_stored() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
+from d5agent.core.certificate import check_certificate
 from d5agent.core.operation import Namespace
-from d5agent.core.phase import Fence
 from d5agent.core.replay import Failure
-from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.core.services import Fence
+from d5agent.errors import CorruptDataError, OperatorError, TransientError
+from d5agent.steps.certificate import link_of
 from tests.fakes.cluster import insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
+from tests.fakes.indexes import sparse
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.target import FakeTarget
 
@@ -62,11 +66,15 @@ async def captured(stage: Stage, count: int = 4) -> Stage:
 
 
 def letters(stage: Stage) -> list[dict[str, object]]:
-    return [json.loads(body) for key, body in sorted(stage.store.objects.items()) if key.startswith("dead-letter/run/")]
+    objects = sorted(stage.store.objects.items())
+    return [json.loads(body) for key, body in objects if key.startswith("dead-letter/run/") and key.endswith(".json")]
 
 
 def reports(stage: Stage) -> list[dict[str, Any]]:
-    return [json.loads(body) for key, body in sorted(stage.store.objects.items()) if key.startswith("reports/run/")]
+    objects = sorted(stage.store.objects.items())
+    return [
+        json.loads(body) for key, body in objects if key.startswith("reports/run/verify-") and key.endswith(".json")
+    ]
 
 
 def must_not_write() -> None:
@@ -83,6 +91,10 @@ async def test_a_restore_ends_with_both_sides_equal_and_proves_it() -> None:
     assert (proof.sequence, proof.operations, proof.compared) == (last.sequence, last.total.operations, 4)
     (report,) = reports(stage)
     assert (report["equal"], report["repaired"]) == (True, [])
+    link = await link_of(stage.store, proof.sequence)
+    assert (proof.certificate, proof.digest) == ("reports/run/certificate.json", link.digest)
+    check_certificate(stage.store.objects[proof.certificate], link)
+    assert b"Both databases are equal" in stage.store.objects["reports/run/certificate.html"]
     facts = stage.coordinator.facts
     assert facts["operations_applied"] == facts["operations_total"] == last.total.operations
     assert (facts["compared"], facts["different"], facts["in_doubt"]) == (4, 0, 0)
@@ -141,9 +153,8 @@ async def test_a_document_that_the_target_refuses_fails_the_restore_and_lies_in_
         await stage.restore().run(stage.coordinator)
     assert failed.value.facts["refused"] == "shop.orders 2: Document failed validation"
     assert "dead-letter/run/" in failed.value.hint
-    assert letters(stage) == [
-        {"namespace": "shop.orders", "id": "2", "reason": "Document failed validation", "index": ""}
-    ]
+    (letter,) = letters(stage)
+    assert (letter["namespace"], letter["id"]) == ("shop.orders", "2")
     assert stage.coordinator.state.verified is None
     assert len(target.database.collections[ORDERS]) == 3  # all others are there
 
@@ -176,7 +187,7 @@ async def test_a_refusal_that_has_passed_by_the_end_of_the_log_fails_nothing() -
 
 
 async def test_a_unique_value_that_a_document_of_the_target_alone_holds_is_named() -> None:
-    database = FakeDatabase(unique={ORDERS: frozenset({"email"})})
+    database = FakeDatabase(unique={ORDERS: sparse("email")})
     database.put(ORDERS, raw_id(77), raw_document({"_id": 77, "email": "a"}))
     stage = Stage(target=FakeTarget(database))
     await stage.capture(insert(ORDERS, {"_id": 1, "email": "a"}))
@@ -188,6 +199,36 @@ async def test_a_unique_value_that_a_document_of_the_target_alone_holds_is_named
     database.remove(ORDERS, raw_id(77))
     await stage.restore().run(stage.coordinator)
     assert stage.target.database.contents() == stage.foreign_contents()
+
+
+async def test_what_a_rename_left_behind_holds_no_unique_value_for_ever() -> None:
+    old, new = Namespace("shop", "old"), Namespace("shop", "new")
+    database = FakeDatabase(unique={new: sparse("email")})
+    database.put(new, raw_id(77), raw_document({"_id": 77, "email": "a"}))
+    stage = Stage(target=FakeTarget(database))
+    # The target has no such collection, so the rename finds nothing there.
+    stage.cluster.database.put(old, raw_id(1), raw_document({"_id": 1}))
+    await stage.capture(rename(old, new), insert(new, {"_id": 2, "email": "a"}))
+    await stage.draw_fence()
+    await stage.restore().run(stage.coordinator)
+    assert stage.target.database.contents() == stage.foreign_contents()
+
+
+async def test_a_restore_that_is_tried_again_passes_nothing_over_that_was_only_read() -> None:
+    stage = await captured(Stage())
+    writes = itertools.count()
+
+    def fail_once() -> None:
+        if next(writes) == 1:
+            raise TransientError("the target is not reached")
+
+    stage.target.before_each = fail_once
+    restore = stage.restore(window_bytes=1)
+    with pytest.raises(TransientError):
+        await restore.run(stage.coordinator)
+    await restore.run(stage.coordinator)
+    assert stage.target.database.contents() == stage.foreign_contents()
+    assert not stage.coordinator.journal.facts_of("document_repaired")
 
 
 async def test_empty_collections_of_the_source_are_created() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from d5agent.core.phase import Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.runtime.metrics import Metric, exposition, metrics_of
 from d5agent.runtime.status import status_of
 from tests.fakes.coordinator import SINCE
@@ -23,6 +23,18 @@ CAPTURE = {
     "caught_up_in_seconds": 0.0,
     "queue_bytes": 77,
     "seen_at": 17.0,
+}
+RESTORE = {
+    "operations_total": 12,
+    "operations_applied": 7,
+    "documents_written": 5,
+    "bytes_total": 3_400,
+    "bytes_applied": 1_700,
+    "operations_per_second": 2.5,
+    "eta_seconds": 2.0,
+    "lag_seconds": 0.75,
+    "lanes": 3,
+    "lanes_allowed": 8,
 }
 
 
@@ -66,7 +78,7 @@ def running_status() -> dict[str, Any]:
     state = state.with_service(Service.REPLICATION, row).with_service(Service.RESTORE, row)
     facts: dict[Service, dict[str, object]] = {
         Service.REPLICATION: {**CAPTURE},
-        Service.RESTORE: {"operations_total": 12, "operations_applied": 7},
+        Service.RESTORE: {**RESTORE},
     }
     return status_of(state, facts, is_up=True)
 
@@ -84,6 +96,14 @@ def test_each_value_of_the_status_has_its_metric() -> None:
         "d5agent_capture_queue_bytes": 77,
         "d5agent_restore_operations": 12,
         "d5agent_restore_operations_applied": 7,
+        "d5agent_restore_documents_written": 5,
+        "d5agent_restore_bytes": 3_400,
+        "d5agent_restore_bytes_applied": 1_700,
+        "d5agent_restore_operations_per_second": 2.5,
+        "d5agent_restore_eta_seconds": 2,
+        "d5agent_restore_lag_seconds": 0.75,
+        "d5agent_restore_lanes": 3,
+        "d5agent_restore_lanes_allowed": 8,
         "d5agent_verify_compared": 70,
         "d5agent_verify_different": 0,
         "d5agent_replication_ready": 1,

@@ -7,7 +7,7 @@ import os
 import signal
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.runtime.status import status_of
 from d5agent.runtime.stopping import drained, on_signals
 from tests.fakes.coordinator import SINCE
@@ -23,7 +23,7 @@ def test_a_status_has_a_row_for_each_service_and_what_was_reported() -> None:
     assert status["services"] == {"replication": {**expected, "operations": 3, "lag_seconds": 0.5}}
     assert status["capture"]["operations"] == 3
     assert status["capture"]["segments"] is None
-    assert status["verify"] == {"compared": None, "different": None}
+    assert status["verify"] == {"compared": None, "compared_total": None, "different": None}
     assert status["fence"] is None
 
 
@@ -35,7 +35,7 @@ def test_a_proof_stands_in_the_status_after_the_daemon_that_made_it_has_gone() -
     status = status_of(state, {}, is_up=False)
     assert status["daemon"] == "down"
     assert status["fence"] == {"sequence": 4, "at": SINCE}
-    assert status["verify"] == {"compared": 7, "different": 0}
+    assert status["verify"] == {"compared": 7, "compared_total": None, "different": 0}
 
 
 async def test_a_signal_acts_while_the_block_runs() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from d5agent.core.phase import PhaseState, Service, ServiceState, Status
+from d5agent.core.services import PhaseState, Service, ServiceState, Status
 from d5agent.runtime.status import status_of
-from d5agent.screen import status_table
+from d5agent.screen_status import status_table
 from tests.fakes.coordinator import SINCE
 
 

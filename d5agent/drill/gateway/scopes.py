@@ -103,10 +103,6 @@ class StreamLog:
         """List the rows of $listChangeStreams."""
         return [scope._asdict() for scope in self.spans if self._is_on(scope)]
 
-    def is_covered(self, scope: Scope) -> bool:
-        """Whether events of this scope, all of it, are written to the log now."""
-        return any(self._is_on(each) for each in covering(scope))
-
     def is_silent(self, scope: Scope) -> bool:
         """Whether nothing inside this scope is on, so that a stream over it shows nothing."""
         return not any(self._is_on(each) and _overlaps(scope, each) for each in self.spans)

@@ -1,0 +1,160 @@
+"""How long applications may not write: from the moment they are refused until restore is done, live and classical.
+
+Real servers, the gateway before the source, the agent as a process. A backlog lies in the log when restore begins, and
+an application goes on writing until it is refused. At the end both sides must have the same dbHash.
+
+    python bench/cutover.py [--operations N] [--rate N] [live|drained …]      without names: both
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capture import print_machine, write
+from pymongo import AsyncMongoClient, InsertOne, UpdateOne
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rig of the integration tests serves here too
+
+from d5agent.drill.s3_server import S3Server
+from d5agent.drill.servers import Mongod, ServerOptions
+from tests.integration.agent_rig import AgentRig, agent_rig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from d5agent.drill.agent import Agent
+
+PATIENCE_SECONDS = 1800
+_TICK_SECONDS = 0.1
+Client = AsyncMongoClient[dict[str, Any]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Application:
+    """Writes to the source at a rate, half inserts, half updates, until a file says that it may not."""
+
+    client: Client
+    rate: int
+    refused: Path
+    written: int = 0
+    last_write: float = 0.0
+
+    async def work(self) -> None:
+        """Write until refused."""
+        collection = self.client["bench"]["application"]
+        began, tick = time.monotonic(), 0
+        while not self.refused.exists():
+            each = max(1, round(self.rate * _TICK_SECONDS / 2))
+            inserts = [InsertOne({"_id": self.written + n, "n": 0, "filler": "x" * 900}) for n in range(each)]
+            asked = [self.written * 7 % (self.written + n + 1) for n in range(each)]
+            updates = [UpdateOne({"_id": number}, {"$inc": {"n": 1}}) for number in asked]
+            await collection.bulk_write([*inserts, *updates])
+            self.written += each
+            self.last_write = time.time()
+            tick += 1
+            await asyncio.sleep(max(0.0, began + tick * _TICK_SECONDS - time.monotonic()))
+
+
+@asynccontextmanager
+async def surroundings(mode: str) -> AsyncGenerator[tuple[AgentRig, Application, Path]]:
+    """Build servers, gateway and configuration."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="d5-cut-")))
+        options = ServerOptions(cache_gigabytes=2, oplog_megabytes=8000)
+        source, target = Mongod(folder / "source", options=options), Mongod(folder / "target", options=options)
+        s3 = S3Server(folder)
+        for server in (source, target):
+            stack.push_async_callback(server.stop)
+            await server.start()
+        stack.push_async_callback(s3.stop)
+        await s3.start()
+        await s3.create_bucket("cutover")
+        rig = await stack.enter_async_context(agent_rig(source, target, s3, "cutover"))
+        refused = folder / "refused"
+        del rig.config["capture"]  # as it is by default
+        rig.config["restore"] = {"mode": mode}
+        if mode == "live":
+            rig.config["cutover"] = {"command": ["touch", str(refused)]}
+        client: Client = AsyncMongoClient(source.uri)
+        stack.push_async_callback(client.close)
+        yield rig, Application(client=client, rate=0, refused=refused), refused
+
+
+async def live(agent: Agent, _: Path) -> tuple[float, dict[str, Any]]:
+    """Follow, cut over; return when it was done, and what was known before."""
+    await agent.call("start", "restore")
+    before = await agent.until(
+        lambda status: bool(status["services"]["restore"].get("can_cutover")), what="ready", seconds=PATIENCE_SECONDS
+    )
+    await asyncio.sleep(5)  # it follows for a while
+    await agent.call("cutover", "--follow")
+    return time.time(), before
+
+
+async def drained(agent: Agent, refused: Path) -> tuple[float, dict[str, Any]]:
+    """Refuse first, then restore."""
+    refused.touch()  # noqa: ASYNC240 -- one file
+    await agent.call("start", "restore", "--follow")
+    return time.time(), {}
+
+
+MODES: dict[str, Callable[[Agent, Path], Awaitable[tuple[float, dict[str, Any]]]]] = {"live": live, "drained": drained}
+
+
+async def measure(mode: str, operations: int, rate: int) -> None:
+    """Build the backlog, let the application write, and take the time of its silence."""
+    async with surroundings(mode) as (rig, application, refused):
+        application.rate = rate
+        agent = await rig.captured_agent()
+        await write(application.client, operations)
+        await agent.until(
+            lambda status: (status["capture"]["operations"] or 0) >= operations,
+            what="captured",
+            seconds=PATIENCE_SECONDS,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(application.work())
+            await asyncio.sleep(2)
+            began = time.time()
+            done, before = await MODES[mode](agent, refused)
+        refused_at = refused.stat().st_mtime
+        status = await agent.status()
+        source, target = await rig.hashes()
+        agent.note_memory()
+    assert source == target, "the two sides differ"
+    window = done - refused_at
+    print(
+        f"\n# {mode}: {operations:,} operations in the log, {rate:,} writes/s until refused\n"
+        f"read-only window {window:6.2f} s; restore as a whole {done - began:6.1f} s; "
+        f"{application.written * 2:,} operations while it went on; dbHash equal\n"
+        f"restored {status['restore']['operations_applied']:,} operations, compared {status['verify']['compared']:,} "
+        f"documents, {status['verify']['different']} different; peak {agent.peak_bytes / 1024**2:.0f} MiB",
+        flush=True,
+    )
+    if before:
+        row = before["services"]["restore"]
+        print(f"caught up in generation {row['generation']}, {row['carried']} carried, {row['lag_seconds']} s behind")
+
+
+async def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description="The read-only window.")
+    parser.add_argument("--operations", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=int, default=2_000)
+    parser.add_argument("modes", nargs="*", help=", ".join(MODES))
+    asked = parser.parse_args()
+    print_machine()
+    for mode in asked.modes or MODES:
+        await measure(mode, asked.operations, asked.rate)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

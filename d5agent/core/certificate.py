@@ -1,0 +1,107 @@
+"""The certificate that a restore ends with: what was compared, on which log. It shows when it was altered.
+
+It names the log's last commit by its sha256. Each commit holds the sha256 of the one before, so this one number stands
+for the whole log: the certificate belongs to that log and to no other. A sha256 over itself seals it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from d5agent.errors import CorruptDataError, OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from d5agent.core.log import Link
+    from d5agent.core.report import VerifyReport
+    from d5agent.core.timeline import Timeline
+
+REPORTS: Final = "reports/"
+VERSION: Final = 1
+_SEAL: Final = "sha256"
+_HINT: Final = "nothing was deleted; type: d5agent start restore, which verifies anew and issues another"
+
+
+def certificate_key(run_id: str, form: str = "json") -> str:
+    """Return where the certificate of a run is; `form`: json or html."""
+    return f"{REPORTS}{run_id}/certificate.{form}"
+
+
+def certificate_of(
+    report: VerifyReport, link: Link, timeline: Timeline, *, issuer: Mapping[str, str], read_only_since: str, at: str
+) -> dict[str, Any]:
+    """Return the certificate, not sealed yet. `link`: the last commit that was applied; `at`: now, in ISO 8601."""
+    commit = link.commit
+    return {
+        "version": VERSION,
+        "kind": "certificate",
+        "run_id": report.run_id,
+        "issued_at": at,
+        "issued_by": dict(issuer),
+        "log": {
+            "sequence": commit.sequence,
+            "key": commit.key,
+            "sha256": link.digest,
+            "cluster_time": list(commit.position.cluster_time),
+            "operations": commit.total.operations,
+            "segments": commit.total.segments,
+            "bytes": commit.total.bytes,
+        },
+        "read_only_since": read_only_since,
+        "result": report.to_json(),
+        "timeline": timeline.to_json(),
+    }
+
+
+def sealed(certificate: Mapping[str, Any]) -> bytes:
+    """Return the certificate's bytes, with the seal."""
+    body = {**certificate, _SEAL: _seal_of(certificate)}
+    return json.dumps(body, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def check_certificate(body: bytes | None, link: Link) -> None:
+    """Raise unless these bytes certify that both databases were equal at the end of this log.
+
+    `link`: the log's commit with the sequence that the proof names; its hash stands for all before it. What came later
+    is for the caller to look for. OperatorError: there is no certificate, or it does not say so. CorruptDataError: it
+    was altered.
+    """
+    if body is None:
+        raise OperatorError("there is no certificate that both databases are equal", hint=_HINT)
+    certificate = _opened(body)
+    if certificate["result"]["equal"] is not True:
+        raise OperatorError("the certificate does not say that both databases are equal", hint=_HINT)
+    log = certificate["log"]
+    if (log["sequence"], log["sha256"]) != (link.commit.sequence, link.digest):
+        raise OperatorError(
+            "the certificate belongs to another log, or to another end of it",
+            hint=_HINT,
+            certified=log["key"],
+            found=link.commit.key,
+        )
+
+
+def _opened(body: bytes) -> dict[str, Any]:
+    try:
+        certificate: dict[str, Any] = json.loads(body)
+        seal = certificate.pop(_SEAL)
+        if certificate["version"] != VERSION:
+            raise OperatorError(
+                "the certificate is of another version", hint="run the d5agent version that wrote it, or a newer one"
+            )
+        is_whole = seal == _seal_of(certificate) and certificate["kind"] == "certificate"
+        _ = certificate["result"]["equal"], certificate["log"]["sequence"], certificate["log"]["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptDataError("the certificate is damaged", hint=_HINT, reason=type(error).__name__) from error
+    if not is_whole:
+        raise CorruptDataError("the certificate was altered after it was issued", hint=_HINT)
+    return certificate
+
+
+def _seal_of(certificate: Mapping[str, Any]) -> str:
+    """Return the sha256 of the canonical form: one line, keys in order, no space, UTF-8."""
+    canonical = json.dumps(certificate, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""What an operator may ask of a live restore and when: pausing it, and calling its cutover off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.horizon import CAUGHT_UP_SECONDS
+from d5agent.core.services import ACTIVE, PhaseState, Service, ServiceState, Status
+from d5agent.errors import RefusedError
+
+if TYPE_CHECKING:
+    from d5agent.core.operation import ClusterTime
+
+# A cutover takes about as long as a turn of the live restore. Until a turn is this short, and little differs, the
+# application is not made read-only.
+_READY_SECONDS: Final = 3.0
+_READY_CARRIED: Final = 10_000
+_ENDED_BADLY: Final = frozenset({Status.FAILED, Status.STOPPED})
+MAY_BE_READ_ONLY: Final = "the application may be read-only: d5agent cutover --call-off lets it write again"
+
+
+def pause(state: PhaseState, *, is_paused: bool, is_live: bool) -> PhaseState:
+    """Return the state in which restore is paused, or goes on; RefusedError: it cannot be paused now.
+
+    Not while a cutover waits for it: the application would stay read-only meanwhile.
+    """
+    if is_paused and state.status(Service.RESTORE) not in {Status.PENDING, *ACTIVE}:
+        raise RefusedError("pause refused: restore is not at work", hint="d5agent status says how things stand")
+    if is_paused and is_live and state.status(Service.MONITOR_REPLICATION) in {Status.PENDING, *ACTIVE}:
+        raise RefusedError(
+            "pause refused: a cutover is under way, and the application may be read-only",
+            hint="wait for it (d5agent status), or type: d5agent cutover --call-off, then d5agent pause restore",
+        )
+    return replace(state, is_paused=is_paused)
+
+
+def without_fence(state: PhaseState) -> PhaseState:
+    """Return the state in which the application may write again. RefusedError: it may not.
+
+    Once the fence is drawn restore ends without anybody's help, and says in seconds that both sides are equal. If it
+    could not, the way back is open again; the fence is forgotten, for what is written from now on comes after it.
+    """
+    if state.status(Service.MONITOR_REPLICATION) is None:
+        raise RefusedError(
+            "call-off refused: no cutover has been asked for", hint="d5agent status says how things stand"
+        )
+    if state.fence is not None and state.status(Service.RESTORE) not in _ENDED_BADLY:
+        raise RefusedError(
+            "call-off refused: the fence is drawn, and what came before it is restored to its end",
+            hint="wait for it: d5agent status; then type: d5agent start monitor-restore",
+        )
+    return replace(state, fence=None)
+
+
+def called_off(state: PhaseState, *, now: str) -> PhaseState:
+    """Return the state after the application was told that it may write again."""
+    row = ServiceState(status=Status.STOPPED, since=now, reason="called off")
+    return state.with_service(Service.MONITOR_REPLICATION, row)
+
+
+def lag_seconds(applied: ClusterTime, captured: ClusterTime | None, capture_lag: float | None) -> float:
+    """Return how far the target is behind the source: behind the log, and the log behind the source."""
+    behind_log = 0 if captured is None else max(0, captured.seconds - applied.seconds)
+    return round(behind_log + (capture_lag or 0.0), 1)
+
+
+def is_ready(*, turn_seconds: float, carried: int, carries_whole: bool, lag: float) -> bool:
+    """Whether what is left for the cutover takes seconds.
+
+    `turn_seconds`: what it last took to apply and compare what had come. `carried`: documents that differed then;
+    `carries_whole`: so many that whole collections are to be compared again.
+    """
+    is_close = turn_seconds < _READY_SECONDS and lag <= CAUGHT_UP_SECONDS
+    return is_close and carried < _READY_CARRIED and not carries_whole

@@ -1,0 +1,207 @@
+"""What restore would do, as counts by namespace and as lists of what a person should look at before it is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from d5agent.core.naming import id_to_text
+from d5agent.core.operation import DOCUMENT_KINDS
+from d5agent.core.replay import is_known_barrier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from d5agent.core.compare import Difference
+    from d5agent.core.estimate import Estimate
+    from d5agent.core.log import Commit
+    from d5agent.core.operation import Namespace, Operation
+    from d5agent.core.raw import DocumentId
+
+VERSION: Final = 1
+_NAMED: Final = 1000
+MOST_DIVERGENT: Final = 100_000  # documents that diverge and are named
+_KINDS: Final = {"insert": "inserts", "update": "updates", "replace": "updates", "delete": "deletes"}
+_EFFECTS: Final = {"missing": "insert", "different": "overwrite", "extra": "delete"}
+
+_Thing = TypeVar("_Thing")
+
+
+@dataclass(slots=True)
+class Named(Generic[_Thing]):
+    """A list of which only the first are kept; all are counted."""
+
+    most: int = _NAMED
+    total: int = 0
+    first: list[_Thing] = field(default_factory=list)
+
+    def add(self, thing: _Thing) -> None:
+        """Count a thing, and keep it unless there are many already."""
+        self.total += 1
+        if len(self.first) < self.most:
+            self.first.append(thing)
+
+
+@dataclass(slots=True)
+class Row:
+    """One namespace: operations in the log by kind, and what they come to: documents, and what happens to them.
+
+    `others`: drops, renames and what is not known. `bytes`: of operations as stored.
+    """
+
+    inserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    others: int = 0
+    bytes: int = 0
+    documents: int = 0
+    insert: int = 0
+    overwrite: int = 0
+    delete: int = 0
+    equal: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overwrite:
+    """A document of the target that is replaced. `is_new`: the log begins with its insert, and yet it is there."""
+
+    difference: Difference
+    is_new: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        value = self.difference.to_json()
+        return {"namespace": value["namespace"], "id": value["id"], "fields": value["fields"], "is_new": self.is_new}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """Two documents that cannot both be in the target: they have the same value of a unique index.
+
+    `id`: the one that restore writes. `holder`: the other; `is_written`: restore writes that one too.
+    """
+
+    namespace: Namespace
+    index: str
+    value: str
+    id: DocumentId
+    holder: DocumentId
+    is_written: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "namespace": str(self.namespace),
+            "index": self.index,
+            "value": self.value,
+            "id": id_to_text(self.id),
+            "holder": id_to_text(self.holder),
+            "holder_is": "written by restore too" if self.is_written else "in the target, and not touched",
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """The dry run's result."""
+
+    run_id: str = ""
+    at: str = ""
+    sequence: int | None = None
+    operations: int = 0
+    bytes: int = 0
+    rows: dict[Namespace, Row] = field(default_factory=dict)
+    events: Named[dict[str, Any]] = field(default_factory=Named)
+    unknown: Named[dict[str, Any]] = field(default_factory=Named)
+    overwrites: Named[Overwrite] = field(default_factory=Named)
+    unexpected: Named[Overwrite] = field(default_factory=Named)
+    """Overwrites of documents that are new to the log: told first, they are worth a look."""
+    conflicts: Named[Conflict] = field(default_factory=Named)
+    indexes: list[str] = field(default_factory=list)
+    divergence: Named[Difference] | None = None
+    estimate: Estimate | None = None
+    whole: dict[Namespace, None] = field(default_factory=dict)
+    """Namespaces whose names moved: their documents are told by comparing them whole, in order of appearance."""
+    notes: list[str] = field(default_factory=list)
+
+    def row(self, namespace: Namespace) -> Row:
+        """Return a namespace's counts."""
+        if namespace not in self.rows:
+            self.rows[namespace] = Row()
+        return self.rows[namespace]
+
+    def take(self, commit: Commit, operation: Operation) -> None:
+        """Count an operation; drops, renames and what nobody knows are named with their position."""
+        self.operations += 1
+        self.bytes += len(operation.raw)
+        row, column = self.row(operation.namespace), _KINDS.get(operation.kind, "others")
+        setattr(row, column, getattr(row, column) + 1)
+        row.bytes += len(operation.raw)
+        if operation.kind in DOCUMENT_KINDS and operation.document_id is not None:
+            return
+        event = {
+            "kind": operation.kind,
+            "namespace": str(operation.namespace),
+            "to": None if operation.rename_to is None else str(operation.rename_to),
+            "sequence": commit.sequence,
+            "cluster_time": list(operation.cluster_time),
+            "key": commit.segments[0].key,  # it stands in a commit of its own
+        }
+        if not is_known_barrier(operation):
+            self.unknown.add(event)
+            return
+        self.events.add(event)
+        self.whole.update(dict.fromkeys(n for n in (operation.namespace, operation.rename_to) if n is not None))
+
+    def is_whole(self, namespace: Namespace) -> bool:
+        """Whether a collection's documents are told by comparing it whole."""
+        return namespace in self.whole or namespace._replace(collection=None) in self.whole
+
+    def differs(self, difference: Difference, *, is_new: bool = False) -> None:
+        """Count what happens to a document of the target."""
+        row, effect = self.row(difference.namespace), _EFFECTS[difference.kind]
+        setattr(row, effect, getattr(row, effect) + 1)
+        if effect == "overwrite":
+            found = self.unexpected if is_new else self.overwrites
+            found.add(Overwrite(difference=difference, is_new=is_new))
+
+    @property
+    def obstacles(self) -> list[str]:
+        """What restore would stop at, or not be able to write, in words."""
+        unknown = [
+            f"{event['namespace']}: operations of type {event['kind']!r} cannot be replayed: commit {event['sequence']}"
+            for event in self.unknown.first[:1]
+        ]
+        conflicts = [f"conflicts of unique indexes are foreseen: {self.conflicts.total:,}"]
+        return unknown + (conflicts if self.conflicts.total else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "version": VERSION,
+            "run_id": self.run_id,
+            "at": self.at,
+            "sequence": self.sequence,
+            "go": not self.obstacles,
+            "obstacles": self.obstacles,
+            "operations": self.operations,
+            "bytes": self.bytes,
+            "namespaces": {str(namespace): asdict(row) for namespace, row in sorted(self.rows.items(), key=str)},
+            "events": self.events.first,
+            "events_total": self.events.total,
+            "unknown": self.unknown.first,
+            "unknown_total": self.unknown.total,
+            "overwrites": [o.to_json() for o in [*self.unexpected.first, *self.overwrites.first][:_NAMED]],
+            "overwrites_total": self.unexpected.total + self.overwrites.total,
+            "overwrites_unexpected": self.unexpected.total,
+            "conflicts": [conflict.to_json() for conflict in self.conflicts.first],
+            "conflicts_total": self.conflicts.total,
+            "indexes": self.indexes,
+            **dict(self._divergence()),
+            "estimate": None if self.estimate is None else self.estimate.to_json(),
+            "notes": self.notes,
+        }
+
+    def _divergence(self) -> Iterator[tuple[str, Any]]:
+        if self.divergence is not None:
+            yield "divergence", [difference.to_json() for difference in self.divergence.first]
+            yield "divergence_total", self.divergence.total

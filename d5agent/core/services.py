@@ -1,0 +1,158 @@
+"""What runs in a failback: services, phases, and the state that says how they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from d5agent.errors import RefusedError
+
+if TYPE_CHECKING:
+    from d5agent.core.operation import ClusterTime
+
+
+class Service(StrEnum):
+    """The services, by the names that operators type."""
+
+    REPLICATION = "replication"
+    BACKUP = "backup"
+    MONITOR_REPLICATION = "monitor-replication"
+    RESTORE = "restore"
+    VERIFY = "verify"
+    MONITOR_RESTORE = "monitor-restore"
+    CLEAN = "clean"
+    MONITOR_CLEAN = "monitor-clean"
+
+
+class Phase(StrEnum):
+    """What people call the state of a failback."""
+
+    IDLE = "idle"
+    REPLICATION = "replication"
+    RESTORE = "restore"
+    CLEAN = "clean"
+
+
+class Status(StrEnum):
+    """How a service stands. Pending: it will be started by another; waiting: it runs, and says what it waits for."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+PHASE_SERVICES: Final[dict[Phase, tuple[Service, ...]]] = {
+    Phase.IDLE: (),
+    Phase.REPLICATION: (Service.REPLICATION,),
+    Phase.RESTORE: (Service.BACKUP, Service.MONITOR_REPLICATION, Service.RESTORE),
+    Phase.CLEAN: (Service.MONITOR_RESTORE, Service.CLEAN, Service.MONITOR_CLEAN),
+}
+STARTED_BY: Final = {
+    Service.RESTORE: Service.MONITOR_REPLICATION,
+    Service.CLEAN: Service.MONITOR_RESTORE,
+    Service.MONITOR_CLEAN: Service.MONITOR_RESTORE,
+}
+"""The services that a monitor starts when their time has come, and that monitor."""
+
+ACTIVE: Final = frozenset({Status.RUNNING, Status.WAITING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """One service's row in the state file. `since` is when it got its status, in ISO 8601, UTC."""
+
+    status: Status
+    since: str
+    reason: str = ""
+    error: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """The proof that the stream is drained: the commit that holds the agent's last mark, and that mark's time.
+
+    `read_only_at`: when a cutover had made the application read-only; empty where somebody else did it.
+    """
+
+    sequence: int
+    cluster_time: ClusterTime
+    at: str
+    read_only_at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """The proof that both databases are equal, for the log up to and including a commit.
+
+    `certificate`: its key in the store. `digest`: that commit's sha256, which the certificate names.
+    """
+
+    sequence: int
+    operations: int
+    compared: int
+    at: str
+    certificate: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerOff:
+    """The request to switch the machine off. `boot_id`: of the boot that it was made in; it concerns no later one."""
+
+    boot_id: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseState:
+    """All that the state file holds. `is_clearing`: the log is being deleted, and nothing can be built upon it.
+
+    `is_paused`: restore is to write nothing until an operator resumes it. `opened_stream`: the agent has switched the
+    source's change stream on, or was about to. `forced_at`: when an operator had the run cleaned without a proof.
+    """
+
+    phase: Phase = Phase.IDLE
+    run_id: str = ""
+    since: str = ""
+    ready_at: str = ""
+    fence: Fence | None = None
+    verified: Verified | None = None
+    is_clearing: bool = False
+    is_paused: bool = False
+    opened_stream: bool = False
+    forced_at: str = ""
+    power_off: PowerOff | None = None
+    services: dict[Service, ServiceState] = field(default_factory=dict)
+
+    def status(self, service: Service) -> Status | None:
+        """Return how a service stands; None when it has not been asked for in this run."""
+        row = self.services.get(service)
+        return None if row is None else row.status
+
+    def with_service(self, service: Service, row: ServiceState) -> PhaseState:
+        """Return the state with one row replaced."""
+        return replace(self, services={**self.services, service: row})
+
+
+def parse_request(name: str) -> Service | Phase:
+    """Return the phase or the service of that name; a phase where both are called so. RefusedError: no such thing."""
+    for kind in (Phase, Service):
+        if name in set(kind) and name != Phase.IDLE:
+            return kind(name)
+    names = ", ".join(sorted({*Service, *Phase} - {Phase.IDLE.value}))
+    raise RefusedError(f"there is no service or phase called {name!r}", hint=f"one of: {names}")
+
+
+def services_of(request: Service | Phase) -> tuple[Service, ...]:
+    """Return the services that a request is about."""
+    return PHASE_SERVICES[request] if isinstance(request, Phase) else (request,)
+
+
+def phase_of(service: Service) -> Phase | None:
+    """Return the phase that a service belongs to; None for one that belongs to none (verify)."""
+    return next((phase for phase, services in PHASE_SERVICES.items() if service in services), None)

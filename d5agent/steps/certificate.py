@@ -1,0 +1,66 @@
+"""Issues the certificate: for machines as JSON, for people as a page, both under `reports/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from d5agent.core.certificate import certificate_key, certificate_of, check_certificate, sealed
+from d5agent.core.log import Link, decode_commit, digest
+from d5agent.core.naming import commit_key
+from d5agent.core.page import page_of
+from d5agent.errors import AgentError, CorruptDataError, TransientError
+
+if TYPE_CHECKING:
+    from d5agent.core.report import VerifyReport
+    from d5agent.core.services import PhaseState, Verified
+    from d5agent.core.timeline import Timeline
+    from d5agent.ports import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certifier:
+    """Issues for one agent. `issuer`: who it is, in the certificate's words."""
+
+    store: ObjectStore
+    timeline: Timeline
+    issuer: dict[str, str]
+
+    async def certify(self, state: PhaseState, proof: Verified, report: VerifyReport) -> Verified:
+        """Store the certificate of a proof; return the proof with its key and the hash of the log's last commit."""
+        link = await link_of(self.store, proof.sequence)
+        fence = state.fence
+        certificate = certificate_of(
+            report,
+            link,
+            self.timeline,
+            issuer=self.issuer,
+            read_only_since=(fence.read_only_at if fence is not None else "") or state.since,
+            at=proof.at,
+        )
+        key = certificate_key(report.run_id)
+        await self.store.put(certificate_key(report.run_id, "html"), page_of(certificate).encode())
+        await self.store.put(key, sealed(certificate))
+        return replace(proof, certificate=key, digest=link.digest)
+
+
+async def link_of(store: ObjectStore, sequence: int) -> Link:
+    """Return one commit of the log, and its hash. CorruptDataError: it is missing."""
+    key = commit_key(sequence)
+    body = await store.get(key)
+    if body is None:
+        raise CorruptDataError("a commit is missing in the log", hint="bring it back (bucket versioning)", key=key)
+    return Link(commit=decode_commit(body, key=key), digest=digest(body))
+
+
+async def certificate_state(store: ObjectStore, proof: Verified | None) -> dict[str, object] | None:
+    """Return whether the certificate of a proof is there, whole, and this log's; None: nothing was certified."""
+    if proof is None or not proof.certificate:
+        return None
+    try:
+        check_certificate(await store.get(proof.certificate), await link_of(store, proof.sequence))
+    except TransientError:
+        raise
+    except AgentError as error:
+        return {"key": proof.certificate, "valid": False, "reason": error.message}
+    return {"key": proof.certificate, "valid": True, "reason": ""}

@@ -1,0 +1,123 @@
+"""The documents that a log touches, each once, in bounded memory: in parts, and in portions of these."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from d5agent.core.log import Commit, Link
+    from d5agent.core.operation import Namespace, Operation
+    from d5agent.core.raw import DocumentId
+    from d5agent.core.seen import Seen
+    from d5agent.steps.log_reader import LogReader
+
+_BATCH: Final = 500  # documents looked up at a time
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some documents of one namespace, to look up at a time. `new`: those whose first operation is an insert."""
+
+    namespace: Namespace
+    ids: tuple[DocumentId, ...]
+    new: frozenset[DocumentId]
+
+
+@dataclass(slots=True)
+class Portion:
+    """Documents and the largest of their events' sizes, by namespace."""
+
+    sizes: dict[Namespace, dict[DocumentId, int]] = field(default_factory=dict)
+    new: dict[Namespace, set[DocumentId]] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, operation: Operation, id_: DocumentId, *, is_first: bool) -> None:
+        """Take an operation on a document. `is_first`: the document is to stand in this portion."""
+        sizes = self.sizes.setdefault(operation.namespace, {})
+        if is_first:
+            self.count += 1
+            if operation.kind == "insert":
+                self.new.setdefault(operation.namespace, set()).add(id_)
+        if is_first or id_ in sizes:
+            sizes[id_] = max(sizes.get(id_, 0), len(operation.raw))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the documents in batches that fit into memory, as far as their events tell; large ones alone."""
+        for namespace, sizes in self.sizes.items():
+            new = self.new.get(namespace, set())
+            ids: list[DocumentId] = []
+            held = 0
+            for id_, size in sorted(sizes.items()):
+                if ids and (len(ids) == _BATCH or held + size > _BATCH_BYTES):
+                    yield Batch(namespace=namespace, ids=tuple(ids), new=frozenset(new.intersection(ids)))
+                    ids, held = [], 0
+                ids.append(id_)
+                held += size
+            if ids:
+                yield Batch(namespace=namespace, ids=tuple(ids), new=frozenset(new.intersection(ids)))
+
+
+@dataclass(slots=True, kw_only=True)
+class LogPart:
+    """A log up to a commit, and those of its documents whose hash falls into one of `parts` parts.
+
+    `portion`: how many documents are held at a time.
+    """
+
+    reader: LogReader
+    last: Link
+    part: int
+    parts: int
+    seen: Seen
+    portion: int
+
+    async def operations(self) -> AsyncGenerator[tuple[Commit, Operation]]:
+        """Yield all operations, of all parts, but the agent's own; each document of this part is then known."""
+        async with aclosing(operations_until(self.reader, self.last)) as found:
+            async for commit, operation in found:
+                thing = (operation.namespace, operation.document_id)
+                if operation.document_id is not None and hash(thing) % self.parts == self.part:
+                    self.seen.add(thing)
+                yield commit, operation
+
+    async def portions(self, is_wanted: Callable[[Namespace], bool]) -> AsyncGenerator[Portion]:
+        """Yield the documents of this part in wanted namespaces, each once, after all `operations` were read."""
+        portion = Portion()
+        async with aclosing(operations_until(self.reader, self.last)) as found:
+            async for _, operation in found:
+                id_ = operation.document_id
+                if id_ is None or not is_wanted(operation.namespace):
+                    continue
+                thing = (operation.namespace, id_)
+                if hash(thing) % self.parts == self.part:
+                    portion.add(operation, id_, is_first=self.seen.mark(thing))
+                if portion.count == self.portion:
+                    yield portion
+                    portion = Portion()
+        yield portion
+
+    def touches(self, namespace: Namespace, id_: DocumentId) -> bool | None:
+        """Whether the log touches a document; None: it belongs to another part, which alone knows."""
+        thing = (namespace, id_)
+        return thing in self.seen if hash(thing) % self.parts == self.part else None
+
+
+async def operations_until(reader: LogReader, last: Link) -> AsyncGenerator[tuple[Commit, Operation]]:
+    """Yield the applications' operations up to a commit: what is written meanwhile is left to who asks again."""
+
+    async def links() -> AsyncGenerator[Link]:
+        async with aclosing(reader.links()) as found:
+            async for link in found:
+                yield link
+                if link.commit.sequence >= last.commit.sequence:
+                    return
+
+    async with aclosing(reader.operations_of(links())) as operations:
+        async for link, operation in operations:
+            if operation is not None and not operation.is_ours:
+                yield link.commit, operation

@@ -1,0 +1,104 @@
+"""Cuts the log into what is written at a time: windows of compacted operations, and barriers between them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.operation import OWN_DATABASE, Operation
+from d5agent.core.replay import Window
+from d5agent.core.segment import decode_changes
+from d5agent.steps.parallel import beside
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+    from d5agent.core.glance import Change
+    from d5agent.core.log import Commit, Link
+    from d5agent.steps.log_reader import LogReader
+
+_HELD: Final = 2  # windows: one fills up while the other is written
+_BREATH: Final = 1_000  # operations between two moments in which writes may go on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portion:
+    """What is applied at a time: a window, or a barrier alone.
+
+    Once it is applied, all commits up to `reached` are. It may hold the beginning of the next commit too.
+    """
+
+    window: Window = field(default_factory=Window)
+    barrier: Operation | None = None
+    reached: Commit | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Windows:
+    """Reads commits into portions while the one before is being written. `window_bytes`: what both may hold."""
+
+    reader: LogReader
+    window_bytes: int
+    _window: Window = field(default_factory=Window)
+    _reached: Commit | None = None
+
+    @asynccontextmanager
+    async def of(self, links: AsyncIterator[Link]) -> AsyncGenerator[AsyncGenerator[Portion]]:
+        """Read commits beside the block, one portion ahead of it; the block gets the portions, in order."""
+        ready: asyncio.Queue[Portion | None] = asyncio.Queue(1)
+
+        async def read() -> None:
+            async with aclosing(self._portions(links)) as portions:
+                async for portion in portions:
+                    await ready.put(portion)
+                    await ready.join()  # taken: the next one may fill up
+            await ready.put(None)
+
+        async def taken() -> AsyncGenerator[Portion]:
+            while (portion := await ready.get()) is not None:
+                ready.task_done()
+                yield portion
+
+        async with beside(read()):
+            yield taken()
+
+    async def _portions(self, links: AsyncIterator[Link]) -> AsyncGenerator[Portion]:
+        async with aclosing(self.reader.segments_of(links)) as segments:
+            async for link, segment in segments:
+                if segment is None:
+                    self._reached = link.commit
+                    continue
+                async for portion in self._portions_of(decode_changes(*segment), link.commit):
+                    yield portion
+        yield self._cut()
+
+    async def _portions_of(self, changes: Iterator[Change | Operation], commit: Commit) -> AsyncGenerator[Portion]:
+        for number, change in enumerate(changes, 1):
+            if isinstance(change, Operation):
+                async for portion in self._barrier(change, commit):
+                    yield portion
+            elif change.namespace.database != OWN_DATABASE:
+                self._window.add(change)
+            if self._window.bytes >= self.window_bytes // _HELD:
+                yield self._cut()
+            if number % _BREATH == 0:
+                await _breathe()
+
+    async def _barrier(self, operation: Operation, commit: Commit) -> AsyncGenerator[Portion]:
+        """Yield what came before a barrier, then the barrier: it stands alone in its commit."""
+        if operation.is_ours:
+            return
+        yield self._cut()
+        self._reached = commit
+        yield Portion(barrier=operation, reached=commit)
+
+    def _cut(self) -> Portion:
+        window, self._window = self._window, Window()
+        return Portion(window=window, reached=self._reached)
+
+
+async def _breathe() -> None:
+    """Let others have the loop: taking a segment apart may take long."""
+    await asyncio.sleep(0)  # noqa: TID251 -- no time passes

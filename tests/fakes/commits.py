@@ -1,0 +1,42 @@
+"""A first commit and what follows it, for tests of the log's rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from bson import encode
+
+from d5agent.core.log import Commit, Link, Total, Writer, digest, encode_commit
+from d5agent.core.operation import ClusterTime, Position
+from d5agent.core.segment import SegmentRef
+
+WRITER: Final = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
+SECONDS: Final = 1_793_600_000
+TOKEN: Final = encode({"_data": "00ff"})
+SEGMENT: Final = SegmentRef(
+    key="replication/shop/größe/1793600000-0000000001_1.bson",
+    count=3,
+    bytes=120,
+    sha256="ab" * 32,
+    first=ClusterTime(SECONDS, 1),
+    last=ClusterTime(SECONDS, 2),
+)
+MARK: Final = replace(SEGMENT, key="replication/d5agent/marks/1793600000-0000000001_1.bson", count=1)
+FIRST: Final = Commit(
+    sequence=0,
+    writer=WRITER,
+    written_at="2026-11-02T08:00:01.000+00:00",
+    previous=None,
+    segments=(SEGMENT, MARK),
+    position=Position(cluster_time=ClusterTime(SECONDS, 2), token=TOKEN),
+    total=Total(operations=4, bytes=240, segments=2),
+)
+
+
+def link(commit: Commit) -> Link:
+    return Link(commit=commit, digest=digest(encode_commit(commit)))
+
+
+def following(before: Commit) -> Commit:
+    return replace(before, sequence=before.sequence + 1, previous=link(before).digest, segments=())

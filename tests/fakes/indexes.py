@@ -1,0 +1,96 @@
+"""Unique indexes in memory: which keys a document has in one. Compound, sparse, partial and multikey ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from bson import decode, encode
+
+from d5agent.core.raw import DocumentId, document_id, id_document
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_NUMBERS: Final = frozenset({0x01, 0x10, 0x12, 0x13})
+_STRING: Final = 0x02
+Identity = tuple[int, Fraction, bytes]
+_OF_AN_EMPTY_ARRAY: Final[Identity] = (0x06, Fraction(0), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueIndex:
+    """A unique, ascending index on top-level fields. `partial`: only documents that have this field are in it.
+
+    The server's rules ("Unique Indexes", MongoDB manual): an absent field counts as null; a sparse index leaves out
+    what has none of its fields; an array gives a key for each of its elements.
+    """
+
+    fields: tuple[str, ...]
+    is_sparse: bool = False
+    partial: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that a server gives it."""
+        return "_".join(f"{field}_1" for field in self.fields)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What a server is told, beside the key."""
+        options: dict[str, Any] = {"unique": True}
+        if self.is_sparse:
+            options["sparse"] = True
+        if self.partial is not None:
+            options["partialFilterExpression"] = {self.partial: {"$exists": True}}
+        return options
+
+    @property
+    def specification(self) -> str:
+        """What a reader tells of it."""
+        key = json.dumps(dict.fromkeys(self.fields, 1))
+        return f"{key} {json.dumps(self.options, sort_keys=True)}"
+
+    def keys(self, document: bytes) -> frozenset[tuple[Identity, ...]]:
+        """Return a document's keys; two documents may have none in common."""
+        return _keys(self, document)
+
+
+def sparse(field: str) -> frozenset[UniqueIndex]:
+    """Return a collection's indexes: one on this field, without the documents that lack it."""
+    return frozenset({UniqueIndex((field,), is_sparse=True)})
+
+
+@lru_cache(maxsize=100_000)
+def _keys(index: UniqueIndex, document: bytes) -> frozenset[tuple[Identity, ...]]:
+    fields = decode(document)
+    is_left_out = index.is_sparse and not any(field in fields for field in index.fields)
+    if is_left_out or (index.partial is not None and index.partial not in fields):
+        return frozenset()
+    return frozenset(itertools.product(*(_elements(fields.get(field)) for field in index.fields)))
+
+
+def _elements(value: object) -> Sequence[Identity]:
+    if not isinstance(value, list):
+        return [identity(_as_id(value))]
+    return [identity(_as_id(element)) for element in value] or [_OF_AN_EMPTY_ARRAY]
+
+
+def _as_id(value: object) -> DocumentId:
+    return document_id(encode({"_id": value}))
+
+
+def identity(id_: DocumentId) -> Identity:
+    """Return what tells values apart, and orders `_id`s: numbers are equal whatever their type (1 is 1.0)."""
+    if id_[0] not in _NUMBERS:
+        return (id_[0], Fraction(0), id_[5:] if id_[0] == _STRING else id_[1:])
+    value = decode(id_document(id_))["_id"]
+    number = value.to_decimal() if hasattr(value, "to_decimal") else value
+    try:
+        return (1, Fraction(number), b"")
+    except (ValueError, OverflowError):  # not a number, or infinite
+        return (1, Fraction(0), str(float(number)).encode())

@@ -1,0 +1,128 @@
+"""What somebody has done to the target behind the agent's back: each is found and named, by the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from d5agent.core.certificate import certificate_key
+from tests.integration.agent_rig import Client, said
+
+if TYPE_CHECKING:
+    from d5agent.drill.agent import Agent
+    from tests.integration.agent_rig import AgentRig
+
+pytestmark = pytest.mark.timeout(120)
+VALIDATOR = {"$jsonSchema": {"required": ["a"]}}
+
+
+async def restored_agent(rig: AgentRig) -> Agent:
+    """Both sides hold the same, restored and verified: documents, an index, a validator."""
+    for server in (rig.source, rig.target):
+        async with Client(server.uri) as client:
+            await client["shop"].create_collection("orders", validator=VALIDATOR, validationLevel="moderate")
+            number = 1.0 if server is rig.target else 1  # a shell writes 1.0: it is the same index
+            index = {"key": {"a": number}, "name": "a_1"}
+            await client["shop"].command({"createIndexes": "orders", "indexes": [index]})
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        await client["shop"]["orders"].insert_many([{"_id": n, "a": 1, "b": {"c": 2, "d": 3}} for n in range(6)])
+    await rig.until_captured(6)
+    await rig.restored(agent)
+    return agent
+
+
+async def tamper(rig: AgentRig) -> None:
+    """Change the target in each of the ways that a comparison must find."""
+    async with Client(rig.target.uri) as client:
+        orders = client["shop"]["orders"]
+        await orders.update_one({"_id": 0}, {"$set": {"a": 1.0}})
+        await orders.replace_one({"_id": 1}, {"b": {"c": 2, "d": 3}, "a": 1})
+        await orders.delete_one({"_id": 2})
+        await orders.update_one({"_id": 3}, {"$set": {"b.d": 4}})
+        await orders.replace_one({"_id": 4}, {"a": 1, "b": {"d": 3, "c": 2}})
+        await orders.insert_one({"_id": "extra", "a": 1})
+        await orders.drop_index("a_1")
+        await client["shop"]["beside"].insert_many([{"_id": n} for n in range(3)])
+        await client["shop"].command({"collMod": "orders", "validator": {}, "validationLevel": "strict"})
+
+
+async def test_each_difference_is_found_and_named(rig: AgentRig) -> None:
+    agent = await restored_agent(rig)
+    equal = await agent.json("verify", "--full")
+    assert (equal["equal"], equal["indexes"], equal["counts"]) == (True, [], [])
+    await tamper(rig)
+    ended = await agent.run("verify", "--full", "--json")
+    assert ended.code == 78
+    report: dict[str, Any] = json.loads(ended.out)
+    in_orders = [row for row in report["differences"] if row["namespace"] == "shop.orders"]
+    found = {row["id"]: (row["kind"], row["fields"]) for row in in_orders}
+    assert found == {
+        "0": ("different", ["a (int32 became double)"]),
+        "1": ("different", ["(order of fields)"]),
+        "2": ("missing", []),
+        "3": ("different", ["b.d"]),
+        "4": ("different", ["b (order of fields)"]),
+        "extra": ("extra", []),
+    }
+    assert report["namespaces"] == {
+        "shop.beside": {"compared": 3, "different": 3, "repaired": 0},
+        "shop.orders": {"compared": 7, "different": 6, "repaired": 0},
+    }
+    assert report["counts"] == ["shop.beside: 0 documents in the source, 3 in the target"]
+    assert report["indexes"] == [
+        "shop.beside: the collection is missing in the source",
+        'shop.orders: index a_1 is missing in the target: {"a": 1}',
+        'shop.orders: option validationLevel is missing in the target: "moderate"',
+        'shop.orders: option validator is missing in the target: {"$jsonSchema": {"required": ["a"]}}',
+    ]
+    touched = json.loads((await agent.run("verify", "--json")).out)
+    assert {row["id"] for row in touched["differences"]} == {"0", "1", "2", "3", "4"}  # nothing touched "extra"
+    assert touched["indexes"] == report["indexes"][1:]
+    assert report["report"] in await rig.keys()
+    shown = said(await agent.run("verify"))
+    assert "a (int32 became double)" in shown
+    assert "index a_1 is missing" in shown
+
+
+async def test_a_restore_ends_with_a_certificate_that_shows_when_it_was_altered(rig: AgentRig) -> None:
+    agent = await restored_agent(rig)
+    report = await agent.json("verify")
+    assert report["certificate"] == {"key": certificate_key(report["run_id"]), "valid": True, "reason": ""}
+    async with rig.store() as store:
+        body = await store.get(report["certificate"]["key"])
+        page = await store.get(certificate_key(report["run_id"], "html"))
+        assert body is not None
+        assert page is not None
+        certificate = json.loads(body)
+        await store.put(report["certificate"]["key"], body.replace(b'"different": 0', b'"different": 1', 1))
+    assert certificate["result"]["equal"] is True
+    assert certificate["result"]["namespaces"]["shop.orders"] == {"compared": 6, "different": 0, "repaired": 0}
+    assert certificate["log"]["operations"] >= 6
+    assert {span["what"] for span in certificate["timeline"]["spans"]} >= {"replication", "backup"}
+    assert certificate["timeline"]["capture"]["points"]
+    assert b"Both databases are equal" in page
+    altered = await agent.run("verify", "--json")
+    assert altered.code == 78
+    assert json.loads(altered.out)["certificate"]["reason"] == "the certificate was altered after it was issued"
+
+    async with Client(rig.target.uri) as client:  # behind the agent's back: no event explains it
+        await client["shop"]["orders"].update_one({"_id": 3}, {"$set": {"b.d": 4}})
+    await rig.restored(agent)
+    repaired = (await certificate_in(rig, agent))["result"]["repaired"]
+    assert [(row["id"], row["fields"], row["cause"]) for row in repaired] == [("3", ["b.d"], "unexplained")]
+    assert repaired[0]["last_event"]["kind"] == "insert"
+    assert repaired[0]["last_event"]["segment"] in await rig.keys()
+    assert (await agent.json("verify"))["certificate"]["valid"]
+
+
+async def certificate_in(rig: AgentRig, agent: Agent) -> dict[str, Any]:
+    """Return the certificate of the run."""
+    key = certificate_key((await agent.json("status"))["run_id"])
+    async with rig.store() as store:
+        body = await store.get(key)
+    assert body is not None
+    found: dict[str, Any] = json.loads(body)
+    return found

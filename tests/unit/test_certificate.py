@@ -1,0 +1,56 @@
+"""Whether a certificate stands: asked by the command line, and by clean."""
+
+from __future__ import annotations
+
+import pytest
+
+from d5agent.errors import CorruptDataError, TransientError
+from d5agent.steps.certificate import certificate_state, link_of
+from tests.fakes.cluster import insert
+from tests.fakes.stage import ORDERS, Stage
+from tests.fakes.store import FakeObjectStore
+
+
+async def certified() -> Stage:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    await stage.draw_fence()
+    await stage.restore().run(stage.coordinator)
+    return stage
+
+
+async def test_a_certificate_is_whole_or_says_what_is_wrong_with_it() -> None:
+    stage = await certified()
+    proof = stage.coordinator.state.verified
+    assert proof is not None
+    whole = {"key": proof.certificate, "valid": True, "reason": ""}
+    assert await certificate_state(stage.store, proof) == whole
+    body = stage.store.objects[proof.certificate]
+    stage.store.objects[proof.certificate] = body.replace(b"run", b"sun")
+    altered = await certificate_state(stage.store, proof)
+    assert altered == {**whole, "valid": False, "reason": "the certificate was altered after it was issued"}
+    del stage.store.objects[proof.certificate]
+    gone = await certificate_state(stage.store, proof)
+    assert gone is not None
+    assert gone["reason"] == "there is no certificate that both databases are equal"
+
+
+async def test_without_a_proof_there_is_nothing_to_say() -> None:
+    assert await certificate_state(FakeObjectStore(), None) is None
+
+
+async def test_a_store_that_does_not_answer_is_no_bad_certificate() -> None:
+    stage = await certified()
+
+    class Down(FakeObjectStore):
+        async def get(self, key: str) -> bytes | None:  # type: ignore[explicit-override]  # a test's own
+            raise TransientError("the store does not answer", key=key)
+
+    with pytest.raises(TransientError):
+        await certificate_state(Down(), stage.coordinator.state.verified)
+
+
+async def test_a_missing_commit_is_named() -> None:
+    with pytest.raises(CorruptDataError, match="a commit is missing") as missing:
+        await link_of(FakeObjectStore(), 7)
+    assert missing.value.facts["key"] == "replication/.log/000000000007.json"

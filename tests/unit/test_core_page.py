@@ -1,0 +1,187 @@
+"""The page: it stands alone, is well formed, tells all that was found, and escapes what comes from a database."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any, Final
+
+import pytest
+from typing_extensions import override
+
+from d5agent.core.certificate import certificate_of
+from d5agent.core.charts import clock, duration, number, rates
+from d5agent.core.compare import Difference, DifferenceKind
+from d5agent.core.log import Commit, Link, Total, Writer
+from d5agent.core.operation import ClusterTime, Namespace, Position
+from d5agent.core.page import page_of
+from d5agent.core.repair import LastEvent, Repair
+from d5agent.core.report import NAMED, VerifyReport
+from d5agent.core.timeline import Timeline
+from tests.fakes.documents import raw_id
+
+EVIL: Final = "<script>alert('1')</script>"
+ORDERS: Final = Namespace("shop", EVIL)
+_VOID: Final = "meta"
+_OUTSIDE: Final = re.compile(r"(?:src|href|url|@import|https?:)", re.IGNORECASE)
+
+
+class Reader(HTMLParser):
+    """Reads a page as a browser would: elements must be closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.text = ""
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        if tag != _VOID:
+            self.open.append(tag)
+
+    @override
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    @override
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def read(page: str) -> Reader:
+    """Return what a page says; it must be well formed, and stand alone."""
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    assert not reader.seen & {"script", "img", "link", "iframe", "object", "embed"}
+    assert not _OUTSIDE.search(page)
+    return reader
+
+
+def found(*, is_equal: bool) -> VerifyReport:
+    report = VerifyReport(scope="touched", run_id="run", sequence=7, operations=1234, seconds=3.5)
+    report.count(ORDERS, 4321)
+    difference = Difference(namespace=ORDERS, id=raw_id(EVIL), kind=DifferenceKind.DIFFERENT, fields=(EVIL,))
+    if not is_equal:
+        report.add(difference)
+        report.counts.append(f"{ORDERS}: 1 documents in the source, 2 in the target")
+    event = LastEvent(5, ClusterTime(1_793_600_000, 9), "update", has_document=False)
+    report.add_repair(Repair(difference=difference, written=1, event=event))
+    report.facts["shop"] = [f"{ORDERS}: index a_1 is missing in the target: {EVIL}"]
+    return report
+
+
+def certificate(*, is_equal: bool = True, timeline: Timeline | None = None) -> dict[str, Any]:
+    commit = Commit(
+        sequence=7,
+        writer=Writer(run_id="run", agent_id="agent", host="host", since=""),
+        written_at="",
+        previous=None,
+        segments=(),
+        position=Position(cluster_time=ClusterTime(1_793_600_000, 8), token=None),
+        total=Total(operations=1234, bytes=500, segments=2),
+    )
+    return certificate_of(
+        found(is_equal=is_equal),
+        Link(commit=commit, digest="d" * 64),
+        timeline or Timeline(),
+        issuer={"host": EVIL, "version": "0.1.0", "agent_id": "agent"},
+        read_only_since="2026-11-02T08:44:00+00:00",
+        at="2026-11-02T08:45:30+00:00",
+    )
+
+
+def busy() -> Timeline:
+    timeline = Timeline(run_id="run")
+    for second in range(100):
+        at = 1_793_600_000.0 + second
+        timeline.see(at, ["replication"] if second < 50 else ["replication", "restore: replay"])
+        timeline.capture.add(at, 3.0 if second == 30 else 0.5, second * 100.0)
+        timeline.restore.add(at, max(0, second - 50) * 1000.0, 0.0)
+    return timeline
+
+
+def test_a_certificate_says_what_an_auditor_asks() -> None:
+    reader = read(page_of(certificate(timeline=busy())))
+    for said in (
+        "Both databases are equal",
+        "4,321 documents of the source",
+        "all 1,234 operations of the log",
+        "run",
+        "d5agent 0.1.0 on",
+        "1 min 30 s, from 2026-11-02T08:44:00+00:00",
+        "its last event has no document",
+        "in replication/.log/000000000005.json",
+        "index a_1 is missing in the target",
+        "d" * 64,
+        "restore: replay",
+        "How far capture was behind the source (at most 3 s)",
+        "Operations replayed a second (at most 1,000 /s)",
+    ):
+        assert said in reader.text, said
+    assert "svg" in reader.seen
+    assert "Documents compared a second" not in reader.text  # nothing to draw
+
+
+def test_names_from_a_database_are_told_and_never_run() -> None:
+    for document in (certificate(is_equal=False, timeline=busy()), report_document()):
+        page = page_of(document)
+        assert EVIL not in page
+        assert EVIL in read(page).text
+
+
+def report_document() -> dict[str, Any]:
+    return {"kind": "report", "run_id": EVIL, "issued_at": "now", "result": found(is_equal=False).to_json()}
+
+
+def test_unequal_databases_are_said_to_be_so_and_each_difference_is_named() -> None:
+    reader = read(page_of(report_document()))
+    assert "The databases are not equal" in reader.text
+    assert "1 differ, and 1 collections differ in number" in reader.text
+    assert "1 documents in the source, 2 in the target" in reader.text
+    assert "All of them are named" in reader.text
+    assert "How to check" not in reader.text
+
+
+def test_what_is_counted_only_is_said_to_be_so() -> None:
+    report = found(is_equal=False)
+    for n in range(NAMED + 10):
+        difference = Difference(namespace=ORDERS, id=raw_id(n), kind=DifferenceKind.EXTRA)
+        report.add(difference)
+        report.add_repair(Repair(difference=difference, written=None))
+    report.facts["shop"] = ["line"] * 1005
+    text = read(page_of({"kind": "report", "run_id": "", "issued_at": "now", "result": report.to_json()})).text
+    assert text.count("11 more are counted and not named here") == 2
+    assert "and 5 more" in text
+
+
+def test_a_report_of_nothing_is_a_page_too() -> None:
+    empty = VerifyReport(scope="full")
+    text = read(page_of({"kind": "report", "run_id": "", "issued_at": "now", "result": empty.to_json()})).text
+    assert "Both databases are equal" in text
+    assert "Nothing." in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
+)
+def test_durations_are_told_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_rates_are_growth_a_second_and_a_restart_is_none() -> None:
+    assert rates([(0.0, 0.0), (2.0, 10.0), (2.0, 10.0), (4.0, 4.0), (5.0, 7.0)], 1) == [
+        (2.0, 5.0),
+        (4.0, 0.0),
+        (5.0, 3.0),
+    ]
+    assert [number(value) for value in (0.1234, 9.0, 12345.6)] == ["0.123", "9", "12,346"]
+    assert clock(0) == "1970-01-01 00:00:00"

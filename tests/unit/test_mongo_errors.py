@@ -1,0 +1,38 @@
+"""What a server's errors mean to an operator."""
+
+from __future__ import annotations
+
+import pytest
+from pymongo.errors import OperationFailure
+
+from d5agent.adapters.mongo import translated
+from d5agent.errors import OperatorError, TransientError
+
+
+def test_a_full_disk_is_called_one_and_says_what_to_type() -> None:
+    error = translated(OperationFailure("x", 14031, {"errmsg": "no space left"}), "target")
+    assert isinstance(error, OperatorError)
+    assert "the target's disk is full" in str(error)
+    assert "d5agent start restore" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (175, {"errmsg": "collection renamed from 'shop.a' to 'shop.b'"}),
+        (175, {"errmsg": "collection dropped"}),
+        (237, {"errmsg": "cursor killed"}),
+        (11601, {"errmsg": "operation was interrupted"}),
+        (251, {"errmsg": "no such transaction", "errorLabels": ["TransientTransactionError"]}),
+    ],
+)
+def test_what_was_ended_early_is_done_again(code: int, details: dict[str, object]) -> None:
+    error = translated(OperationFailure("x", code, details), "source")
+    assert isinstance(error, TransientError)
+    assert "the source ended a command before its end" in str(error)
+    assert error.facts == {"code": code, "server_says": details["errmsg"]}
+    assert "done again" in error.hint
+
+
+def test_a_command_that_is_refused_is_not() -> None:
+    assert isinstance(translated(OperationFailure("x", 251, {"errmsg": "no"}), "source"), OperatorError)

@@ -1,0 +1,129 @@
+"""What status says of restore and comparison, in words."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from d5agent.core.services import PhaseState, Service, ServiceState, Status
+from d5agent.runtime.status import status_of
+from d5agent.screen import duration, redrawn, size_of
+from d5agent.screen_status import status_table
+from tests.fakes.coordinator import SINCE
+
+RESTORE = {
+    "operations_total": 27_000,
+    "operations_applied": 12_150,
+    "documents_written": 9_000,
+    "bytes_total": 3 * 1024**3,
+    "bytes_applied": 1024**3,
+    "operations_per_second": 3_210.4,
+    "eta_seconds": 190.0,
+    "lanes": 5,
+    "lanes_allowed": 8,
+}
+
+
+def shown(**facts: object) -> str:
+    """Return the table's text, its blanks and lines joined."""
+    state = PhaseState(run_id="run").with_service(Service.RESTORE, ServiceState(status=Status.RUNNING, since=SINCE))
+    values: dict[str, Any] = status_of(state, {Service.RESTORE: facts}, is_up=True)
+    console = Console(width=300, highlight=False)
+    with console.capture() as captured:
+        console.print(status_table(values))
+    return " ".join(captured.get().split())
+
+
+def test_a_backup_on_its_way() -> None:
+    state = PhaseState(run_id="run").with_service(Service.BACKUP, ServiceState(status=Status.RUNNING, since=SINCE))
+    target = {
+        "target_databases": 3,
+        "target_databases_stored": 1,
+        "target_documents": 12_150,
+        "target_bytes": 3 * 1024**2,
+    }
+    source = {"source_databases": 2, "source_databases_stored": 0, "source_documents": 0, "source_bytes": 0}
+    console = Console(width=300, highlight=False)
+    with console.capture() as captured:
+        console.print(status_table(status_of(state, {Service.BACKUP: {**target, **source}}, is_up=True)))
+    assert (
+        "backup target 1 of 3 databases stored, 12,150 documents, 3.0 MiB; "
+        "source 0 of 2 databases stored, 0 documents, 0 bytes"
+    ) in " ".join(captured.get().split())
+    assert captured.get().count("target") == 1
+    assert "backup target" not in shown()
+
+
+def test_a_restore_on_its_way() -> None:
+    text = shown(**RESTORE, step="replaying")
+    assert (
+        "restore ━━━━━━━━━━━━━━━━━━━━ 45 % 12,150 of 27,000 operations, 1.0 GiB of 3.0 GiB, 9,000 documents written, "
+        "3,210/s, done in about 3 min 10 s, 5 of 8 lanes"
+    ) in text
+    assert "step replaying" in text
+    assert "eta" not in text  # not once more, raw, beside the service
+
+
+def test_a_restore_whose_end_nobody_knows() -> None:
+    assert ", …/s, end not known" in shown(**{**RESTORE, "operations_per_second": None, "eta_seconds": None})
+    assert ", 0/s, end not known" in shown(**{**RESTORE, "operations_per_second": 0.0, "eta_seconds": None})
+
+
+def test_a_restore_that_has_replayed_all_has_no_rate() -> None:
+    text = shown(**{**RESTORE, "operations_applied": 27_000, "eta_seconds": 0.0})
+    assert "100 % 27,000 of 27,000 operations" in text
+    assert "/s" not in text
+    assert "done in" not in text
+
+
+def test_nearly_all_is_not_a_hundred_percent() -> None:
+    assert " 99 % 26,999 of 27,000" in shown(**{**RESTORE, "operations_applied": 26_999})
+
+
+def test_a_live_restore_says_how_far_it_is_behind() -> None:
+    assert "2 s behind the source" in shown(**RESTORE, lag_seconds=2.2)
+
+
+def test_a_comparison_on_its_way_and_at_its_end() -> None:
+    text = shown(compared=1_500, compared_total=6_000, different=0)
+    assert "verify ━━━━━━━━━━━━━━━━━━━━ 25 % 1,500 of about 6,000 documents compared, 0 different" in text
+    assert "verify 1,500 documents compared, 3 different" in shown(compared=1_500, different=3)
+    assert "100 % 1,500 documents compared" in shown(compared=1_500, compared_total=1_500, different=0)
+
+
+def test_nothing_is_said_of_what_has_not_begun() -> None:
+    text = shown()
+    assert "operations" not in text
+    assert "compared" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (190, "3 min 10 s"), (7_200, "2 h"), (90_061, "1 d 1 h")]
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 bytes"), (1_023, "1,023 bytes"), (1_536, "1.5 KiB"), (5 * 1024**2, "5.0 MiB")]
+)
+def test_sizes_in_words(count: int, words: str) -> None:
+    assert size_of(count) == words
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "wants", "moves_up"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_watching_draws_in_place_on_a_terminal_and_goes_on_below_elsewhere(
+    *, is_terminal: bool, wants: bool, moves_up: bool
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=40)
+    with redrawn(console, is_wanted=wants) as show:
+        show("one\nline")
+        show("two\nlines")
+    text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    assert ("\x1b[1A" in text) is moves_up
+    assert "lines" in text

@@ -1,0 +1,75 @@
+"""What a person sees of a comparison."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from d5agent.core.compare import Difference, DifferenceKind
+from d5agent.core.report import NAMED, VerifyReport
+from d5agent.screen_verify import verify_progress, verify_table
+from tests.fakes.documents import raw_id
+from tests.fakes.events import ORDERS
+
+
+def found(different: int) -> VerifyReport:
+    report = VerifyReport(scope="full")
+    report.count(ORDERS, 1234)
+    for number in range(different):
+        report.add(Difference(namespace=ORDERS, id=raw_id(number), kind=DifferenceKind.MISSING))
+    return report
+
+
+def shown(report: VerifyReport, certificate: dict[str, Any] | None = None) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(verify_table({**report.to_json(), "report": "reports/r.json", "certificate": certificate}))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_equal_databases() -> None:
+    text = shown(found(0))
+    assert "equal: 1,234 documents compared (full), 0 different" in text
+    assert "no certificate has been issued" in text
+    assert "reports/r.json" in text
+
+
+def test_differences_are_named_and_those_that_are_not_are_counted() -> None:
+    report = found(NAMED + 7)
+    report.counts.append("shop.[orders]: 1 documents in the source, 2 in the target")
+    report.facts["shop"] = ["shop.orders: index [a] is missing"]
+    text = shown(report)
+    assert "not equal" in text
+    assert "and 7 more documents" in text
+    assert "shop.[orders]: 1 documents" in text
+    assert "index [a] is missing" in text
+
+
+def test_a_certificate_is_told_whole_or_what_is_wrong() -> None:
+    certificate = {"key": "reports/run/certificate.json", "valid": True, "reason": ""}
+    assert "whole, and this log's: reports/run/certificate.json" in shown(found(0), certificate)
+    altered = {**certificate, "valid": False, "reason": "the certificate was altered"}
+    assert "the certificate was altered" in shown(found(0), altered)
+
+
+def test_progress_is_told_on_a_terminal_and_nowhere_else() -> None:
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=is_terminal, width=120)
+        with verify_progress(console) as tell:
+            tell(found(3))
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert ("1,234 documents compared in 1 collections" in text) == is_terminal
+        assert ("3 different" in text) == is_terminal
+
+
+def test_progress_has_its_part_of_a_whole_where_that_is_known() -> None:
+    report = found(0)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with verify_progress(console) as tell:
+        report.expected = 5_000
+        tell(report)
+    assert isinstance(console.file, io.StringIO)
+    assert "1,234 of about 5,000 documents compared" in console.file.getvalue()
