@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiobotocore.config import AioConfig
@@ -14,7 +15,6 @@ from d5agent.drill.tools import find_s3_python, inherited_environment
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from types_aiobotocore_s3.client import S3Client
 
@@ -89,7 +89,7 @@ class S3Server:
         data = self._folder / "s3"
         data.mkdir(parents=True, exist_ok=True)
         child = Child(
-            [str(find_s3_python()), "-m", "localstack.runtime.main"],
+            [str(find_s3_python()), str(Path(__file__).with_name("s3_main.py"))],
             log=self.log,
             environment=inherited_environment(
                 ACTIVATE_PRO="0",

@@ -207,3 +207,21 @@ async def test_requests_are_counted_by_the_server_itself(s3_server: S3Server, bu
         for number in range(5):
             await s3.put_object(Bucket=bucket, Key=str(number), Body=b"")
     assert s3_server.count_requests()["PutObject"] == before + 5
+
+
+async def test_a_put_whose_client_goes_away_stores_all_of_it_or_nothing(s3_server: S3Server, bucket: str) -> None:
+    old, new = b"old" * 100, b"new" * 200
+    address = s3_server.endpoint_url.removeprefix("http://")
+    async with s3_server.client() as s3:
+        url = await s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"})
+        head = f"PUT {url.partition(address)[2]} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(new)}\r\n\r\n"
+        for _ in range(30):
+            await s3.put_object(Bucket=bucket, Key="k", Body=old)
+            _, writer = await asyncio.open_connection(*address.split(":"))
+            writer.write(head.encode() + new)
+            await writer.drain()
+            writer.close()
+            await pause(0.02)
+            async with asyncio.timeout(5):
+                found = await s3.get_object(Bucket=bucket, Key="k")
+                assert await found["Body"].read() in {old, new}
