@@ -11,10 +11,10 @@ import structlog
 
 from d5agent.core import cutover, phase
 from d5agent.core.ending import forced
-from d5agent.core.phase_codec import decode_phase, encode_phase
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
 from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError
 from d5agent.runtime.events import Followers, ServiceJournal, named
+from d5agent.runtime.phase_file import PhaseFile
 from d5agent.runtime.stopping import drained
 from d5agent.runtime.surroundings import Surroundings
 from d5agent.steps.parallel import forget_cancellations, leaf_of
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from d5agent.ports import Clock, StateStore
     from d5agent.service import Plugin
 
-PHASE: Final = "phase"
 _LONGEST_PAUSE_SECONDS: Final = 60
 _MOMENT_SECONDS: Final = 0.1
-_MIRROR_SECONDS: Final = 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,25 +55,30 @@ class Daemon:
     is_live: bool = False
     accept_writes: Callable[[], Awaitable[None]] | None = None
     followers: Followers = field(default_factory=Followers)
-    state: PhaseState = field(default_factory=PhaseState)
     facts: dict[Service, dict[str, object]] = field(default_factory=dict)
     exit_code: int = EXIT_DONE
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    file: PhaseFile = field(init=False)
     _running: dict[Service, _Running] = field(default_factory=dict)
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _group: asyncio.TaskGroup | None = None
-    _is_mirrored: bool = True
+
+    def __post_init__(self) -> None:
+        """Begin with an empty state, until `load`."""
+        self.file = PhaseFile(states=self.states, clock=self.clock)
+
+    @property
+    def state(self) -> PhaseState:
+        """What the state file says, or will once it can be written again."""
+        return self.file.state
 
     async def load(self) -> None:
         """Take the state file. OperatorError: it is damaged, or of a newer version; nothing is changed then."""
-        value = await self.states.load(PHASE)
-        if value is not None:
-            self.state = decode_phase(value)
+        await self.file.load()
 
     async def serve(self, group: asyncio.TaskGroup) -> None:
         """Carry on with what the state file says, and run until told to end; then drain."""
         self._group = group
-        mirror = group.create_task(self._keep_mirror(), name="mirror")
+        mirror = group.create_task(self.file.keep_mirror(), name="mirror")
         for service in phase.to_resume(self.state, is_live=self.is_live):
             structlog.get_logger().info("service_resumed", service=str(service))
             self._launch(service)
@@ -95,20 +98,24 @@ class Daemon:
         `forced_run`: the id of the run that is to be cleaned without a proof.
         """
         now, run_id, is_live = self._now(), str(uuid.uuid4()), self.is_live
-        async with self._lock:
-            state = self.state if forced_run is None else forced(self.state, forced_run, now=now)
-            if state.forced_at != self.state.forced_at:
-                structlog.get_logger().warning("clean_forced", run_id=forced_run, proof="not asked for")
-            await self._save(phase.start(state, request, now=now, new_run_id=run_id, is_live=is_live))
-            for service in phase.to_run(self.state, request, is_live=is_live):
-                self._launch(service)
+
+        def started(state: PhaseState) -> PhaseState:
+            if forced_run is not None:
+                state = forced(state, forced_run, now=now)
+            return phase.start(state, request, now=now, new_run_id=run_id, is_live=is_live)
+
+        forced_before = self.state.forced_at
+        await self.update(started)
+        if self.state.forced_at != forced_before:
+            structlog.get_logger().warning("clean_forced", run_id=forced_run, proof="not asked for")
+        for service in phase.to_run(self.state, request, is_live=is_live):
+            self._launch(service)
 
     async def stop(self, request: Service | Phase) -> None:
         """Stop a service or a phase, drained."""
         for service in services_of(request):
             await self._end(service, Status.STOPPED)
-        async with self._lock:
-            await self._save(phase.stop(self.state, request, now=self._now()))
+        await self.update(lambda state: phase.stop(state, request, now=self._now()))
 
     async def pause(self, *, is_paused: bool) -> None:
         """Pause restore, or let it go on; RefusedError when it cannot be paused."""
@@ -151,8 +158,7 @@ class Daemon:
 
     async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
         """Change the state and save it; it is on disk when this returns."""
-        async with self._lock:
-            await self._save(change(self.state))
+        await self.file.update(change)
 
     async def set_row(self, service: Service, status: Status, *, reason: str = "") -> None:
         """Set a service's row, if that changes it, and save it."""
@@ -161,16 +167,8 @@ class Daemon:
     async def show_row(
         self, service: Service, status: Status, *, reason: str = "", error: AgentError | None = None
     ) -> None:
-        """Set a service's row even if it cannot be saved; it is saved once that can be done again.
-
-        A full disk or a bucket's policy must not take the daemon down, which is whom an operator asks what is wrong.
-        What a restart then finds is the row before, and it runs the service again: no harm (promise P3).
-        """
-        async with self._lock:
-            state = self._with_row(self.state, service, status, reason, error)
-            if state != self.state:
-                await self._store_if_possible(state)
-                self.state = state
+        """Set a service's row even if it cannot be saved; it is saved once that can be done again."""
+        await self.file.show(lambda state: self._with_row(state, service, status, reason, error))
 
     def _with_row(
         self, state: PhaseState, service: Service, status: Status, reason: str, error: AgentError | None
@@ -276,34 +274,6 @@ class Daemon:
             running.stopping.set()
         for running in list(self._running.values()):
             await drained(running.task, may_drain=running.plugin.drains, seconds=self.drain_seconds)
-
-    async def _save(self, state: PhaseState) -> None:
-        if state != self.state:
-            await self._store(state)
-            self.state = state
-
-    async def _store(self, state: PhaseState) -> None:
-        try:
-            await self.states.save(PHASE, encode_phase(state))
-            self._is_mirrored = True
-        except TransientError as error:
-            # On disk it is; the mirror is for a lost host, and follows when the store answers again.
-            self._is_mirrored = False
-            structlog.get_logger().warning("state_not_mirrored", error=str(error))
-
-    async def _store_if_possible(self, state: PhaseState) -> None:
-        try:
-            await self._store(state)
-        except OperatorError as error:
-            self._is_mirrored = False
-            structlog.get_logger().error("state_not_saved", error=error.message, hint=error.hint, **named(error.facts))
-
-    async def _keep_mirror(self) -> None:
-        while True:
-            await self.clock.sleep(_MIRROR_SECONDS)
-            if not self._is_mirrored:
-                async with self._lock:
-                    await self._store_if_possible(self.state)
 
     def _now(self) -> str:
         return self.clock.now().isoformat(timespec="seconds")

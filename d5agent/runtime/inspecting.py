@@ -22,7 +22,7 @@ from d5agent.core.plan import Plan
 from d5agent.core.services import PhaseState
 from d5agent.errors import AgentError, OperatorError, TransientError
 from d5agent.runtime.control import ask, socket_path
-from d5agent.runtime.daemon import PHASE
+from d5agent.runtime.phase_file import PHASE
 from d5agent.runtime.status import status_of
 from d5agent.runtime.wiring import Adapters, open_adapters, open_store, verify_plugin
 from d5agent.steps.certificate import certificate_state

@@ -34,7 +34,7 @@ from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
-from d5agent.runtime.daemon import PHASE
+from d5agent.runtime.phase_file import PHASE
 from d5agent.runtime.timeline_watch import TIMELINE
 from d5agent.settings import credentials_directory
 from d5agent.steps.capture import GAP, TOKEN

@@ -121,7 +121,7 @@ async def test_a_capture_that_shows_no_life_is_not_healthy() -> None:
     clock = FakeClock(is_manual=True)
     daemon = Daemon(plugins={}, states=FakeStateStore(), clock=clock, drain_seconds=1)
     row = ServiceState(status=Status.RUNNING, since=SINCE)
-    daemon.state = PhaseState().with_service(Service.REPLICATION, row)
+    daemon.file.state = PhaseState().with_service(Service.REPLICATION, row)
     daemon.facts[Service.REPLICATION] = {"seen_at": clock.monotonic()}
     listen = f"127.0.0.1:{free_port()}"
     async with metrics_server(listen, daemon):

@@ -16,7 +16,8 @@ from d5agent.core.operation import ClusterTime
 from d5agent.core.phase_codec import decode_phase, encode_phase
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
 from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError
-from d5agent.runtime.daemon import PHASE, Daemon
+from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.phase_file import PHASE
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
 from tests.fakes.machine import FakeApplication

@@ -56,12 +56,12 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.daemon = Daemon(plugins={}, states=self.states, clock=self.clock, drain_seconds=1)
-        self.daemon.state = PhaseState(phase=Phase.REPLICATION, run_id="run")
+        self.daemon.file.state = PhaseState(phase=Phase.REPLICATION, run_id="run")
         self.set_status(Status.RUNNING)
 
     def set_status(self, status: Status) -> None:
         row = ServiceState(status=status, since=SINCE)
-        self.daemon.state = self.daemon.state.with_service(Service.REPLICATION, row)
+        self.daemon.file.state = self.daemon.state.with_service(Service.REPLICATION, row)
 
     async def cluster_time(self) -> ClusterTime:
         if self.error is not None:
@@ -264,7 +264,7 @@ async def test_a_saved_position_that_cannot_be_read_is_tried_again() -> None:
 
 async def test_before_replication_and_after_clean_nobody_is_asked_and_nothing_is_said() -> None:
     rig = Rig()
-    rig.daemon.state = PhaseState()
+    rig.daemon.file.state = PhaseState()
     async with rig.watched():
         await rig.clock.advance(60)
         assert rig.retention.asked == 0

@@ -47,11 +47,11 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.daemon = Daemon(plugins={}, states=self.states, clock=self.clock, drain_seconds=1)
-        self.daemon.state = PhaseState(phase=Phase.REPLICATION, run_id="run")
+        self.daemon.file.state = PhaseState(phase=Phase.REPLICATION, run_id="run")
 
     def at_work(self, service: Service, **facts: object) -> None:
         row = ServiceState(status=Status.RUNNING, since=SINCE)
-        self.daemon.state = self.daemon.state.with_service(service, row)
+        self.daemon.file.state = self.daemon.state.with_service(service, row)
         self.daemon.facts[service] = dict(facts)
 
     @asynccontextmanager
@@ -71,7 +71,7 @@ async def test_what_services_do_and_report_is_seen_and_saved() -> None:
         await rig.clock.advance(5)
         rig.at_work(Service.RESTORE, step="replaying", operations_applied=7)
         fence = Fence(sequence=1, cluster_time=ClusterTime(1, 1), at=SINCE)
-        rig.daemon.state = replace(rig.daemon.state, fence=fence)
+        rig.daemon.file.state = replace(rig.daemon.state, fence=fence)
         await rig.clock.advance(5)
     assert [span.what for span in rig.timeline.spans] == ["replication", "restore: replay"]
     assert rig.timeline.capture.points[-1][1:] == (1.5, 10.0)
@@ -91,7 +91,7 @@ async def test_a_restart_goes_on_and_another_run_begins_anew() -> None:
         await again.clock.advance(1)
     assert [span.what for span in again.timeline.spans] == ["replication"]
     other = Rig(clock=rig.clock, states=rig.states)
-    other.daemon.state = PhaseState(phase=Phase.REPLICATION, run_id="other")
+    other.daemon.file.state = PhaseState(phase=Phase.REPLICATION, run_id="other")
     async with other.watched():
         await other.clock.advance(1)
     assert other.timeline.spans == []
@@ -112,11 +112,11 @@ async def test_a_saved_timeline_that_cannot_be_read_is_begun_anew(value: dict[st
 async def test_a_full_disk_and_an_idle_daemon_stop_nothing() -> None:
     states = FullDisk()
     rig = Rig(states=states)
-    rig.daemon.state = PhaseState()
+    rig.daemon.file.state = PhaseState()
     async with rig.watched():
         await rig.clock.advance(11)
         assert states.tried == 0  # there is no run
-        rig.daemon.state = PhaseState(phase=Phase.RESTORE, run_id="run")
+        rig.daemon.file.state = PhaseState(phase=Phase.RESTORE, run_id="run")
         rig.at_work(Service.BACKUP)
         await rig.clock.advance(21)
     assert states.tried >= 2
@@ -126,7 +126,7 @@ async def test_a_full_disk_and_an_idle_daemon_stop_nothing() -> None:
 @pytest.mark.parametrize("state", [PhaseState(run_id="run"), PhaseState(phase=Phase.CLEAN, is_clearing=True)])
 async def test_what_clean_removes_is_not_saved_again(state: PhaseState) -> None:
     rig = Rig()
-    rig.daemon.state = replace(state, run_id="run")
+    rig.daemon.file.state = replace(state, run_id="run")
     async with rig.watched():
         await rig.clock.advance(30)
     assert rig.states.texts == {}
@@ -144,7 +144,7 @@ async def test_a_bug_is_told_and_stops_no_service() -> None:
 
 async def test_what_ended_between_two_looks_is_seen_as_a_moment() -> None:
     rig = Rig()
-    rig.daemon.state = rig.daemon.state.with_service(Service.BACKUP, ServiceState(status=Status.DONE, since=SINCE))
+    rig.daemon.file.state = rig.daemon.state.with_service(Service.BACKUP, ServiceState(status=Status.DONE, since=SINCE))
     watch = TimelineWatch(daemon=rig.daemon, timeline=rig.timeline)
     watch.look()
     watch.look()
