@@ -13,7 +13,7 @@ BYTES_EACH: Final = 12
 
 
 class Seen:
-    """Remembers up to `most` things by 63 bits of their hashes; each can be marked once.
+    """Remembers about `most` things by 63 bits of their hashes, more if they come; each can be marked once.
 
     Two things of one hash are taken for one: with ten million, the chance that there is such a pair is one in 100,000.
     A Python set takes five times the memory.
@@ -31,11 +31,13 @@ class Seen:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more may be added."""
+        """Whether there are `most`: more take more memory."""
         return self._count >= self._room
 
     def add(self, thing: object) -> bool:
-        """Remember a thing; return whether it is new. Not when it is full."""
+        """Remember a thing; return whether it is new."""
+        if self._count + 1 >= self._slots:
+            self._grow()
         at, hash_ = self._find(thing)
         if self._table[at]:
             return False
@@ -57,9 +59,20 @@ class Seen:
 
     def _find(self, thing: object) -> tuple[int, int]:
         """Return the slot that holds a thing, or the free one where it belongs; and its hash, which is never nought."""
-        table, slots = self._table, self._slots
         hash_ = hash(thing) & _HASH or 1
+        return self._slot(hash_), hash_
+
+    def _slot(self, hash_: int) -> int:
+        # One slot at least is free: else this had no end.
+        table, slots = self._table, self._slots
         at = hash_ % slots
         while table[at] and table[at] & _HASH != hash_:
             at = at + 1 if at + 1 < slots else 0
-        return at, hash_
+        return at
+
+    def _grow(self) -> None:
+        before, self._slots = self._table, 2 * self._slots
+        self._table = array("Q", bytes(8 * self._slots))
+        for entry in before:
+            if entry:
+                self._table[self._slot(entry & _HASH)] = entry

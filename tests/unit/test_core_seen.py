@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from typing_extensions import override
 
 from d5agent.core.seen import BYTES_EACH, Seen
@@ -72,3 +73,16 @@ def test_a_hash_of_nought_is_a_thing_like_any_other() -> None:
 def test_it_takes_what_it_says() -> None:
     seen = Seen(10_000)
     assert abs(len(seen._table) * seen._table.itemsize - 10_000 * BYTES_EACH) < 100
+
+
+@pytest.mark.parametrize("most", [0, 3, 10])
+def test_more_than_was_expected_takes_more_room(most: int) -> None:
+    seen = Seen(most)
+    for number in range(500):
+        assert (number,) not in seen
+        assert seen.add((number,))
+        assert number % 2 or seen.mark((number,))
+    assert len(seen) == 500
+    assert all((number,) in seen and not seen.add((number,)) for number in range(500))
+    assert [seen.mark((number,)) for number in range(4)] == [False, True, False, True]
+    assert seen.is_full
