@@ -299,22 +299,29 @@ async def idle() -> None:
     print(f"\n# idle\n{share:.2%} of a core, over {seconds} s")
 
 
-PARTS: dict[str, Callable[[], Awaitable[None]]] = {
-    "main": side_by_side,
-    "sizes": sizes,
-    "collections": collections,
-    "stall": stall,
-    "idle": idle,
-}
+def run_parts(parts: dict[str, Callable[[], Awaitable[None]]]) -> None:
+    """Run the parts that the command line names, or all; Ctrl-C ends it."""
 
+    async def run() -> None:
+        names = sys.argv[1:] or list(parts)
+        for name in names:
+            if name not in parts:
+                sys.exit(f"there is no part {name}: type one of {', '.join(parts)}")
+        print_machine()
+        for name in names:
+            await parts[name]()
 
-async def main(names: list[str]) -> None:
-    """Run the parts that were asked for."""
-    print_machine()
-    for name in names or list(PARTS):
-        await PARTS[name]()
+    with suppress(KeyboardInterrupt):
+        asyncio.run(run())
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        asyncio.run(main(sys.argv[1:]))
+    run_parts(
+        {
+            "main": side_by_side,
+            "sizes": sizes,
+            "collections": collections,
+            "stall": stall,
+            "idle": idle,
+        }
+    )

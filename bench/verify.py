@@ -8,25 +8,23 @@ compared, nothing named. All share this machine's cores with both mongods.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-import sys
 import tempfile
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bson import Timestamp
-from capture import print_machine, run_side
+from capture import run_parts, run_side
 from pymongo import AsyncMongoClient
 
 from d5agent.drill.s3_server import S3Server
 from d5agent.drill.servers import Mongod, ServerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator
 
 DOCUMENTS = 300_000
 DOCUMENT_BYTES = 1000
@@ -199,21 +197,12 @@ async def touched() -> None:
         print(f"of bare look-ups with the log fetched: {with_log:.2f}; of the bare compare, whole: {ratio:.2f}")
 
 
-PARTS: dict[str, Callable[[], Awaitable[None]]] = {
-    "main": whole,
-    "sizes": sizes,
-    "differing": differing,
-    "touched": touched,
-}
-
-
-async def main(names: list[str]) -> None:
-    """Run the parts that were asked for."""
-    print_machine()
-    for name in names or list(PARTS):
-        await PARTS[name]()
-
-
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        asyncio.run(main(sys.argv[1:]))
+    run_parts(
+        {
+            "main": whole,
+            "sizes": sizes,
+            "differing": differing,
+            "touched": touched,
+        }
+    )
