@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.merge import Merger
-from d5agent.core.operation import OWN_DATABASE
-from d5agent.core.repair import LastEvent
 from d5agent.core.report import VerifyReport, fact_differences
-from d5agent.core.segment import touches_of
+from d5agent.core.touched import Touched
 from d5agent.steps.explainer import explain_repairs
 from d5agent.steps.page_feed import PageFeed
 from d5agent.steps.parallel import beside, parallel
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from d5agent.core.log import Link
     from d5agent.core.operation import Namespace
     from d5agent.core.raw import DocumentId
+    from d5agent.core.repair import LastEvent
     from d5agent.core.replay import Doubts
     from d5agent.core.segment import SegmentRef
     from d5agent.ports import Clock, DocumentReader, Target
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 500  # documents looked up at a time
 _MANY_IDS: Final = 20_000  # operations whose documents are remembered before these are compared
-_EVENTS_A_TURN: Final = 500
 _SEGMENTS_AHEAD: Final = 1  # a segment may be 64 MiB
 ROUNDS: Final = 4  # comparisons of a document that differs: it may be changing at this moment
 _BATCH_BYTES: Final = 2 * 1024 * 1024
@@ -41,37 +39,6 @@ _ASSUMED_BYTES: Final = _BATCH_BYTES // 20  # of a document that nobody knows th
 _AT_ONCE: Final = 4  # such portions compared at the same time
 _SCANS: Final = 2  # collections read at the same time; a page of each side is up to 16 MiB
 _FACTS: Final = 8  # collections whose indexes are asked for at the same time
-
-
-Events = dict["Namespace", dict["DocumentId", LastEvent]]
-
-
-@dataclass(slots=True)
-class _Portion:
-    """What some segments in a row touched: documents with their last events, and collections whose names moved."""
-
-    events: Events = field(default_factory=dict)
-    moved: dict[Namespace, LastEvent] = field(default_factory=dict)
-    operations: int = 0
-
-    def add(self, sequence: int, ref: SegmentRef, body: bytes) -> Iterator[None]:
-        """Take a segment of the commit of that number; yields where others may have their turn."""
-        count = 0
-        for namespace, id_, kind, time, has_document, size, rename_to in touches_of(ref, body):
-            event = LastEvent(sequence, time, kind, has_document, size)
-            count += 1
-            if count % _EVENTS_A_TURN == 0:
-                yield
-            if namespace.database == OWN_DATABASE:
-                continue
-            if id_ is None:
-                self.moved.update({name: event for name in (namespace, rename_to) if name is not None})
-                continue
-            events = self.events.get(namespace)
-            if events is None:
-                events = self.events[namespace] = {}
-            events[id_] = event
-        self.operations += ref.count
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,16 +83,16 @@ class Verifier:
         entire = set(whole)
         # The log is read on while segments are looked through, and these while documents are compared.
         segments: asyncio.Queue[_Segment | None] = asyncio.Queue(_SEGMENTS_AHEAD)
-        portions: asyncio.Queue[_Portion] = asyncio.Queue(1)
+        portions: asyncio.Queue[Touched] = asyncio.Queue(1)
         async with beside(_read_segments(reader, links, segments), self._compare_portions(portions)):
-            portion = _Portion()
+            portion = Touched()
             while (segment := await segments.get()) is not None:
                 for _ in portion.add(*segment):
                     await self.clock.sleep(0)  # replies must get in
                 if portion.operations >= _MANY_IDS:
                     entire.update(portion.moved)
                     await portions.put(portion)
-                    portion = _Portion()
+                    portion = Touched()
             entire.update(portion.moved)
             await portions.put(portion)
             await portions.join()
@@ -180,7 +147,7 @@ class Verifier:
         known = {*await self.source.collections(), *await self.target.collections()} if databases else set()
         return {n for n in namespaces if n.collection is not None} | {n for n in known if n.database in databases}
 
-    async def _compare_portions(self, portions: asyncio.Queue[_Portion]) -> None:
+    async def _compare_portions(self, portions: asyncio.Queue[Touched]) -> None:
         while True:
             portion = await portions.get()
             self.report.known.moved.update(portion.moved)
