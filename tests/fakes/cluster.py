@@ -140,6 +140,10 @@ class FakeCluster:
             fields["updateDescription"] = {"updatedFields": {}, "removedFields": []}
         return encode(fields)
 
+    def touched(self) -> list[Namespace]:
+        """Return the namespace of each event, in order."""
+        return [happened.op.namespace for happened in self._happened]
+
     def first_at(self, time: ClusterTime) -> int:
         """Return the number of the first event at a time, or after it."""
         return next((n for n, happened in enumerate(self._happened) if happened.time >= time), len(self))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
-from d5agent.core.naming import SEGMENTS
-from d5agent.core.operation import OWN_DATABASE, Namespace, parse_event
+from d5agent.core.naming import LOG, SEGMENTS
+from d5agent.core.operation import OWN_DATABASE, Namespace
 from d5agent.core.services import Phase, Service, Status
 from d5agent.core.timeline import Timeline
 from d5agent.plugins.backup import Backup
@@ -127,19 +128,38 @@ class World:
     application: FakeApplication = field(init=False)
     done_of_history: int = 0
     _act: int = 0
+    _counted: int = 0
+    _counted_at: tuple[int, str] = (0, "")
 
     def __post_init__(self) -> None:
         self.cluster = FakeCluster(clock=self.clock, database=_copied())
-        self.store.may_delete = lambda: self.target.database.contents() == self.contents()
         self.source = FakeChangeSource(
             cluster=self.cluster, clock=self.clock, batch_sizes=(3, 1, 5), is_enabled=False, enables=True
         )
-        self.application = FakeApplication(last_writes=lambda: self.happen(len(HISTORY)))
+        self.application = FakeApplication()
+        self._connect()
+
+    def _connect(self) -> None:
+        """Let what stands around the agent see this world."""
+        self.store.may_delete = lambda: self.target.database.contents() == self.contents()
+        self.application.last_writes = lambda: self.happen(len(HISTORY))
+
+    def copied(self) -> World:
+        """Return another world in which all is as it is here at this moment, but no agent lives."""
+        # What is never changed once it is there need not be copied; nor is what belongs to the agent.
+        kept = [*self.cluster._happened, *(value for _, value in self.states.history)]
+        seen: dict[int, object] = {id(value): value for value in kept}
+        seen[id(self.target.before_each)] = _nothing
+        other = copy.copy(self)
+        for name in ("clock", "store", "states", "power", "target", "dumps", "cluster", "source", "application"):
+            setattr(other, name, copy.deepcopy(getattr(self, name), seen))
+        other._connect()
+        return other
 
     @property
     def foreign_events(self) -> int:
         """How many events of others there were."""
-        return sum(not parse_event(self.cluster.event(n)).is_ours for n in range(len(self.cluster)))
+        return sum(namespace.database != OWN_DATABASE for namespace in self.cluster.touched())
 
     def daemon(self, life: Life) -> Daemon:
         """Return an agent that lives so long."""
@@ -244,7 +264,13 @@ class World:
 
     async def captured(self) -> int:
         """Return how many operations of others the log holds."""
-        return sum([not o.is_ours async for _, o in LogReader(store=self.store).operations_of(self.links()) if o])
+        commits = [key for key in self.store.objects if key.startswith(LOG)]
+        log = (len(commits), max(commits, default=""))
+        if log != self._counted_at:  # the operator looks often, and the log grows rarely
+            reader = LogReader(store=self.store)
+            self._counted = sum([not o.is_ours async for _, o in reader.operations_of(self.links()) if o])
+            self._counted_at = log
+        return self._counted
 
     def links(self) -> AsyncGenerator[Link]:
         """Return the commits, checked."""
@@ -254,6 +280,10 @@ class World:
         """Return what the applications have in the source."""
         found = self.cluster.database.contents()
         return {namespace: documents for namespace, documents in found.items() if namespace.database != OWN_DATABASE}
+
+
+def _nothing() -> None:
+    """Cost no life."""
 
 
 async def replication_is_ready(_: World, daemon: Daemon) -> bool:
