@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d5agent.drill.child import Child, pause, wait_until
+from d5agent.drill.child import Child, pause, start_process, wait_until
 from d5agent.drill.tools import inherited_environment
 from d5agent.errors import OperatorError
 from d5agent.runtime.control import ask, socket_path
@@ -17,10 +20,12 @@ from d5agent.runtime.control import ask, socket_path
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from d5agent.drill.child import Start
     from d5agent.drill.stage import Stage
 
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 _PROBE_SECONDS = 0.05
+_END_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +40,15 @@ class Ended:
 class Agent:
     """Starts, kills and asks the agent, as an operator and a power cut would."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, *, start: Start = start_process) -> None:
         self._stage = stage
+        self._start = start
         self.log = stage.folder / "d5agent.log"
         self._socket = socket_path(stage.folder / "state")
         environment = inherited_environment(
             AWS_ACCESS_KEY_ID=stage.s3.access_key, AWS_SECRET_ACCESS_KEY=stage.s3.secret_key
         )
-        self._daemon = Child(self._argv("serve"), log=self.log, environment=environment)
+        self._daemon = Child(self._argv("serve"), log=self.log, environment=environment, start=start)
         self._environment = environment
         self.peak_bytes = 0
 
@@ -69,19 +75,17 @@ class Agent:
 
     async def run(self, *arguments: str) -> Ended:
         """Run a verb of the command line to its end."""
-        process = await asyncio.create_subprocess_exec(
-            *self._argv(*arguments),
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            out, err = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        return Ended(code=process.returncode or 0, out=out.decode(), err=err.decode())
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            process = self._start(self._argv(*arguments), output=output, errors=errors, environment=self._environment)
+            try:
+                while process.poll() is None:
+                    await pause(_END_SECONDS)
+            finally:
+                if process.poll() is None:
+                    os.kill(process.pid, signal.SIGKILL)
+            output.seek(0)
+            errors.seek(0)
+            return Ended(code=process.returncode or 0, out=output.read().decode(), err=errors.read().decode())
 
     async def call(self, *arguments: str) -> str:
         """Run a verb and return what it printed; OperatorError unless it ended with 0."""

@@ -16,10 +16,34 @@ from d5agent.errors import OperatorError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
+    from typing import IO, Protocol
+
+    class Process(Protocol):
+        """What is needed of a Popen."""
+
+        returncode: int | None
+        """The exit status, once `poll` or `wait` has seen it."""
+
+        @property
+        def pid(self) -> int: ...
+
+        def poll(self) -> int | None:
+            """Return the exit status, or None while it runs."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            """Return the exit status; subprocess.TimeoutExpired when it runs on."""
+
+    class Start(Protocol):
+        """What starts a process. Its standard input is empty."""
+
+        def __call__(
+            self, argv: Sequence[str], *, output: IO[bytes], errors: IO[bytes], environment: Mapping[str, str] | None
+        ) -> Process: ...
+
 
 _PROBE_SECONDS = 0.02
 _REAP_SECONDS = 10.0
-_handed_out: set[int] = set()
+_held: list[socket.socket] = []
 
 
 async def pause(seconds: float) -> None:
@@ -37,15 +61,17 @@ async def wait_until(probe: Callable[[], Awaitable[bool]], *, seconds: float, wh
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that the kernel says is free, and that we gave to no other server."""
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port: int = listener.getsockname()[1]
-        # A stopped server keeps its port for its next start, though the kernel knows nothing of it.
-        if port not in _handed_out:
-            _handed_out.add(port)
-            return port
+    """Return a port of 127.0.0.1 for a server of ours; no other process is given it as long as this one lives.
+
+    It stays bound here: the kernel hands it to nobody. Since SO_REUSEADDR is set afterwards, a server that sets it too,
+    as all of ours do, can bind it, stop, and bind it again.
+    """
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _held.append(holder)
+    port: int = holder.getsockname()[1]
+    return port
 
 
 async def accepts_connections(port: int) -> bool:
@@ -60,18 +86,40 @@ async def accepts_connections(port: int) -> bool:
     return True
 
 
-class Child:
-    """One process in a session of its own; SIGKILL reaches it when the thread that started it ends.
+def start_process(
+    argv: Sequence[str], *, output: IO[bytes], errors: IO[bytes], environment: Mapping[str, str] | None
+) -> Process:
+    """Start a process in a session of its own; SIGKILL reaches it when the thread that started it ends."""
+    # setpriv instead of a preexec_fn: no Python code runs between fork and exec.
+    return subprocess.Popen(
+        [str(find_tool("setpriv")), "--pdeathsig", "KILL", "--", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        env=environment,
+        start_new_session=True,
+    )
 
-    It is a plain Popen, bound to no event loop: a test session starts it in one loop and stops it
-    in another.
+
+class Child:
+    """One process, whose output goes to a file.
+
+    It is bound to no event loop: a test session starts it in one loop and stops it in another.
     """
 
-    def __init__(self, argv: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        start: Start = start_process,
+    ) -> None:
         self.log = log
         self._argv = list(argv)
         self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
+        self._start = start
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -82,17 +130,8 @@ class Child:
         """Start it, unless it runs."""
         if self.pid is not None:
             return
-        # setpriv instead of a preexec_fn: no Python code runs between fork and exec.
-        argv = [str(find_tool("setpriv")), "--pdeathsig", "KILL", "--", *self._argv]
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-            )
+            self._process = self._start(self._argv, output=output, errors=output, environment=self._environment)
 
     def require_alive(self) -> None:
         """Complain when it has ended by itself."""

@@ -17,6 +17,7 @@ from pymongo import AsyncMongoClient
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.s3 import S3Store
 from d5agent.drill.agent import Agent, Ended
+from d5agent.drill.child import start_process
 from d5agent.drill.gateway import Gateway
 from d5agent.drill.stage import Stage
 from d5agent.drill.tools import find_tool
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from d5agent.core.operation import Operation
+    from d5agent.drill.child import Start
     from d5agent.drill.s3_server import S3Server
     from d5agent.drill.servers import Mongod
 
 Client = AsyncMongoClient[dict[str, Any]]
 ENABLE = {"modifyChangeStreams": 1, "database": "", "collection": "", "enable": True}
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 120.0
+"""How long a test waits for what must come: long, since a slow machine is no fault."""
 OURS = frozenset({"admin", "local", "config", "d5agent"})
 
 
@@ -46,6 +49,7 @@ class AgentRig:
     s3: S3Server
     bucket: str
     config: dict[str, dict[str, Any]]
+    start: Start = start_process
     agents: list[Agent] = field(default_factory=list)
 
     @property
@@ -74,7 +78,7 @@ class AgentRig:
             config=path,
             power_record=self.power_record,
         )
-        agent = Agent(stage)
+        agent = Agent(stage, start=self.start)
         self.agents.append(agent)
         return agent
 
