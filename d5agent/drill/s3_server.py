@@ -33,6 +33,7 @@ class S3Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._session = get_session()  # it reads the service's description once, for all clients
         self._port = 0
         self._child: Child | None = None
 
@@ -62,6 +63,11 @@ class S3Server:
         if self._child is not None:
             await self._child.stop(grace_seconds=_STOP_SECONDS)
 
+    async def kill(self) -> None:
+        """SIGKILL; its objects are gone as well."""
+        if self._child is not None:
+            await self._child.kill()
+
     async def create_bucket(self, name: str) -> None:
         """Make an empty bucket."""
         async with self.client() as s3:
@@ -69,7 +75,7 @@ class S3Server:
 
     def client(self) -> AbstractAsyncContextManager[S3Client]:
         """Return an S3 client of this server, to be entered with `async with`."""
-        return get_session().create_client(
+        return self._session.create_client(
             "s3",
             endpoint_url=self.endpoint_url,
             region_name=self.region,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 import struct
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +34,7 @@ from tests.integration.test_gateway_rig import (
     read_to,
     rig_before,
 )
+from tests.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,13 +52,8 @@ ABSENT = {"wallTime", "lsid", "txnNumber", "collectionUUID"}
 def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """A server whose cache holds a transaction of more than 16 MB."""
     folder = tmp_path_factory.mktemp("roomy")
-    server = Mongod(folder, options=ServerOptions(cache_gigabytes=1.0))
-    try:
-        asyncio.run(server.start())
+    with running(Mongod(folder, options=ServerOptions(cache_gigabytes=1.0)), folder) as server:
         yield server
-    finally:
-        asyncio.run(server.kill())
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _every_type() -> RawBSONDocument:
@@ -204,7 +198,6 @@ async def test_tokens_have_their_lengths(source_server: Mongod) -> None:
     assert [len((batch.token or {})["_data"]) for batch in batches] == [20] * len(batches)
 
 
-@pytest.mark.timeout(180)
 async def test_resuming_from_every_token_is_exact(roomy_server: Mongod) -> None:
     name = fresh_name()
     only = {"$match": {"ns.db": {"$in": [name, f"{name}x"]}}}
