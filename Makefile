@@ -6,13 +6,20 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-annotate --exclude-newer "$$(date -u -d '7 days ago' +%F)" --upgrade
 
-.PHONY: help setup demo test test-system test-all soak bench fmt check lock clean
+# As many tests side by side as were measured best on two cores; most of them wait for servers (docs/testing.md).
+WORKERS ?= 4
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+PART := tools/part.sh
+
+.PHONY: help setup demo quick test test-system test-all coverage soak bench fmt check lock clean
 
 help:
 	@echo 'make setup  virtual environment and real servers, from the locks'
 	@echo 'make demo   the whole failback on this machine'
-	@echo 'make test   make check, and all tests but the slowest'
+	@echo 'make quick  lint, types, layers, unit and property tests: the inner loop'
+	@echo 'make test   make quick, then contracts, faults and integration'
 	@echo 'make test-system  the slowest: faults of servers, network, disk and hosts under load'
+	@echo 'make coverage     lines and branches that make test and make test-system reach'
 	@echo 'make soak   capture killed hundreds of times under load; tens of thousands of histories restored, 500 into a real server'
 	@echo 'make bench  measurements'
 	@echo 'make fmt    format and mend what can be mended'
@@ -26,14 +33,22 @@ setup:
 demo: setup
 	$(BIN)/d5agent drill
 
-test: check
-	$(BIN)/pytest -m "not system" $(ARGS)
+quick: check
+	@$(PART) 'unit and property tests' $(PYTEST) tests/unit tests/property $(ARGS)
+
+test: quick
+	@$(PART) 'contracts, faults and integration' $(PYTEST) -m "not system" \
+		tests/contract tests/faults tests/integration $(ARGS)
 
 test-system:
-	@tools/setup.sh --with-container
-	$(BIN)/pytest -m system $(ARGS)
+	@$(PART) 'set-up of the container' tools/setup.sh --with-container
+	@$(PART) 'system tests' $(PYTEST) -m system $(ARGS)
 
 test-all: test test-system
+
+coverage: setup
+	@tools/setup.sh --with-container
+	$(PYTEST) --cov --cov-report=term --cov-report=html $(ARGS)
 
 soak: setup
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
@@ -47,10 +62,10 @@ fmt: setup
 	$(BIN)/ruff format .
 
 check: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@$(PART) 'lint' $(BIN)/ruff check .
+	@$(PART) 'format' $(BIN)/ruff format --check .
+	@$(PART) 'types' $(BIN)/mypy
+	@$(PART) 'layers' $(BIN)/lint-imports
 
 lock: setup
 	$(LOCK) pyproject.toml -o requirements.lock
