@@ -71,7 +71,7 @@ class Fault:
         """Wait for its end."""
         await self._lifted.wait()
 
-    async def until_met(self, times: int = 1, *, seconds: float = 30.0) -> None:
+    async def until_met(self, times: int = 1, *, seconds: float = 120.0) -> None:
         """Wait until it has hit so many requests; TimeoutError: it has not."""
         async with asyncio.timeout(seconds):
             while self.met < times:

@@ -8,7 +8,6 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-import pytest
 from typing_extensions import override
 
 from d5agent.adapters.fence import Fence
@@ -213,7 +212,6 @@ async def trail_of(folder: Path, script: tuple[Act, ...], *, before_asking: bool
     return trail
 
 
-@pytest.mark.timeout(300)
 async def test_a_writer_that_stands_still_anywhere_does_no_harm_when_it_wakes_up(quick_folder: Path) -> None:
     moments = range(len(await trail_of(quick_folder, CAPTURE)))
     assert len(moments) > 100
@@ -222,7 +220,6 @@ async def test_a_writer_that_stands_still_anywhere_does_no_harm_when_it_wakes_up
         await check_log(world)
 
 
-@pytest.mark.timeout(300)
 async def test_a_writer_that_wakes_up_while_it_is_followed_costs_its_follower_nothing(quick_folder: Path) -> None:
     trail = await trail_of(quick_folder, CAPTURE)
     commits = [number for number, what in enumerate(trail) if what.startswith(f"put_once {LOG}")]
@@ -235,7 +232,6 @@ async def test_a_writer_that_wakes_up_while_it_is_followed_costs_its_follower_no
             await check_log(world)
 
 
-@pytest.mark.timeout(300)
 async def test_a_restore_that_stands_still_does_no_harm_when_it_wakes_up(quick_folder: Path) -> None:
     script = (*CAPTURE, *RESTORE)
     captured = len(await trail_of(quick_folder, CAPTURE, before_asking=True))
@@ -246,7 +242,6 @@ async def test_a_restore_that_stands_still_does_no_harm_when_it_wakes_up(quick_f
         await check_restored(world)
 
 
-@pytest.mark.timeout(300)
 async def test_an_agent_that_slept_through_the_whole_failback_does_no_harm_when_it_wakes_up(quick_folder: Path) -> None:
     script = (*CAPTURE, *RESTORE, *CLEAN)
     moments = range(len(await trail_of(quick_folder, script, before_asking=True)))

@@ -187,7 +187,7 @@ async def start_fails(agent: Agent, *words: str) -> None:
 
 async def restored(rig: AgentRig, agent: Agent, *, target_uri: str = "", may_repair: bool = False) -> None:
     """Wait until restore is done; see that both servers hold the same by collection, and that replay did it all."""
-    await until_restore_is(agent, "done", seconds=90)
+    await until_restore_is(agent, "done", seconds=2 * PATIENCE_SECONDS)
     assert may_repair or "document_repaired" not in agent.log.read_text(encoding="utf-8"), agent.log
     source, target = await _hashes(rig.source.uri), await _hashes(target_uri or rig.target.uri)
     assert source

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from d5agent.drill.s3_proxy import Act
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def mongodump(rig: AgentRig) -> TamedMongodump:
@@ -303,7 +301,6 @@ async def test_faults_of_s3_that_last_are_waited_for_and_those_that_do_not_pass_
 
 
 @pytest.mark.system
-@pytest.mark.timeout(300)
 async def test_a_backup_that_is_killed_at_random_moments_ends_complete_and_leaves_nothing(
     rig: AgentRig, mongodump: TamedMongodump
 ) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent, Ended
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
 OPERATOR = 78
 TRANSIENT = 75
 USAGE = 2

@@ -220,7 +220,7 @@ async def test_a_clock_that_is_moved_forward_and_back_by_an_hour(rig: AgentRig) 
             await ledger.grown(50)
             await until_a_commit_of(rig, offset)
             lag = (await agent.status())["capture"]["lag_seconds"]
-            assert lag is None or 0 <= lag < PATIENCE_SECONDS
+            assert lag is None or 0 <= lag < HOUR / 2
         clock.set(-HOUR)
         await agent.kill()  # the log's newest commit is then an hour ahead of the clock
         await agent.start()

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from d5agent.drill.s3_proxy import Act, Exchange
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
 OPERATOR = 78
 COLLECTIONS = 12
 
@@ -116,7 +115,6 @@ async def test_a_clean_that_is_killed_at_each_of_its_steps_ends_complete(rig: Ag
 
 
 @pytest.mark.system
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_a_clean_that_is_killed_at_random_requests_ends_complete(
     rig: AgentRig, proxy: S3Proxy, seed: int

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
 # What `[cutover]` runs here: a file that the application looks at, and answers with another one when its last write is
 # done. While `broken` is there, it cannot be told.
 HOOK = """

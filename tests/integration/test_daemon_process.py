@@ -10,15 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
 from tests.integration.agent_rig import Client, said
 
 if TYPE_CHECKING:
     from tests.integration.agent_rig import AgentRig
-
-pytestmark = pytest.mark.timeout(120)
 
 
 async def test_a_stop_by_sigterm_commits_what_is_in_hand(rig: AgentRig) -> None:

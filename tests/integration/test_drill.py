@@ -10,7 +10,7 @@ import pytest
 
 from d5agent.drill.tools import inherited_environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.system
 
 
 @pytest.mark.parametrize(

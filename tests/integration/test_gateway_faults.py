@@ -121,7 +121,6 @@ async def test_while_failing_over_it_is_no_primary(source_server: Mongod) -> Non
                 await Tail(client).open()
 
 
-@pytest.mark.timeout(120)
 async def test_a_fail_over_loses_nothing(tmp_path: Path) -> None:
     servers = ReplicaSet(tmp_path / "set", members=3)
     try:

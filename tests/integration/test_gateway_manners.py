@@ -15,6 +15,7 @@ from pymongo.read_concern import ReadConcern
 from typing_extensions import override
 
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
+from tests.integration.agent_rig import PATIENCE_SECONDS
 from tests.integration.test_gateway_rig import connected, fresh_name, refused, rig_before
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ async def test_a_streaming_hello_keeps_monitors_alive(source_server: Mongod) -> 
         connected(rig.uri, heartbeatFrequencyMS=500, event_listeners=[listener]) as client,
     ):
         await client.admin.command("ping")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await listener.enough.wait()
         assert (await client.admin.command("ping"))["ok"] == 1.0
     assert listener.failures == 0

@@ -15,7 +15,7 @@ from tests.integration.takeover import mirrored, serving
 if TYPE_CHECKING:
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.system
 WINDOW_BYTES = 1_048_576
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def listening(rig: AgentRig) -> str:
     """Configure the endpoint, and return its URL."""

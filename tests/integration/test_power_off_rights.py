@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.system
 
 RULE: Final = (Path(__file__).resolve().parents[2] / "polkit" / "49-d5agent.rules").read_text(encoding="utf-8")
 POWER_OFF: Final = "org.freedesktop.login1.power-off"

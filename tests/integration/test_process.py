@@ -92,7 +92,7 @@ async def test_without_setpriv_no_child_is_run_and_it_is_named(tmp_path: Path, m
 
 async def test_a_child_that_is_left_in_the_middle_of_its_output_ends() -> None:
     # It fills the pipe and what is read ahead of us: the event loop sees its end only if that is read to the end.
-    async with asyncio.timeout(5), running(["yes"], on_line=print) as child, aclosing(child.chunks()) as chunks:
+    async with asyncio.timeout(60), running(["yes"], on_line=print) as child, aclosing(child.chunks()) as chunks:
         assert await anext(chunks)
         await until_blocked(child.pid)
 
@@ -116,7 +116,7 @@ async def test_a_slow_reader_is_no_silent_child() -> None:
 
 async def test_a_child_that_was_stopped_hears_its_end() -> None:
     argv = ["sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done"]
-    async with asyncio.timeout(5), running(argv, on_line=print) as child, aclosing(child.chunks()) as chunks:
+    async with asyncio.timeout(60), running(argv, on_line=print) as child, aclosing(child.chunks()) as chunks:
         assert await anext(chunks)
         os.kill(child.pid, signal.SIGSTOP)
     assert not is_alive(child.pid)

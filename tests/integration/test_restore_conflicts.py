@@ -19,7 +19,6 @@ from tests.integration.restore_rig import (
 if TYPE_CHECKING:
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
 _ROUNDS: Final = 20
 _ACCOUNTS: Final = 200
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.agent_rig import PATIENCE_SECONDS
 from tests.integration.restore_rig import captured_history, in_the_middle, restore_row, restored, until_restore_is
 from tests.integration.three_members import kill_primary, primary_of, step_down
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from d5agent.drill.servers import ReplicaSet
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.system
 
 
 async def restoring_into(rig: AgentRig, servers: ReplicaSet) -> Agent:
@@ -49,7 +50,7 @@ async def test_a_target_without_a_majority_is_waited_for(rig: AgentRig, three_me
     for member in three_members.members:
         if member is not primary:
             await member.kill()
-    row = await until_restore_is(agent, "waiting", seconds=90)
+    row = await until_restore_is(agent, "waiting", seconds=2 * PATIENCE_SECONDS)
     assert "the target" in row["error"] or "majority" in row["error"]
     await three_members.start()
     await restored(rig, agent, target_uri=three_members.uri)

@@ -14,7 +14,7 @@ import pytest
 
 from d5agent.drill.s3_proxy import S3Proxy, ignore, lose_answer, refuse, stall
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
-from tests.integration.agent_rig import Client
+from tests.integration.agent_rig import PATIENCE_SECONDS, Client
 from tests.integration.capture_ledger import until
 from tests.integration.restore_rig import (
     captured_history,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from d5agent.drill.s3_proxy import Act
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.system
 KILLS = 10
 SEGMENTS = "replication/shop/"
 NEW_SEED = random.SystemRandom().randrange(10**9)
@@ -136,7 +136,7 @@ async def test_a_target_that_is_locked_is_waited_for(rig: AgentRig) -> None:
 
 async def until_done(agent: Agent) -> dict[str, Any]:
     """Wait until restore is done, and return the status."""
-    await until_restore_is(agent, "done", seconds=90)
+    await until_restore_is(agent, "done", seconds=2 * PATIENCE_SECONDS)
     return await agent.status()
 
 
@@ -229,7 +229,7 @@ async def test_an_s3_that_does_not_answer_while_the_log_is_read(
     agent = await captured_history(rig)
     fault = proxy.fail(act(), method="GET", key_prefix=SEGMENTS)
     await agent.call("start", "restore")
-    await fault.until_met(seconds=60)
+    await fault.until_met()
     await asyncio.sleep(2)  # how long it does not answer
     fault.lift()
     await restored(rig, agent)
@@ -249,6 +249,6 @@ async def test_s3_does_not_take_the_checkpoints_mirror(rig: AgentRig, proxy: S3P
     agent = await captured_history(rig)
     fault = proxy.fail(refuse(503, "SlowDown"), method="PUT", key_prefix="state/restore_checkpoint")
     await agent.call("start", "restore")
-    await fault.until_met(seconds=60)
+    await fault.until_met()
     fault.lift()
     await restored(rig, agent)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.system
 KILLS = 4
 
 

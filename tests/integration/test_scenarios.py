@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from bson import Timestamp, decode
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
 from d5agent.drill.values import every_value
-from tests.integration.agent_rig import Client
+from tests.integration.agent_rig import PATIENCE_SECONDS, Client
 
 if TYPE_CHECKING:
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
 RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
@@ -207,7 +205,7 @@ async def test_a_write_after_the_fence_is_reported_replayed_verified_and_not_cle
     assert "operation_after_fence" in agent.log.read_text(encoding="utf-8")
     refused = await agent.run("start", "clean")
     assert refused.code == 0  # verified once: it may start, but monitor-restore sees the late operation
-    await agent.until(lambda status: status["phase"] == "idle", what="clean", seconds=40)
+    await agent.until(lambda status: status["phase"] == "idle", what="clean", seconds=PATIENCE_SECONDS)
     async with Client(rig.target.uri) as client:
         assert await client["shop"]["orders"].count_documents({"_id": "late"}) == 1
     source, target = await rig.hashes()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from d5agent.drill.s3_server import S3Server
     from d5agent.drill.servers import Mongod
 
-pytestmark = pytest.mark.timeout(120)
 KILLS = 6
 # Its plan has kills while the daemon starts, a SIGTERM, and every kind of trouble at the gateway.
 KNOWN_SEED = 233

@@ -18,7 +18,7 @@ from d5agent.core.replay import Barrier, Write, WriteBatch
 from d5agent.drill.servers import Mongod, ServerOptions
 from d5agent.errors import TransientError
 from tests.fakes.documents import raw_id
-from tests.integration.agent_rig import Client
+from tests.integration.agent_rig import PATIENCE_SECONDS, Client
 from tests.integration.capture_ledger import until
 from tests.integration.relay import relay
 
@@ -78,7 +78,7 @@ async def test_a_write_that_comes_late_changes_nothing_any_more(tmp_path: Path, 
             assert not await target.write(batch_of(documents, 1))
             assert not await target.write(batch_of(documents, 2))
             assert await under_way(direct, held), "the first attempt is not late"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while await under_way(direct, held):  # noqa: ASYNC110 -- the server tells of no end
                     await asyncio.sleep(0.05)
             assert await orders.distinct("n") == [2]
@@ -168,7 +168,7 @@ async def test_a_transaction_that_a_killed_daemon_left_open_is_ended_and_nobody_
             await killed["shop"]["orders"].update_many({"_id": {"$lt": 100}}, {"$set": {"n": 1}}, session=left)
             await other.start_transaction()
             await somebody["shop"]["orders"].update_one({"_id": 1000}, {"$set": {"n": 3}}, session=other)
-            async with asyncio.timeout(30):  # the server itself ends it after 60 s
+            async with asyncio.timeout(PATIENCE_SECONDS):  # the server itself ends it after 60 s
                 assert not await MongoTarget(client, clock=SystemClock()).write(batch_of(100, 2))
             await other.commit_transaction()
             assert sorted(await somebody["shop"]["orders"].distinct("n")) == [2, 3]
@@ -191,7 +191,7 @@ async def test_a_write_that_is_stopped_within_its_transaction_does_not_block_the
             stopped.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await stopped
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert not await target.write(batch_of(100, 3))
             assert await direct["shop"]["orders"].distinct("n") == [3]
     finally:

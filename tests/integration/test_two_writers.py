@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Ended
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.system
 STATES = ("phase", "data_resume_token")
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook"
 
 

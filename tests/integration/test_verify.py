@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from d5agent.core.certificate import certificate_key
 from tests.integration.agent_rig import Client, said
 
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 
-pytestmark = pytest.mark.timeout(120)
 VALIDATOR = {"$jsonSchema": {"required": ["a"]}}
 
 

@@ -14,6 +14,7 @@ from d5agent.drill import dataset
 from d5agent.drill.child import wait_until
 from d5agent.drill.servers import Mongod
 from d5agent.drill.workload import KINDS, WEIGHTS, Workload
+from tests.integration.agent_rig import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,7 +115,7 @@ async def test_it_stops_when_it_is_told_to(source_server: Mongod) -> None:
         async def has_begun() -> bool:
             return workload.ledger.total > 10
 
-        await wait_until(has_begun, seconds=20, what="it writes", log=source_server.log)
+        await wait_until(has_begun, seconds=PATIENCE_SECONDS, what="it writes", log=source_server.log)
         stop.set()
     ledger = running.result()
     assert ledger.writes["insert"] == ledger.total + prepared
@@ -133,20 +134,20 @@ async def test_a_killed_server_leaves_unknown_answers_and_the_work_goes_on(tmp_p
             async def has_written() -> bool:
                 return workload.ledger.total > 100
 
-            await wait_until(has_written, seconds=20, what="it writes", log=server.log)
+            await wait_until(has_written, seconds=PATIENCE_SECONDS, what="it writes", log=server.log)
             await server.kill()
 
             async def is_broken() -> bool:
                 return workload.ledger.unknown.total() > 0
 
-            await wait_until(is_broken, seconds=20, what="the line is broken", log=server.log)
+            await wait_until(is_broken, seconds=PATIENCE_SECONDS, what="the line is broken", log=server.log)
             await server.start()
             at_restart = workload.ledger.total
 
             async def goes_on() -> bool:
                 return workload.ledger.total > at_restart + 100
 
-            await wait_until(goes_on, seconds=30, what="it writes again", log=server.log)
+            await wait_until(goes_on, seconds=PATIENCE_SECONDS, what="it writes again", log=server.log)
             stop.set()
     finally:
         await server.kill()
