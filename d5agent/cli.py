@@ -15,7 +15,7 @@ from rich.console import Console
 from d5agent import screen, screen_backups, screen_plan, screen_status, screen_verify
 from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, AgentError, TransientError
 from d5agent.runtime import inspecting, inspecting_backups
-from d5agent.runtime.control import ask, socket_path
+from d5agent.runtime.control_client import ask, socket_path
 from d5agent.runtime.logs import configure_logs
 from d5agent.runtime.serve import serve as serve_daemon
 from d5agent.settings import Settings, load_settings, settings_path

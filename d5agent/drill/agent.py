@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from d5agent.drill.child import Child, pause, start_process, wait_until
 from d5agent.drill.tools import inherited_environment
 from d5agent.errors import OperatorError
-from d5agent.runtime.control import ask, socket_path
+from d5agent.runtime.control_client import ask, socket_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The control socket: one line of JSON asks, lines of JSON answer; for the user that runs the daemon only."""
+"""The daemon's side of the control socket: it serves requests, for the user that runs the daemon only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.phase import started_with
 from d5agent.core.services import Phase, Service, Status, parse_request
-from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError, TransientError
+from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError
+from d5agent.runtime.control_client import LINE_LIMIT, VERSION
 from d5agent.runtime.status import status_of
 
 if TYPE_CHECKING:
@@ -21,20 +22,7 @@ if TYPE_CHECKING:
     from d5agent.core.services import ServiceState
     from d5agent.runtime.daemon import Daemon
 
-VERSION: Final = 1
-_LONGEST_PATH: Final = 107  # bytes of a Unix socket's path, unix(7)
 _ENDED: Final = frozenset({Status.DONE, Status.FAILED, Status.STOPPED})
-_LIMIT: Final = 1024 * 1024
-
-
-def socket_path(directory: Path) -> Path:
-    """Return where the socket stands; OperatorError when the path is longer than a socket's may be."""
-    path = directory / "control.sock"
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise OperatorError(
-            "the control socket's path is too long", hint="choose a shorter [state] directory", path=path
-        )
-    return path
 
 
 @asynccontextmanager
@@ -43,7 +31,7 @@ async def control_server(path: Path, daemon: Daemon) -> AsyncGenerator[None]:
     _remove_stale(path)
     before = os.umask(0o177)
     try:
-        server = await asyncio.start_unix_server(_Session(daemon).serve, path, limit=_LIMIT)
+        server = await asyncio.start_unix_server(_Session(daemon).serve, path, limit=LINE_LIMIT)
     finally:
         os.umask(before)
     try:
@@ -196,22 +184,3 @@ def _standing(service: Service, row: ServiceState) -> str:
     if row.error:
         return f"{service} {row.status}: {row.error}" + (f" ({row.reason})" if row.reason else "")
     return f"{service} {row.status}" + (f" for {row.reason}" if row.reason else "")
-
-
-async def ask(path: Path, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-    """Send a request and yield the answers. TransientError: no daemon listens."""
-    try:
-        reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise TransientError("the daemon is not running", hint="type: systemctl start d5agent", socket=path) from error
-    except PermissionError as error:
-        raise OperatorError("the control socket may not be used", hint="type it as root, or with sudo") from error
-    try:
-        writer.write(json.dumps({"version": VERSION, **request}).encode() + b"\n")
-        await writer.drain()
-        while line := await reader.readline():
-            yield json.loads(line)
-    except ConnectionError as error:
-        raise TransientError("the daemon has gone", hint="see journalctl -u d5agent") from error
-    finally:
-        writer.close()

@@ -21,7 +21,7 @@ from d5agent.core.phase_codec import decode_phase
 from d5agent.core.plan import Plan
 from d5agent.core.services import PhaseState
 from d5agent.errors import AgentError, OperatorError, TransientError
-from d5agent.runtime.control import ask, socket_path
+from d5agent.runtime.control_client import ask, socket_path
 from d5agent.runtime.phase_file import PHASE
 from d5agent.runtime.status import status_of
 from d5agent.runtime.wiring import Adapters, open_adapters, open_store, verify_plugin

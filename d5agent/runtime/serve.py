@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
-from d5agent.runtime.control import control_server, socket_path
+from d5agent.runtime.control import control_server
+from d5agent.runtime.control_client import socket_path
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.holder import Holder, Lease
 from d5agent.runtime.horizon_watch import HorizonWatch
