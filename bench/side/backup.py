@@ -19,7 +19,8 @@ from peak import peak_mib
 
 from d5agent.core.services import PhaseState, Service, Status
 from d5agent.runtime.daemon import Daemon
-from d5agent.runtime.wiring import open_adapters, plugins
+from d5agent.runtime.opening import open_adapters
+from d5agent.runtime.wiring import plugins
 from d5agent.settings import BackupSettings, Settings, SourceSettings, StateSettings, StoreSettings, TargetSettings
 
 _LOOK_SECONDS = 0.02

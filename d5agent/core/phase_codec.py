@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION: Final = 1
+PHASE: Final = "phase"
+"""The name of the phase state in a StateStore."""
 
 
 def encode_phase(state: PhaseState) -> dict[str, Any]:

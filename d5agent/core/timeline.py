@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 VERSION: Final = 1
+TIMELINE: Final = "timeline"
+"""The name of the timeline in a StateStore."""
+
 _MOST_POINTS: Final = 512
 _MOST_SPANS: Final = 200
 _GAP_SECONDS: Final = 2.0  # a service that pauses for a moment is still at it

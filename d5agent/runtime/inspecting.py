@@ -17,14 +17,15 @@ from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.state import read_state_file
-from d5agent.core.phase_codec import decode_phase
+from d5agent.core.phase_codec import PHASE, decode_phase
 from d5agent.core.plan import Plan
 from d5agent.core.services import PhaseState
 from d5agent.errors import AgentError, OperatorError, TransientError
+from d5agent.runtime.bucket import open_store
 from d5agent.runtime.control_client import ask, socket_path
-from d5agent.runtime.phase_file import PHASE
+from d5agent.runtime.opening import Adapters, open_adapters, stored_phase
 from d5agent.runtime.status import status_of
-from d5agent.runtime.wiring import Adapters, open_adapters, open_store, verify_plugin
+from d5agent.runtime.wiring import verify_plugin
 from d5agent.steps.certificate import certificate_state
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.planner import Planner
@@ -72,7 +73,7 @@ async def verify(
 ) -> dict[str, Any]:
     """Compare, store the report, return it; with what has become of the certificate, if restore has issued one."""
     async with open_adapters(settings) as adapters:
-        state = await _phase(adapters)
+        state = await stored_phase(adapters)
         report, key = await verify_plugin(settings, adapters).compare(
             state.run_id, is_full=is_full, on_progress=on_progress
         )
@@ -93,7 +94,7 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
             memory_bytes=settings.limits.memory_bytes,
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
-            plan=Plan(run_id=(await _phase(adapters)).run_id, at=at),
+            plan=Plan(run_id=(await stored_phase(adapters)).run_id, at=at),
         )
         values = (await planner.make(with_divergence=with_divergence)).to_json()
         return {**values, "report": await store_plan(adapters.store, values)}
@@ -236,8 +237,3 @@ async def _check_clock(adapters: Adapters) -> str:
 async def _check_dump(dump: DumpTool) -> str:
     version = await dump.version()
     return "; ".join(filter(None, (version.number, version.advice)))
-
-
-async def _phase(adapters: Adapters) -> PhaseState:
-    value = await adapters.states.load(PHASE)
-    return PhaseState() if value is None else decode_phase(value)

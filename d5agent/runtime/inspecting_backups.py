@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from d5agent.adapters.s3_large import S3LargeObjects
 from d5agent.errors import CorruptDataError, OperatorError
-from d5agent.runtime.wiring import open_store
+from d5agent.runtime.bucket import open_store
 from d5agent.steps.backups import check_backup, list_backups, manifests_of
 
 if TYPE_CHECKING:

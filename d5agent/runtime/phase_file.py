@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.core.phase_codec import PHASE, decode_phase, encode_phase
 from d5agent.core.services import PhaseState
 from d5agent.errors import OperatorError, TransientError
 from d5agent.runtime.events import named
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from d5agent.ports import Clock, StateStore
 
-PHASE: Final = "phase"
 _MIRROR_SECONDS: Final = 10
 
 

@@ -19,9 +19,10 @@ from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
 from d5agent.runtime.metrics import metrics_server
 from d5agent.runtime.notify import Notifier
+from d5agent.runtime.opening import Adapters, open_adapters
 from d5agent.runtime.stopping import on_signals
 from d5agent.runtime.timeline_watch import TimelineWatch
-from d5agent.runtime.wiring import MIRRORED, Adapters, agent_identity, application, open_adapters, plugins
+from d5agent.runtime.wiring import MIRRORED, agent_identity, application, plugins
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.parallel import task_group
 

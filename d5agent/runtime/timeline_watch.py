@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from d5agent.core.services import ACTIVE, Phase, Service, Status
-from d5agent.core.timeline import VERSION, Timeline, activity
+from d5agent.core.timeline import TIMELINE, VERSION, Timeline, activity
 from d5agent.errors import AgentError
 
 if TYPE_CHECKING:
     from d5agent.runtime.daemon import Daemon
 
-TIMELINE: Final = "timeline"
 _LOOK_SECONDS: Final = 0.25
 _LOOKS_A_SAVE: Final = 40
 _SAVES_A_MIRROR: Final = 6

@@ -13,11 +13,10 @@ from structlog.testing import capture_logs
 from typing_extensions import override
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.core.phase_codec import PHASE, decode_phase, encode_phase
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
 from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError
 from d5agent.runtime.daemon import Daemon
-from d5agent.runtime.phase_file import PHASE
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
 from tests.fakes.machine import FakeApplication

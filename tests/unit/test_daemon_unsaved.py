@@ -10,12 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from d5agent.core.phase_codec import decode_phase
+from d5agent.core.phase_codec import PHASE, decode_phase
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError, TransientError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.holder import BEAT_SECONDS, Holder, Lease
-from d5agent.runtime.phase_file import PHASE
 from d5agent.steps.parallel import beside, parallel
 from tests.fakes.clock import FakeClock
 from tests.fakes.machine import FakeJournal

@@ -13,10 +13,10 @@ from typing_extensions import override
 
 from d5agent.core.operation import ClusterTime
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
-from d5agent.core.timeline import Timeline
+from d5agent.core.timeline import TIMELINE, Timeline
 from d5agent.errors import OperatorError
 from d5agent.runtime.daemon import Daemon
-from d5agent.runtime.timeline_watch import TIMELINE, TimelineWatch
+from d5agent.runtime.timeline_watch import TimelineWatch
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
 from tests.fakes.store import FakeStateStore
