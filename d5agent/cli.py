@@ -1,27 +1,25 @@
-"""The command line: arguments to settings to the daemon, the control socket or the log; errors to exit codes."""
+"""The command line: arguments to settings to the daemon, the control socket or the log; errors to exit codes.
+
+Each verb imports what it needs (ADR 36): the drivers take longer to import than the daemon takes to answer.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-from d5agent import screen, screen_backups, screen_plan, screen_status, screen_verify
 from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, AgentError, TransientError
-from d5agent.runtime import inspecting, inspecting_backups
-from d5agent.runtime.control_client import ask, socket_path
-from d5agent.runtime.logs import configure_logs
-from d5agent.runtime.serve import serve as serve_daemon
-from d5agent.settings import Settings, load_settings, settings_path
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from d5agent.settings import Settings
 
 app = typer.Typer(
     help="The way back from Amazon DocumentDB to MongoDB.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -46,9 +44,13 @@ Keys = Annotated[list[str] | None, typer.Argument(help="Keys of segments, or beg
 @app.command()
 def serve(config: Config = None) -> None:
     """Run the daemon."""
+    settings = _settings(config)
+    from d5agent.runtime.logs import configure_logs
+    from d5agent.runtime.serve import serve as serve_daemon
+
     configure_logs(to_journald="JOURNAL_STREAM" in os.environ)  # noqa: TID251 -- says who reads our output
     notify_socket = os.environ.get("NOTIFY_SOCKET")  # noqa: TID251 -- systemd's, not a setting
-    _end(_run(serve_daemon(_settings(config), notify_socket=notify_socket)))
+    _end(_run(serve_daemon(settings, notify_socket=notify_socket)))
 
 
 @app.command()
@@ -122,8 +124,12 @@ def plan(
     config: Config = None,
 ) -> None:
     """Say what restore would do, and write nothing but a report of it; exit 0 only if it would get through."""
-    values = _run(inspecting.plan(_settings(config), with_divergence=divergence))
-    _show(values, as_json=as_json, table=screen_plan.plan_table)
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_plan
+    from d5agent.screen_plan import plan_table
+
+    values = _run(inspecting_plan.plan(settings, with_divergence=divergence))
+    _show(values, as_json=as_json, table=plan_table)
     _end(EXIT_DONE if values["go"] else 78)
 
 
@@ -136,9 +142,12 @@ def verify(
 ) -> None:
     """Compare source and target; exit 0 only if they are equal."""
     settings = _settings(config)
-    with screen_verify.verify_progress() as on_progress:
-        values = _run(inspecting.verify(settings, is_full=full, on_progress=on_progress))
-    _show(values, as_json=as_json, table=screen_verify.verify_table)
+    from d5agent.runtime import inspecting_verify
+    from d5agent.screen_verify import verify_progress, verify_table
+
+    with verify_progress() as on_progress:
+        values = _run(inspecting_verify.verify(settings, is_full=full, on_progress=on_progress))
+    _show(values, as_json=as_json, table=verify_table)
     is_certified = values["certificate"] is None or values["certificate"]["valid"]
     _end(EXIT_DONE if values["equal"] and is_certified else 78)
 
@@ -146,51 +155,76 @@ def verify(
 @app.command()
 def check(*, as_json: Json = False, config: Config = None) -> None:
     """Look at all that the agent needs before it is needed, and say what to mend."""
-    values = _run(inspecting.check(_settings(config)))
-    _show(values, as_json=as_json, table=screen.check_table)
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_check
+    from d5agent.screen import check_table
+
+    values = _run(inspecting_check.check(settings))
+    _show(values, as_json=as_json, table=check_table)
     _end(EXIT_DONE if values["ok"] else 78)
 
 
 @log_app.command("ls")
 def log_ls(keys: Keys = None, *, as_json: Json = False, config: Config = None) -> None:
     """List the segments that commits name."""
-    values = _run(inspecting.list_segments(_settings(config), keys or []))
-    _show(values, as_json=as_json, table=screen.segments_table)
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_log
+    from d5agent.screen import segments_table
+
+    values = _run(inspecting_log.list_segments(settings, keys or []))
+    _show(values, as_json=as_json, table=segments_table)
 
 
 @log_app.command("cat")
 def log_cat(keys: Keys = None, *, as_json: Json = False, config: Config = None) -> None:
     """Print stored operations as extended JSON, one a line (--json changes nothing: it is JSON)."""
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_log
+
     del as_json
-    _run(inspecting.print_operations(_settings(config), keys or [], sys.stdout.write))
+    _run(inspecting_log.print_operations(settings, keys or [], sys.stdout.write))
 
 
 @log_app.command("verify")
 def log_verify(keys: Keys = None, *, as_json: Json = False, config: Config = None) -> None:
     """Check the chain, every hash and every count."""
-    values = _run(inspecting.check_log(_settings(config), keys or []))
-    _show(values, as_json=as_json, table=screen.log_table)
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_log
+    from d5agent.screen import log_table
+
+    values = _run(inspecting_log.check_log(settings, keys or []))
+    _show(values, as_json=as_json, table=log_table)
 
 
 @backups_app.command("ls")
 def backups_ls(*, as_json: Json = False, config: Config = None) -> None:
     """List the backups of all runs."""
-    _show(_run(inspecting_backups.list_all(_settings(config))), as_json=as_json, table=screen_backups.backups_text)
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_backups
+    from d5agent.screen_backups import backups_text
+
+    _show(_run(inspecting_backups.list_all(settings)), as_json=as_json, table=backups_text)
 
 
 @backups_app.command("show")
 def backups_show(run_id: RunId = None, *, as_json: Json = False, config: Config = None) -> None:
     """Show what a backup holds, and the keys of its archives."""
-    _show(
-        _run(inspecting_backups.show(_settings(config), run_id)), as_json=as_json, table=screen_backups.manifests_text
-    )
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_backups
+    from d5agent.screen_backups import manifests_text
+
+    _show(_run(inspecting_backups.show(settings, run_id)), as_json=as_json, table=manifests_text)
 
 
 @backups_app.command("verify")
 def backups_verify(run_id: RunId = None, *, as_json: Json = False, config: Config = None) -> None:
     """Read every archive of a backup; exit 0 only if each is there, whole, and has its sha256."""
-    values = _run(inspecting_backups.verify(_settings(config), run_id))
-    _show(values, as_json=as_json, table=screen_backups.archives_table)
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_backups
+    from d5agent.screen_backups import archives_table
+
+    values = _run(inspecting_backups.verify(settings, run_id))
+    _show(values, as_json=as_json, table=archives_table)
     _end(EXIT_DONE if values["whole"] else EXIT_OPERATOR)
 
 
@@ -199,7 +233,10 @@ def backups_cat(
     key: Annotated[str, typer.Argument(help="The key of an archive, as show lists it.")], config: Config = None
 ) -> None:
     """Write an archive to standard output, for mongorestore --archive --gzip."""
-    _run(inspecting_backups.write_archive(_settings(config), key, sys.stdout.buffer.write))
+    settings = _settings(config)
+    from d5agent.runtime import inspecting_backups
+
+    _run(inspecting_backups.write_archive(settings, key, sys.stdout.buffer.write))
 
 
 @app.command()
@@ -212,7 +249,7 @@ def drill(
     mode: Annotated[Mode, typer.Option(help="How to restore: read-only first, or while they write on.")] = "drained",
 ) -> None:
     """Perform the whole failback on this machine, on embedded servers."""
-    from d5agent.drill.run import run_drill  # noqa: PLC0415 -- its data packages are not there in production
+    from d5agent.drill.run import run_drill  # its data packages are not there in production
 
     _end(_run(run_drill(operations=operations, seed=seed, mode=mode, keep=keep, as_json=as_json)))
 
@@ -222,7 +259,9 @@ def main() -> None:
     try:
         app()
     except AgentError as error:
-        screen.print_error(error)
+        from d5agent.screen import print_error
+
+        print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -233,10 +272,14 @@ def main() -> None:
 
 
 def _settings(config: Path | None) -> Settings:
+    from d5agent.settings import load_settings, settings_path
+
     return load_settings(settings_path(config))
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 -- whatever the work returns
+    import asyncio
+
     return asyncio.run(work)
 
 
@@ -246,29 +289,66 @@ def _end(code: int) -> None:
 
 def _show(values: dict[str, Any], *, as_json: bool, table: Any) -> None:  # noqa: ANN401 -- one of screen's tables
     if as_json:
-        sys.stdout.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
-    else:
-        screen.print_(table(values))
+        _print_json(values)
+        return
+    from d5agent.screen import print_
+
+    print_(table(values))
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
 
 
 async def _status(settings: Settings, *, as_json: bool, again: bool) -> dict[str, Any]:
     """Show the status, with `again` every second: in its place on a terminal, one after the other elsewhere."""
-    with screen.redrawn(Console(highlight=False), is_wanted=again and not as_json) as show:
+    from d5agent.adapters.clock import SystemClock
+
+    with _status_screen(as_json=as_json, again=again) as show:
         while True:
-            values = await inspecting.status(settings)
-            if as_json:
-                _show(values, as_json=True, table=None)
-            else:
-                show(screen_status.status_table(values))
+            values = await _current_status(settings.state.directory)
+            show(values)
             if not again:
                 return values
-            await inspecting.pause(1)
+            await SystemClock().sleep(1)
+
+
+async def _current_status(directory: Path) -> dict[str, Any]:
+    """Return the daemon's status; when it is down, what its state file says."""
+    from d5agent.runtime.control_client import ask, socket_path
+
+    try:
+        async for answer in ask(socket_path(directory), {"verb": "status"}):
+            return answer
+    except TransientError:
+        pass  # said in the status itself
+    from d5agent.runtime.status import local_phase, status_of
+
+    return status_of(local_phase(directory), {}, is_up=False)
+
+
+@contextmanager
+def _status_screen(*, as_json: bool, again: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Give what shows a status: as a table, or as JSON, which needs no rich."""
+    if as_json:
+        yield _print_json
+        return
+    from rich.console import Console
+
+    from d5agent.screen import redrawn
+    from d5agent.screen_status import status_table
+
+    with redrawn(Console(highlight=False), is_wanted=again) as show:
+        yield lambda values: show(status_table(values))
 
 
 async def _ask(settings: Settings, request: dict[str, Any]) -> int:
     """Send a request to the daemon, print what it answers, return the exit code that it names."""
+    from d5agent.runtime.control_client import ask, socket_path
+    from d5agent.screen import print_answer
+
     async for answer in ask(socket_path(settings.state.directory), request):
-        screen.print_answer(answer)
+        print_answer(answer)
         if "exit" in answer:
             return int(answer["exit"])
     raise TransientError(

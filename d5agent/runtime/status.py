@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.services import Service
+from d5agent.adapters.state import read_state_file
+from d5agent.core.phase_codec import PHASE, decode_phase
+from d5agent.core.services import PhaseState, Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from d5agent.core.services import PhaseState
+    from pathlib import Path
 
 _CAPTURE = (
     "operations",
@@ -36,6 +37,12 @@ _RESTORE = (
     "lanes",
     "lanes_allowed",
 )
+
+
+def local_phase(directory: Path) -> PhaseState:
+    """Return the phase state in this machine's state file."""
+    value = read_state_file(directory / f"{PHASE}.json")
+    return PhaseState() if value is None else decode_phase(value)
 
 
 def status_of(state: PhaseState, facts: Mapping[Service, Mapping[str, object]], *, is_up: bool) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""What the command line does with the log, without the daemon: it only reads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bson import decode
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
+
+from d5agent.errors import OperatorError
+from d5agent.runtime.bucket import open_store
+from d5agent.steps.log_reader import LogReader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from d5agent.core.log import Commit
+    from d5agent.core.segment import SegmentRef
+    from d5agent.settings import Settings
+
+_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
+_JSON = CANONICAL_JSON_OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_MS)
+
+
+async def list_segments(settings: Settings, keys: list[str]) -> dict[str, Any]:
+    """Return the segments that commits name."""
+    async with open_store(settings) as store:
+        found = [
+            {"commit": commit.sequence, **asdict(ref)} async for commit, ref in _segments(LogReader(store=store), keys)
+        ]
+    return {"segments": found}
+
+
+async def print_operations(settings: Settings, keys: list[str], write: Callable[[str], object]) -> None:
+    """Write stored operations as canonical Extended JSON, one a line, in the log's order."""
+    async with open_store(settings) as store:
+        reader = LogReader(store=store)
+        async for _, ref in _segments(reader, keys):
+            async for operation in reader.segment(ref):
+                write(dumps(decode(operation.raw, _CODEC), json_options=_JSON, ensure_ascii=False) + "\n")
+
+
+async def check_log(settings: Settings, keys: list[str]) -> dict[str, Any]:
+    """Check the log, or some of its segments; CorruptDataError names the first fault."""
+    async with open_store(settings) as store:
+        reader = LogReader(store=store)
+        if keys:
+            async for _, ref in _segments(reader, keys):
+                async for _operation in reader.segment(ref):
+                    pass
+        summary = await reader.check()
+    last = summary.last
+    return {
+        "whole": True,
+        "commits": 0 if last is None else last.commit.sequence + 1,
+        **({"operations": 0, "bytes": 0, "segments": 0} if last is None else asdict(last.commit.total)),
+        "cluster_time": None if last is None else str(last.commit.position.cluster_time),
+        "orphans": list(summary.orphans),
+    }
+
+
+async def _segments(reader: LogReader, keys: list[str]) -> AsyncGenerator[tuple[Commit, SegmentRef]]:
+    """Yield the segments whose keys begin with one of `keys`; OperatorError when a key names none."""
+    unmet = set(keys)
+    async for link in reader.links():
+        for ref in link.commit.segments:
+            hits = {key for key in keys if ref.key.startswith(key)}
+            unmet -= hits
+            if hits or not keys:
+                yield link.commit, ref
+    if unmet:
+        raise OperatorError("no commit names such a segment", hint="d5agent log ls lists them", key=min(unmet))

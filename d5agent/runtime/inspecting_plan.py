@@ -1,0 +1,33 @@
+"""`d5agent plan`: it says what restore would do, and writes nothing but its report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from d5agent.core.plan import Plan
+from d5agent.runtime.opening import open_adapters, stored_phase
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.planner import Planner
+from d5agent.steps.reports import store_plan
+
+if TYPE_CHECKING:
+    from d5agent.settings import Settings
+
+
+async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
+    """Return what restore would do; the plan is stored among the reports, and nothing else is written."""
+    async with open_adapters(settings) as adapters:
+        at = adapters.clock.now().isoformat(timespec="seconds")
+        planner = Planner(
+            reader=LogReader(store=adapters.store),
+            source=adapters.source_reader,
+            target=adapters.target_reader,
+            clock=adapters.clock,
+            now=adapters.source.now,
+            memory_bytes=settings.limits.memory_bytes,
+            window_bytes=settings.window_bytes,
+            waiting_bytes=settings.waiting_bytes,
+            plan=Plan(run_id=(await stored_phase(adapters)).run_id, at=at),
+        )
+        values = (await planner.make(with_divergence=with_divergence)).to_json()
+        return {**values, "report": await store_plan(adapters.store, values)}

@@ -1,0 +1,28 @@
+"""`d5agent verify`: it compares without the daemon, and writes nothing but its report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from d5agent.runtime.opening import open_adapters, stored_phase
+from d5agent.runtime.wiring import verify_plugin
+from d5agent.steps.certificate import certificate_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from d5agent.core.report import VerifyReport
+    from d5agent.settings import Settings
+
+
+async def verify(
+    settings: Settings, *, is_full: bool, on_progress: Callable[[VerifyReport], None] = lambda _: None
+) -> dict[str, Any]:
+    """Compare, store the report, return it; with what has become of the certificate, if restore has issued one."""
+    async with open_adapters(settings) as adapters:
+        state = await stored_phase(adapters)
+        report, key = await verify_plugin(settings, adapters).compare(
+            state.run_id, is_full=is_full, on_progress=on_progress
+        )
+        certificate = await certificate_state(adapters.store, state.verified)
+    return {**report.to_json(), "report": key, "certificate": certificate}
