@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, AgentError, TransientError
+from d5agent.runtime.garbage import collect_garbage_rarely, skip_last_collection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -256,6 +257,7 @@ def drill(
 
 def main() -> None:
     """Run the command line. The only place that decides exit codes."""
+    collect_garbage_rarely()
     try:
         app()
     except AgentError as error:
@@ -269,6 +271,8 @@ def main() -> None:
         # Whoever read our output (head, a pager) has enough; not to fail again when it is flushed at the end:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BUG)
+    finally:
+        skip_last_collection()
 
 
 def _settings(config: Path | None) -> Settings:

@@ -33,7 +33,7 @@ from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.core.pace import Pace
 from d5agent.errors import AgentError
-from d5agent.runtime.serve import collect_garbage_rarely
+from d5agent.runtime.garbage import collect_garbage_rarely
 from d5agent.settings import Settings, SourceSettings, StoreSettings, TargetSettings
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.replayer import Checkpoint, Replayer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 from contextlib import suppress
@@ -34,16 +33,6 @@ if TYPE_CHECKING:
     from d5agent.settings import Settings
 
 _WATCHDOG_SECONDS: Final = 5
-_RARELY: Final = (50_000, 20, 50)
-
-
-def collect_garbage_rarely() -> None:
-    """Let cycles be looked for after 50,000 new objects, not 700.
-
-    A window holds tens of thousands of documents, none of them garbage, which each look would pass through: a tenth of
-    what the agent costs in a restore.
-    """
-    gc.set_threshold(*_RARELY)
 
 
 async def serve(settings: Settings, *, notify_socket: str | None) -> int:
@@ -51,7 +40,6 @@ async def serve(settings: Settings, *, notify_socket: str | None) -> int:
 
     AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
     """
-    collect_garbage_rarely()
     directory = settings.state.directory
     with locked(directory):
         path = socket_path(directory)
