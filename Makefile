@@ -6,6 +6,9 @@ BIN := .venv/bin
 LOCK := .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-annotate --exclude-newer "$$(date -u -d '7 days ago' +%F)" --upgrade
 
+# Where this is set, as in many containers, each start of the agent would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # As many tests side by side as were measured best on two cores; most of them wait for servers (docs/testing.md).
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal

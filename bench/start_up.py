@@ -75,6 +75,7 @@ class _Daemon(socketserver.StreamRequestHandler):
 def cpu_seconds(code: str, arguments: list[str], tree: Path) -> float:
     """Run Python in a process of its own; return its user and system time."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "D5AGENT_CONFIG": "down.toml", "COLUMNS": "120"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed agent has its bytecode
     silent = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code, *arguments], environment, file_actions=silent)
     _, status, usage = os.wait4(pid, 0)

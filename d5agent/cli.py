@@ -1,6 +1,6 @@
 """The command line: arguments to settings to the daemon, the control socket or the log; errors to exit codes.
 
-Each verb imports what it needs (ADR 36): the drivers take longer to import than the daemon takes to answer.
+Each verb imports what it needs (ADR 30): the drivers take longer to import than the daemon takes to answer.
 """
 
 from __future__ import annotations

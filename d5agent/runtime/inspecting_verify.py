@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from d5agent.runtime.comparing import verify_plugin
 from d5agent.runtime.opening import open_adapters, stored_phase
-from d5agent.runtime.wiring import verify_plugin
 from d5agent.steps.certificate import certificate_state
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
-from d5agent.plugins.verify import Verify
+from d5agent.runtime.comparing import verify_plugin
 from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
@@ -65,18 +65,6 @@ def application(settings: Settings) -> CommandApplication:
 def _issuer(agent_id: str) -> dict[str, str]:
     """Return who issues certificates here."""
     return {"agent_id": agent_id, "host": socket.gethostname(), "version": version("d5agent")}
-
-
-def verify_plugin(settings: Settings, adapters: Adapters) -> Verify:
-    """Return the comparison, for the daemon or for the command line."""
-    return Verify(
-        source=adapters.source_reader,
-        target_reader=adapters.target_reader,
-        store=adapters.store,
-        states=adapters.states,
-        clock=adapters.clock,
-        waiting_bytes=settings.waiting_bytes,
-    )
 
 
 def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Service, Callable[[], Plugin]]:

@@ -1,0 +1,23 @@
+"""The comparison of both databases, as the daemon and `d5agent verify` run it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from d5agent.plugins.verify import Verify
+
+if TYPE_CHECKING:
+    from d5agent.runtime.opening import Adapters
+    from d5agent.settings import Settings
+
+
+def verify_plugin(settings: Settings, adapters: Adapters) -> Verify:
+    """Return the comparison, as these settings want it."""
+    return Verify(
+        source=adapters.source_reader,
+        target_reader=adapters.target_reader,
+        store=adapters.store,
+        states=adapters.states,
+        clock=adapters.clock,
+        waiting_bytes=settings.waiting_bytes,
+    )
