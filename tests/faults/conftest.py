@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,11 +19,3 @@ def quiet_log() -> Iterator[None]:
     )
     yield
     structlog.reset_defaults()
-
-
-@pytest.fixture
-def quick_folder() -> Iterator[Path]:
-    """A folder in memory where the machine has one: states are saved thousands of times, each with an fsync."""
-    memory = Path("/dev/shm")  # noqa: S108 -- a folder of our own in it
-    with tempfile.TemporaryDirectory(prefix="d5-t-", dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)

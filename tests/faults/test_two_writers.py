@@ -212,39 +212,39 @@ async def trail_of(folder: Path, script: tuple[Act, ...], *, before_asking: bool
     return trail
 
 
-async def test_a_writer_that_stands_still_anywhere_does_no_harm_when_it_wakes_up(quick_folder: Path) -> None:
-    moments = range(len(await trail_of(quick_folder, CAPTURE)))
+async def test_a_writer_that_stands_still_anywhere_does_no_harm_when_it_wakes_up(tmp_path: Path) -> None:
+    moments = range(len(await trail_of(tmp_path, CAPTURE)))
     assert len(moments) > 100
     for moment in moments:
-        world, _ = await race(quick_folder, CAPTURE, moment)
+        world, _ = await race(tmp_path, CAPTURE, moment)
         await check_log(world)
 
 
-async def test_a_writer_that_wakes_up_while_it_is_followed_costs_its_follower_nothing(quick_folder: Path) -> None:
-    trail = await trail_of(quick_folder, CAPTURE)
+async def test_a_writer_that_wakes_up_while_it_is_followed_costs_its_follower_nothing(tmp_path: Path) -> None:
+    trail = await trail_of(tmp_path, CAPTURE)
     commits = [number for number, what in enumerate(trail) if what.startswith(f"put_once {LOG}")]
     for moment in (commits[2], commits[-1]):
-        _, follower = await race(quick_folder, CAPTURE, moment)
+        _, follower = await race(tmp_path, CAPTURE, moment)
         has_taken_it = follower.index(f"after put {KEY}")
         has_committed = next(number for number, what in enumerate(follower) if what.startswith(f"after put_once {LOG}"))
         for wakes_at in range(has_taken_it, has_committed + 1):
-            world, _ = await race(quick_folder, CAPTURE, moment, wakes_at=wakes_at)
+            world, _ = await race(tmp_path, CAPTURE, moment, wakes_at=wakes_at)
             await check_log(world)
 
 
-async def test_a_restore_that_stands_still_does_no_harm_when_it_wakes_up(quick_folder: Path) -> None:
+async def test_a_restore_that_stands_still_does_no_harm_when_it_wakes_up(tmp_path: Path) -> None:
     script = (*CAPTURE, *RESTORE)
-    captured = len(await trail_of(quick_folder, CAPTURE, before_asking=True))
-    moments = range(captured, len(await trail_of(quick_folder, script, before_asking=True)))
+    captured = len(await trail_of(tmp_path, CAPTURE, before_asking=True))
+    moments = range(captured, len(await trail_of(tmp_path, script, before_asking=True)))
     for moment in sorted(random.Random(20261103).sample(moments, SOME)):
-        world, _ = await race(quick_folder, script, moment, before_asking=True)
+        world, _ = await race(tmp_path, script, moment, before_asking=True)
         await check_log(world)
         await check_restored(world)
 
 
-async def test_an_agent_that_slept_through_the_whole_failback_does_no_harm_when_it_wakes_up(quick_folder: Path) -> None:
+async def test_an_agent_that_slept_through_the_whole_failback_does_no_harm_when_it_wakes_up(tmp_path: Path) -> None:
     script = (*CAPTURE, *RESTORE, *CLEAN)
-    moments = range(len(await trail_of(quick_folder, script, before_asking=True)))
+    moments = range(len(await trail_of(tmp_path, script, before_asking=True)))
     for moment in sorted(random.Random(20261104).sample(moments, SOME)):
-        world, _ = await race(quick_folder, script, moment, before_asking=True)
+        world, _ = await race(tmp_path, script, moment, before_asking=True)
         await check_clean(world)
