@@ -11,16 +11,9 @@ from d5agent.core.ending import ask_power_off, forced, obstacles
 from d5agent.core.phase import start, to_resume
 from d5agent.core.services import ACTIVE, Phase, PhaseState, PowerOff, Service, ServiceState, Status
 from d5agent.errors import RefusedError
+from tests.fakes.phases import with_rows
 
 RUN: Final = PhaseState(phase=Phase.RESTORE, run_id="run", since="before")
-
-
-def with_rows(state: PhaseState, rows: dict[Service, Status]) -> PhaseState:
-    for service, status in rows.items():
-        state = state.with_service(service, ServiceState(status=status, since="before"))
-    return state
-
-
 ENDED: Final = with_rows(RUN, dict.fromkeys((Service.REPLICATION, Service.CLEAN, Service.BACKUP), Status.DONE))
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase_codec import decode_phase, encode_phase
+from d5agent.core.phase_codec import VERSION, decode_phase, encode_phase
 from d5agent.core.services import Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 
+CAME_LATER = {"is_paused", "opened_stream", "forced_at", "power_off"}
 GOLDEN = Path(__file__).parents[1] / "data" / "phase-1.json"
 STATE = PhaseState(
     phase=Phase.CLEAN,
@@ -66,25 +67,51 @@ def test_yesterdays_state_is_read_and_what_came_later_has_its_default() -> None:
     }
 
 
-@pytest.mark.parametrize("version", [None, 0, 2])
-def test_a_state_of_another_version_is_not_guessed_at(version: int | None) -> None:
-    with pytest.raises(OperatorError, match="another version") as caught:
+def test_a_row_keeps_its_reason_error_and_hint_and_a_time_its_type() -> None:
+    row = ServiceState(status=Status.FAILED, since="then", reason="why", error="what", hint="how")
+    state = STATE.with_service(Service.VERIFY, row)
+    after = decode_phase(json.loads(json.dumps(encode_phase(state))))
+    assert after.services[Service.VERIFY] == row
+    assert after.services[Service.VERIFY].status is Status.FAILED
+    assert after.fence is not None
+    assert isinstance(after.fence.cluster_time, ClusterTime)
+
+
+@pytest.mark.parametrize("version", [VERSION + 1, VERSION - 1, "1", None])
+def test_a_state_of_another_version_is_refused_and_not_called_damaged(version: object) -> None:
+    with pytest.raises(OperatorError, match="the phase state is of another version") as caught:
         decode_phase({**encode_phase(STATE), "version": version})
+    assert not isinstance(caught.value, CorruptDataError)
+    assert caught.value.facts == {"version": version}
     assert "newer" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     "damage",
-    [{"phase": "nowhere"}, {"services": []}, {"services": {"nobody": {}}}, {"fence": {"sequence": 1}}, {"verified": 1}],
+    [
+        {"phase": "nowhere"},
+        {"fence": {"sequence": 1}},
+        {"fence": {"sequence": 1, "cluster_time": [1], "at": ""}},
+        {"fence": "yes"},
+        {"verified": 1},
+        {"verified": {"sequence": 1, "surprise": 2}},
+        {"services": []},
+        {"services": {"nobody": {}}},
+        {"services": {"nobody": {"status": "done", "since": ""}}},
+        {"services": {"restore": {"status": "eaten", "since": ""}}},
+        {"services": {"restore": {"since": ""}}},
+        {"services": {"restore": None}},
+    ],
 )
-def test_a_damaged_state_is_corrupt(damage: dict[str, Any]) -> None:
-    with pytest.raises(CorruptDataError, match="damaged") as caught:
+def test_a_damaged_state_is_corrupt_and_the_hint_is_the_mirror(damage: dict[str, Any]) -> None:
+    with pytest.raises(CorruptDataError, match="the phase state is damaged") as caught:
         decode_phase({**encode_phase(STATE), **damage})
     assert "mirror" in caught.value.hint
 
 
-def test_a_state_without_a_field_is_corrupt() -> None:
+@pytest.mark.parametrize("name", sorted(encode_phase(STATE).keys() - {"version", *CAME_LATER}))
+def test_a_state_that_lacks_a_field_is_damaged(name: str) -> None:
     value = encode_phase(STATE)
-    del value["run_id"]
-    with pytest.raises(CorruptDataError):
+    del value[name]
+    with pytest.raises(CorruptDataError, match="the phase state is damaged"):
         decode_phase(value)

@@ -13,6 +13,7 @@ from d5agent.errors import OperatorError, RefusedError
 from d5agent.plugins.monitor_replication import MonitorReplication
 from tests.fakes.cluster import Op, delete, insert, update
 from tests.fakes.machine import FakeApplication
+from tests.fakes.phases import with_rows
 from tests.fakes.stage import ORDERS, Stage, until
 
 NOW = "2026-11-02T08:00:00+00:00"
@@ -25,12 +26,6 @@ READY = PhaseState(
     services={Service.REPLICATION: ServiceState(status=Status.RUNNING, since=NOW)},
 )
 FENCE = Fence(sequence=1, cluster_time=ClusterTime(1, 1), at=NOW)
-
-
-def with_status(state: PhaseState, service: Service, status: Status) -> PhaseState:
-    return state.with_service(service, ServiceState(status=status, since=NOW))
-
-
 LIVE = phase.start(READY, Phase.RESTORE, now=NOW, new_run_id="x", is_live=True)
 
 
@@ -47,7 +42,7 @@ def test_a_live_restore_begins_by_itself_and_leaves_the_fence_to_the_cutover() -
     ("state", "reason", "hint"),
     [
         (READY, "no live restore is at work", "d5agent start restore"),
-        (with_status(LIVE, Service.RESTORE, Status.FAILED), "no live restore is at work", "d5agent start restore"),
+        (with_rows(LIVE, {Service.RESTORE: Status.FAILED}), "no live restore is at work", "d5agent start restore"),
         (replace(LIVE, is_paused=True), "restore is paused", "d5agent resume restore"),
         (replace(LIVE, fence=FENCE), "the fence is drawn", "d5agent status"),
         (replace(LIVE, is_clearing=True), "the stored operations are being removed", "let clean finish"),
@@ -60,14 +55,14 @@ def test_a_cutover_is_refused_with_what_to_type_instead(state: PhaseState, reaso
 
 
 def test_a_live_restore_that_is_started_anew_needs_a_new_cutover() -> None:
-    cut = with_status(replace(LIVE, fence=FENCE, is_paused=True), Service.MONITOR_REPLICATION, Status.DONE)
-    failed = with_status(cut, Service.RESTORE, Status.FAILED)
+    cut = with_rows(replace(LIVE, fence=FENCE, is_paused=True), {Service.MONITOR_REPLICATION: Status.DONE})
+    failed = with_rows(cut, {Service.RESTORE: Status.FAILED})
     anew = phase.start(failed, Phase.RESTORE, now=NOW, new_run_id="x", is_live=True)
     assert (anew.fence, anew.status(Service.MONITOR_REPLICATION), anew.is_paused) == (None, None, False)
 
 
 def test_a_monitor_that_starts_restore_again_keeps_the_fence() -> None:
-    cut = with_status(replace(LIVE, fence=FENCE), Service.RESTORE, Status.DONE)
+    cut = with_rows(replace(LIVE, fence=FENCE), {Service.RESTORE: Status.DONE})
     again = phase.start(cut, Service.RESTORE, now=NOW, new_run_id="x", is_live=True)
     assert again.fence == FENCE
 
@@ -83,9 +78,9 @@ def test_a_monitor_that_starts_restore_again_keeps_the_fence() -> None:
 def test_a_call_off_is_refused_with_the_reason(
     cutover_is: Status | None, restore_is: Status, fence: Fence | None, reason: str
 ) -> None:
-    state = with_status(replace(LIVE, fence=fence), Service.RESTORE, restore_is)
+    state = with_rows(replace(LIVE, fence=fence), {Service.RESTORE: restore_is})
     if cutover_is is not None:
-        state = with_status(state, Service.MONITOR_REPLICATION, cutover_is)
+        state = with_rows(state, {Service.MONITOR_REPLICATION: cutover_is})
     with pytest.raises(RefusedError, match=reason) as refused:
         cutover.without_fence(state)
     assert "d5agent status" in refused.value.hint
@@ -93,8 +88,8 @@ def test_a_call_off_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("fence", [None, FENCE])
 def test_a_cutover_is_called_off_before_its_fence_or_when_restore_failed_behind_it(fence: Fence | None) -> None:
-    state = with_status(replace(LIVE, fence=fence), Service.MONITOR_REPLICATION, Status.FAILED)
-    state = with_status(state, Service.RESTORE, Status.RUNNING if fence is None else Status.FAILED)
+    state = with_rows(replace(LIVE, fence=fence), {Service.MONITOR_REPLICATION: Status.FAILED})
+    state = with_rows(state, {Service.RESTORE: Status.RUNNING if fence is None else Status.FAILED})
     assert cutover.without_fence(state).fence is None
     row = cutover.called_off(state, now=NOW).services[Service.MONITOR_REPLICATION]
     assert (row.status, row.reason) == (Status.STOPPED, "called off")
@@ -106,7 +101,7 @@ def test_a_restore_is_paused_and_resumed_but_not_while_a_cutover_waits_for_it() 
     assert not cutover.pause(paused, is_paused=False, is_live=True).is_paused
     with pytest.raises(RefusedError, match="restore is not at work"):
         cutover.pause(READY, is_paused=True, is_live=True)
-    cutting = with_status(LIVE, Service.MONITOR_REPLICATION, Status.WAITING)
+    cutting = with_rows(LIVE, {Service.MONITOR_REPLICATION: Status.WAITING})
     with pytest.raises(RefusedError, match="the application may be read-only") as refused:
         cutover.pause(cutting, is_paused=True, is_live=True)
     assert "d5agent cutover --call-off" in refused.value.hint
