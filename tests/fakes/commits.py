@@ -12,6 +12,7 @@ from d5agent.core.operation import ClusterTime, Position
 from d5agent.core.segment import SegmentRef
 
 WRITER: Final = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
+OTHER: Final = Writer(run_id="other run", agent_id="other", host="other host", since="2026-11-02T07:00:00.000+00:00")
 SECONDS: Final = 1_793_600_000
 TOKEN: Final = encode({"_data": "00ff"})
 SEGMENT: Final = SegmentRef(
@@ -31,6 +32,17 @@ FIRST: Final = Commit(
     segments=(SEGMENT, MARK),
     position=Position(cluster_time=ClusterTime(SECONDS, 2), token=TOKEN),
     total=Total(operations=4, bytes=240, segments=2),
+)
+
+
+# What tests/data holds of a segment: its bytes are those of an earlier version.
+GOLDEN_SEGMENT: Final = SegmentRef(
+    key="replication/shop/orders/1793600000-0000000001_1.bson",
+    count=4,
+    bytes=753,
+    sha256="8ff59a6eb08c2d84b4e2a9d2d92945b53f0ffd91ebbd0d68f9fb69de1d8cde33",
+    first=ClusterTime(SECONDS, 1),
+    last=ClusterTime(SECONDS, 4),
 )
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
-from d5agent.core.log import Writer
 from d5agent.core.operation import OWN_DATABASE, Namespace, Position
 from d5agent.core.segment import encode_segment, mixed_segment
 from d5agent.core.segmenter import Cut
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from tests.fakes.clock import FakeClock
+from tests.fakes.commits import WRITER
 from tests.fakes.events import ITEMS, at, operation
 from tests.fakes.one_by_one import OneByOne
 from tests.fakes.store import FakeObjectStore
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from d5agent.core.segment import Segment
     from d5agent.ports import StoredObject
 
-WRITER: Final = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
 MARKS: Final = Namespace(OWN_DATABASE, "marks")
 
 

@@ -18,9 +18,9 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.pipeline import Pipeline, Room
 from tests.fakes.clock import FakeClock
+from tests.fakes.commits import WRITER
 from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.store import FakeObjectStore
-from tests.property.histories import WRITER
 
 if TYPE_CHECKING:
     from d5agent.core.log import Commit

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from bson import encode
 
-from d5agent.core.operation import ClusterTime
 from d5agent.core.segment import SegmentRef, compressed, decode_segment, encode_segment, mixed_segment, touches_of
 from d5agent.errors import CorruptDataError
+from tests.fakes.commits import GOLDEN_SEGMENT
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ITEMS, ORDERS, at, operation, raw_event
 
@@ -26,17 +26,9 @@ else:
     from backports import zstd
 
 DATA = Path(__file__).parents[1] / "data"
-GOLDEN = SegmentRef(
-    key="replication/shop/orders/1793600000-0000000001_1.bson",
-    count=4,
-    bytes=753,
-    sha256="8ff59a6eb08c2d84b4e2a9d2d92945b53f0ffd91ebbd0d68f9fb69de1d8cde33",
-    first=ClusterTime(1_793_600_000, 1),
-    last=ClusterTime(1_793_600_000, 4),
-)
 GOLDEN_COMPRESSED = replace(
-    GOLDEN,
-    key=f"{GOLDEN.key}.zst",
+    GOLDEN_SEGMENT,
+    key=f"{GOLDEN_SEGMENT.key}.zst",
     bytes=251,
     sha256="ceae98b565eb739ffb21bd62cff52a3045b60a2b563d00472dc71bf60708f0ea",
 )
@@ -59,14 +51,14 @@ def test_what_was_encoded_is_decoded() -> None:
 
 
 def test_yesterdays_segment_is_read() -> None:
-    operations = list(decode_segment(GOLDEN, (DATA / "segment-1.bson").read_bytes()))
+    operations = list(decode_segment(GOLDEN_SEGMENT, (DATA / "segment-1.bson").read_bytes()))
     assert [(o.kind, o.cluster_time.increment, o.document_id) for o in operations] == [
         ("insert", 1, raw_id(1)),
         ("update", 2, raw_id(1)),
         ("update", 3, raw_id("é")),
         ("delete", 4, raw_id(1)),
     ]
-    assert encode_segment(operations).ref(GOLDEN.key) == GOLDEN
+    assert encode_segment(operations).ref(GOLDEN_SEGMENT.key) == GOLDEN_SEGMENT
 
 
 @pytest.mark.parametrize("end", [b"", b"\x01\x00"], ids=["cut", "changed"])
@@ -119,13 +111,13 @@ def test_a_commit_tells_size_and_hash_of_the_compressed_object() -> None:
 
 def test_yesterdays_compressed_segment_is_read() -> None:
     body = (DATA / "segment-1.bson.zst").read_bytes()
-    plain = decode_segment(GOLDEN, (DATA / "segment-1.bson").read_bytes())
+    plain = decode_segment(GOLDEN_SEGMENT, (DATA / "segment-1.bson").read_bytes())
     assert list(decode_segment(GOLDEN_COMPRESSED, body)) == list(plain)
 
 
 def _ref_of(body: bytes, *, key: str) -> SegmentRef:
     """Return what a commit would say of bytes, whatever they are."""
-    return replace(GOLDEN, key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+    return replace(GOLDEN_SEGMENT, key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
 
 @pytest.mark.parametrize(

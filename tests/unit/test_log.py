@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
+from bson import encode
 from typing_extensions import override
 
 from d5agent.core.log import (
     ROLLUP_SIZE,
     Link,
-    Writer,
     decode_rollup,
     is_rollup_due,
     rollup_key,
@@ -22,23 +23,14 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.roll_ups import RollUps
 from tests.fakes.clock import FakeClock
-from tests.fakes.commits import SECONDS, WRITER
+from tests.fakes.commits import OTHER, SECONDS, WRITER
 from tests.fakes.store import FakeObjectStore
+from tests.fakes.trickle import CountingStore
 
-OTHER: Final = Writer(run_id="other run", agent_id="other", host="other host", since="2026-11-02T07:00:00.000+00:00")
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
-
-class CountingStore(FakeObjectStore):
-    """Counts what is fetched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-
-    @override
-    async def get(self, key: str) -> bytes | None:
-        self.fetched.append(key)
-        return await super().get(key)
+    from d5agent.core.log import Writer
 
 
 class ForgetfulStore(FakeObjectStore):
@@ -62,8 +54,10 @@ def writer_of(store: FakeObjectStore, *, writer: Writer = WRITER, last: Link | N
     return LogWriter(store=store, clock=FakeClock(), writer=writer, last=last)
 
 
-def position(increment: int) -> Position:
-    return Position(cluster_time=ClusterTime(SECONDS, increment), token=None)
+def position(increment: int, *, token: str | None = None) -> Position:
+    return Position(
+        cluster_time=ClusterTime(SECONDS, increment), token=None if token is None else encode({"_data": token})
+    )
 
 
 async def write(writer: LogWriter, numbers: range) -> None:
@@ -71,6 +65,22 @@ async def write(writer: LogWriter, numbers: range) -> None:
         await writer.publish((), position(number))
         if is_rollup_due(number):
             await RollUps(store=writer.store).write_missing(number + 1)
+
+
+@pytest.fixture(scope="module")
+def thousands() -> tuple[Mapping[str, bytes], Sequence[Link | None]]:
+    """The objects of a log of two thousand commits, rolled up, and what its writer held as the newest after each."""
+
+    async def written() -> tuple[Mapping[str, bytes], Sequence[Link | None]]:
+        store = FakeObjectStore()
+        writer = writer_of(store)
+        newest = [writer.last]
+        for number in range(2 * ROLLUP_SIZE):
+            await write(writer, range(number, number + 1))
+            newest.append(writer.last)
+        return store.objects, newest
+
+    return asyncio.run(written())
 
 
 async def test_a_thousand_commits_are_rolled_up_and_read_with_few_requests() -> None:
@@ -87,15 +97,6 @@ async def test_a_thousand_commits_are_rolled_up_and_read_with_few_requests() -> 
     assert [found.commit.sequence for found in links] == list(range(ROLLUP_SIZE + 3))
     assert store.fetched == [rollup_key(0), *(commit_key(ROLLUP_SIZE + number) for number in range(3))]
     assert links[-1] == writer.last
-
-
-async def test_the_newest_commit_is_found_with_one_request_however_long_the_log() -> None:
-    store = CountingStore()
-    writer = writer_of(store)
-    await write(writer, range(ROLLUP_SIZE + 3))
-    store.fetched.clear()
-    assert await LogReader(store=store).last() == writer.last
-    assert store.fetched == [commit_key(ROLLUP_SIZE + 2)]
 
 
 async def test_reading_goes_on_in_the_middle_of_a_roll_up() -> None:
@@ -117,10 +118,6 @@ async def test_a_commit_that_is_gone_is_noticed_when_the_log_is_read() -> None:
     with pytest.raises(CorruptDataError, match="a commit is missing in the log") as broken:
         [found async for found in LogReader(store=store).links()]
     assert broken.value.facts == {"missing": commit_key(2), "found": commit_key(3)}
-
-
-async def test_an_empty_log_has_no_newest_commit() -> None:
-    assert await LogReader(store=FakeObjectStore()).last() is None
 
 
 async def test_a_lost_race_for_a_number_names_who_won_it() -> None:
@@ -192,8 +189,25 @@ async def test_a_store_that_fails_leaves_the_writer_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("commits", [0, 1, ROLLUP_SIZE - 1, ROLLUP_SIZE, ROLLUP_SIZE + 1, 2 * ROLLUP_SIZE])
-async def test_the_newest_commit_is_found_on_both_sides_of_a_roll_up(commits: int) -> None:
+async def test_the_newest_commit_is_found_with_one_request_on_both_sides_of_a_roll_up(
+    thousands: tuple[Mapping[str, bytes], Sequence[Link | None]], commits: int
+) -> None:
+    objects, newest = thousands
+    kept = {*map(commit_key, range(commits)), *map(rollup_key, range(0, commits - ROLLUP_SIZE + 1, ROLLUP_SIZE))}
+    store = CountingStore({key: body for key, body in objects.items() if key in kept})
+    assert await LogReader(store=store).last() == newest[commits]
+    assert store.fetched == [commit_key(number) for number in range(commits)][-1:]
+
+
+async def test_events_older_than_the_time_of_a_silence_leave_a_log_that_is_whole() -> None:
     store = FakeObjectStore()
     writer = writer_of(store)
-    await write(writer, range(commits))
-    assert await LogReader(store=store).last() == writer.last
+    await writer.publish((), position(540, token="silence"))  # ahead of events that were not read yet
+    after = await writer.publish((), position(521, token="insert"))
+    last = await writer.publish((), position(600, token="later"))
+    assert after.position.cluster_time == ClusterTime(SECONDS, 540)
+    assert after.position.token == encode({"_data": "insert"}), "the stream goes on where it really is"
+    assert last.position.cluster_time == ClusterTime(SECONDS, 600)
+    summary = await LogReader(store=store).check()
+    assert summary.last is not None
+    assert summary.last.commit == last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -22,9 +22,10 @@ from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.trickle import MARKS, CountingStore, operations_in, small, varied, write_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from d5agent.core.log import Commit, Link
+    from d5agent.core.segment import Segment
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -105,30 +106,49 @@ def test_a_damaged_pack_is_named_and_may_be_deleted(pack: bytes) -> None:
 COMMITS: Final = 5_200
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A log that nobody changes: tests damage copies of its objects.
+
+    `operations` and `links` were read from commits and segments alone, without roll-ups and packs, once for all tests.
+    """
+
+    objects: Mapping[str, bytes]
+    operations: Sequence[tuple[int, bytes]]
+    links: Sequence[Link]
+    fetched: int
+
+
+async def written(commits: Sequence[tuple[Segment, ...]]) -> Written:
+    """Write a log, and roll up its thousands."""
+    store = CountingStore()
+    await write_log(store, commits)
+    assert await RollUps(store=store).write_missing(len(commits)) == len(commits) // ROLLUP_SIZE
+    plain = without_copies(store.objects)
+    links = [link async for link in LogReader(store=plain).links()]
+    plain.fetched.clear()
+    operations = await operations_in(plain)
+    return Written(objects=store.objects, operations=operations, links=links, fetched=len(plain.fetched))
+
+
 @pytest.fixture(scope="module")
-def trickle() -> Mapping[str, bytes]:
-    """The objects of a log whose thousands are rolled up."""
-
-    async def write() -> Mapping[str, bytes]:
-        store = CountingStore()
-        await write_log(store, [small(number) for number in range(COMMITS)])
-        assert await RollUps(store=store).write_missing(COMMITS) == 5
-        return store.objects
-
-    return asyncio.run(write())
+def trickle() -> Written:
+    """A log of single operations whose thousands are rolled up."""
+    return asyncio.run(written([small(number) for number in range(COMMITS)]))
 
 
 @pytest.fixture(scope="module")
-def lively() -> Mapping[str, bytes]:
-    """The objects of a log of commits of all kinds, whose thousands are rolled up."""
+def lively() -> Written:
+    """A log of commits of all kinds, whose thousands are rolled up."""
+    return asyncio.run(written([varied(number) for number in range(3_100)]))
 
-    async def write() -> Mapping[str, bytes]:
-        store = CountingStore()
-        await write_log(store, [varied(number) for number in range(3_100)])
-        assert await RollUps(store=store).write_missing(3_100) == 3
-        return store.objects
 
-    return asyncio.run(write())
+@pytest.fixture(scope="module")
+def idle() -> Mapping[str, bytes]:
+    """The objects of a log of empty commits, of which nothing is rolled up."""
+    store = CountingStore()
+    asyncio.run(write_log(store, [()] * 3_100))
+    return store.objects
 
 
 def without(objects: Mapping[str, bytes], *gone: str) -> CountingStore:
@@ -141,9 +161,10 @@ def without_copies(objects: Mapping[str, bytes]) -> CountingStore:
     return CountingStore({key: body for key, body in objects.items() if not key.startswith(f"{LOG}rollup/")})
 
 
-async def test_a_trickle_is_read_with_two_requests_a_thousand(trickle: Mapping[str, bytes]) -> None:
-    store = CountingStore(trickle)
-    assert len(await operations_in(store)) == COMMITS
+async def test_a_trickle_is_read_with_two_requests_a_thousand(trickle: Written) -> None:
+    store = CountingStore(trickle.objects)
+    assert await operations_in(store) == trickle.operations
+    assert len(trickle.operations) == COMMITS
     copies = [key for key in store.fetched if key.startswith(f"{LOG}rollup/")]
     assert sorted(copies) == sorted([*map(rollup_key, range(0, 5_000, 1_000)), *map(pack_key, range(0, 5_000, 1_000))])
     assert len(store.fetched) - len(copies) == 2 * 200  # what is not rolled up yet: a commit and its segment each
@@ -161,21 +182,16 @@ async def test_larger_segments_do_not_make_a_pack_be_fetched_again() -> None:
     assert len(store.fetched) == 6
 
 
-async def test_operations_are_the_same_with_packs_and_without(
-    trickle: Mapping[str, bytes], lively: Mapping[str, bytes]
-) -> None:
-    for objects in (trickle, lively):
-        store = without_copies(objects)
-        expected = await operations_in(store)
-        assert len(store.fetched) >= sum(key.startswith(SEGMENTS) for key in store.objects)
-        assert await operations_in(CountingStore(objects)) == expected
+async def test_operations_are_the_same_with_packs_and_without(lively: Written) -> None:
+    assert lively.fetched >= sum(key.startswith(SEGMENTS) for key in without_copies(lively.objects).objects)
+    assert await operations_in(CountingStore(lively.objects)) == lively.operations
 
 
-async def test_a_lively_log_is_read_with_the_packs_and_its_large_segments(lively: Mapping[str, bytes]) -> None:
-    store = CountingStore(lively)
+async def test_a_lively_log_is_read_with_the_packs_and_its_large_segments(lively: Written) -> None:
+    store = CountingStore(lively.objects)
     await operations_in(store)
     segments = [key for key in store.fetched if not key.startswith(LOG)]
-    rolled_up = [o for link in await links_of(lively) if link.commit.sequence < 3_000 for o in link.commit.segments]
+    rolled_up = [o for link in lively.links if link.commit.sequence < 3_000 for o in link.commit.segments]
     large = {ref.key for ref in rolled_up if ref.bytes > 16 * KIB}
     assert large <= set(segments)
     assert {ref.key for ref in rolled_up} & set(segments) == large
@@ -194,10 +210,9 @@ async def test_a_lively_log_is_read_with_the_packs_and_its_large_segments(lively
     ],
     ids=lambda gone: " ".join(key.rpartition("/")[2] for key in gone),
 )
-async def test_a_reader_does_without_what_is_missing(lively: Mapping[str, bytes], gone: list[str]) -> None:
-    expected = await operations_in(without_copies(lively))
-    store = without(lively, *gone)
-    assert await operations_in(store) == expected
+async def test_a_reader_does_without_what_is_missing(lively: Written, gone: list[str]) -> None:
+    store = without(lively.objects, *gone)
+    assert await operations_in(store) == lively.operations
     assert [key for key in store.fetched if key in gone and key.endswith(".jsonl")] == []
     rolled_up = set(map(commit_key, range(3_000)))
     singly = sum(key in rolled_up for key in store.fetched) / ROLLUP_SIZE
@@ -205,18 +220,15 @@ async def test_a_reader_does_without_what_is_missing(lively: Mapping[str, bytes]
 
 
 @pytest.mark.parametrize("sequence", [0, 599, 998, 999, 1000, 2_500, 2_999, 3_098])
-async def test_reading_goes_on_anywhere(lively: Mapping[str, bytes], sequence: int) -> None:
-    everything = await operations_in(CountingStore(lively))
-    after = (await links_of(lively))[sequence]
-    store = CountingStore(lively)
-    rest = await operations_in(store, after=after)
-    assert rest == [found for found in everything if found[0] > sequence]
+async def test_reading_goes_on_anywhere(lively: Written, sequence: int) -> None:
+    store = CountingStore(lively.objects)
+    rest = await operations_in(store, after=lively.links[sequence])
+    assert rest == [found for found in lively.operations if found[0] > sequence]
     assert len([key for key in store.fetched if key.startswith(f"{LOG}rollup/")]) <= 6
 
 
-async def test_roll_ups_that_are_written_while_a_reader_reads_change_nothing(lively: Mapping[str, bytes]) -> None:
-    expected = await operations_in(CountingStore(lively))
-    store = without_copies(lively)
+async def test_roll_ups_that_are_written_while_a_reader_reads_change_nothing(lively: Written) -> None:
+    store = without_copies(lively.objects)
     reader = LogReader(store=store)
     read = []
     async for link, found in reader.operations_of(reader.links()):
@@ -224,7 +236,7 @@ async def test_roll_ups_that_are_written_while_a_reader_reads_change_nothing(liv
             read.append((link.commit.sequence, found.raw))
             if len(read) == 10:
                 assert await RollUps(store=store).write_missing(3_100) == 3
-    assert read == expected
+    assert read == lively.operations
 
 
 async def test_a_log_of_plain_and_compressed_segments_is_read() -> None:
@@ -246,10 +258,6 @@ async def test_a_log_of_plain_and_compressed_segments_is_read() -> None:
     assert (await LogReader(store=store).check()).orphans == ()
 
 
-async def links_of(objects: Mapping[str, bytes]) -> list[Link]:
-    return [link async for link in LogReader(store=CountingStore(objects)).links()]
-
-
 # --- what is damaged or gone
 
 
@@ -268,15 +276,15 @@ def other_bodies(pack: bytes) -> bytes:
 
 @pytest.mark.parametrize("damaged", [cut_off, flipped_in_a_body, other_bodies])
 async def test_a_damaged_pack_is_refused_and_once_it_is_deleted_the_log_is_read(
-    lively: Mapping[str, bytes], damaged: Callable[[bytes], bytes]
+    lively: Written, damaged: Callable[[bytes], bytes]
 ) -> None:
-    store = CountingStore({**lively, KEY: damaged(lively[KEY])})
+    store = CountingStore({**lively.objects, KEY: damaged(lively.objects[KEY])})
     with pytest.raises(CorruptDataError, match="a pack of segments is damaged") as caught:
         await LogReader(store=store).check()
     assert caught.value.facts["key"] == KEY
     assert "delete it" in caught.value.hint
     await store.delete([str(caught.value.facts["key"])])
-    assert await operations_in(store) == await operations_in(CountingStore(lively))
+    assert await operations_in(store) == lively.operations
     assert (await LogReader(store=store).check()).orphans == ()
 
 
@@ -301,23 +309,24 @@ def other_line_in_the_middle(rollup: bytes) -> bytes:
     "damaged", [cut_off, first_line_gone, last_lines_gone, flipped_in_the_last_line, other_line_in_the_middle]
 )
 async def test_a_damaged_roll_up_is_named_and_once_it_is_deleted_the_log_is_read(
-    lively: Mapping[str, bytes], damaged: Callable[[bytes], bytes]
+    lively: Written, damaged: Callable[[bytes], bytes]
 ) -> None:
-    rollup = damaged(lively[rollup_key(1000)])
-    assert rollup != lively[rollup_key(1000)]
-    store = CountingStore({**lively, rollup_key(1000): rollup})
+    rollup = damaged(lively.objects[rollup_key(1000)])
+    assert rollup != lively.objects[rollup_key(1000)]
+    store = CountingStore({**lively.objects, rollup_key(1000): rollup})
     with pytest.raises(CorruptDataError, match="a roll-up of the log is damaged") as caught:
         await LogReader(store=store).check()
     assert caught.value.facts["key"] == rollup_key(1000)
     assert "delete it" in caught.value.hint
     await store.delete([str(caught.value.facts["key"])])
-    assert await operations_in(store) == await operations_in(CountingStore(lively))
+    assert await operations_in(store) == lively.operations
 
 
 @pytest.mark.parametrize("sequence", [0, 999, 1000, 1500, 3_050])
-async def test_a_chain_that_is_broken_itself_is_not_blamed_on_a_roll_up(sequence: int) -> None:
-    store = CountingStore()
-    await write_log(store, [()] * 3_100)
+async def test_a_chain_that_is_broken_itself_is_not_blamed_on_a_roll_up(
+    idle: Mapping[str, bytes], sequence: int
+) -> None:
+    store = CountingStore(idle)
     store.objects[commit_key(sequence)] = store.objects[commit_key(sequence)].replace(
         b'"host":"host"', b'"host":"hist"'
     )
@@ -327,38 +336,36 @@ async def test_a_chain_that_is_broken_itself_is_not_blamed_on_a_roll_up(sequence
     assert caught.value.facts["key"] == commit_key(sequence + 1)
 
 
-async def test_a_pack_that_lacks_segments_is_no_fault(lively: Mapping[str, bytes]) -> None:
-    half = encode_pack(list(decode_pack(lively[KEY], key=KEY).items())[::2])
-    store = CountingStore({**lively, KEY: half})
-    assert await operations_in(store) == await operations_in(CountingStore(lively))
+async def test_a_pack_that_lacks_segments_is_no_fault(lively: Written) -> None:
+    half = encode_pack(list(decode_pack(lively.objects[KEY], key=KEY).items())[::2])
+    store = CountingStore({**lively.objects, KEY: half})
+    assert await operations_in(store) == lively.operations
 
 
-async def test_a_segment_that_is_gone_is_reported_although_a_pack_has_it(lively: Mapping[str, bytes]) -> None:
-    gone = next(iter(decode_pack(lively[KEY], key=KEY)))
-    store = without(lively, gone)
-    assert await operations_in(store) == await operations_in(CountingStore(lively))
+async def test_a_segment_that_is_gone_is_reported_although_a_pack_has_it(lively: Written) -> None:
+    gone = next(iter(decode_pack(lively.objects[KEY], key=KEY)))
+    store = without(lively.objects, gone)
+    assert await operations_in(store) == lively.operations
     with pytest.raises(CorruptDataError, match="an object of the log is missing") as caught:
         await LogReader(store=store).check()
     assert caught.value.facts["key"] == gone
 
 
 @pytest.mark.parametrize("number", [38, 3_048])
-async def test_a_segment_that_is_gone_and_in_no_pack_is_missed_by_whoever_reads(
-    lively: Mapping[str, bytes], number: int
-) -> None:
-    link = (await links_of(lively))[number]
+async def test_a_segment_that_is_gone_and_in_no_pack_is_missed_by_whoever_reads(lively: Written, number: int) -> None:
+    link = lively.links[number]
     large = next(ref.key for ref in link.commit.segments if ref.bytes > 16 * KIB)
     with pytest.raises(CorruptDataError, match="an object of the log is missing") as caught:
-        await operations_in(without(lively, large))
+        await operations_in(without(lively.objects, large))
     assert caught.value.facts["key"] == large
 
 
-async def test_what_no_commit_names_is_an_orphan_and_packs_are_none(lively: Mapping[str, bytes]) -> None:
+async def test_what_no_commit_names_is_an_orphan_and_packs_are_none(lively: Written) -> None:
     orphan = "replication/shop/orders/1793600000-0000000001_x_7.bson"
-    summary = await LogReader(store=CountingStore({**lively, orphan: b"x"})).check()
+    summary = await LogReader(store=CountingStore({**lively.objects, orphan: b"x"})).check()
     assert summary.orphans == (orphan,)
     assert summary.last is not None
-    after = await LogReader(store=CountingStore({**lively, orphan: b"x"})).check(after=summary.last)
+    after = await LogReader(store=CountingStore({**lively.objects, orphan: b"x"})).check(after=summary.last)
     assert (after.last, after.orphans) == (summary.last, ())
 
 
@@ -404,20 +411,21 @@ async def test_roll_ups_are_written_once_and_what_is_missing_follows() -> None:
     assert store.objects == written
 
 
-async def test_a_roll_up_and_its_pack_hold_the_commits_and_their_small_segments(lively: Mapping[str, bytes]) -> None:
+async def test_a_roll_up_and_its_pack_hold_the_commits_and_their_small_segments(lively: Written) -> None:
     for first in (0, 1000, 2000):
         numbers = range(first, first + ROLLUP_SIZE)
-        assert list(decode_rollup(lively[rollup_key(first)])) == [lively[commit_key(number)] for number in numbers]
-        refs = [ref for link in (await links_of(lively))[first : first + ROLLUP_SIZE] for ref in link.commit.segments]
-        small_ones = {ref.key: lively[ref.key] for ref in refs if ref.bytes <= 16 * KIB}
-        assert decode_pack(lively[pack_key(first)], key="") == small_ones
+        assert list(decode_rollup(lively.objects[rollup_key(first)])) == [
+            lively.objects[commit_key(number)] for number in numbers
+        ]
+        refs = [ref for link in lively.links[first : first + ROLLUP_SIZE] for ref in link.commit.segments]
+        small_ones = {ref.key: lively.objects[ref.key] for ref in refs if ref.bytes <= 16 * KIB}
+        assert decode_pack(lively.objects[pack_key(first)], key="") == small_ones
         assert 0 < len(small_ones) < len(refs)
 
 
-async def test_an_idle_thousand_has_an_empty_pack() -> None:
-    store = CountingStore()
-    await write_log(store, [()] * 1_001)
-    await RollUps(store=store).write_missing(1_001)
+async def test_an_idle_thousand_has_an_empty_pack(idle: Mapping[str, bytes]) -> None:
+    store = CountingStore(idle)
+    await RollUps(store=store).write_missing(3_100)
     assert store.objects[pack_key(0)] == b""
     assert (await LogReader(store=store).check()).orphans == ()
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.log import Writer
 from d5agent.core.naming import LOG, commit_key, segment_key
 from d5agent.core.operation import Position
 from d5agent.core.segment import Segment, encode_segment
@@ -20,6 +19,7 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.pipeline import Pipeline, Room
 from tests.fakes.clock import FakeClock
+from tests.fakes.commits import OTHER, WRITER
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ITEMS, ORDERS, at, operation
 from tests.fakes.held_store import HeldStore, settled, until
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from d5agent.core.log import Commit
     from d5agent.core.operation import Operation
 
-WRITER: Final = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
-OTHER: Final = Writer(run_id="run", agent_id="other", host="other host", since="2026-11-02T07:00:00.000+00:00")
 ROOMY: Final = 1_000_000
 
 
