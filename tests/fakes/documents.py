@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,8 +35,16 @@ class FakeDatabase:
     options: dict[Namespace, dict[str, str]] = field(default_factory=dict)
 
     def copy(self) -> FakeDatabase:
-        """Return another server with the same content."""
-        return copy.deepcopy(self)
+        """Return another server with the same content. Namespaces, indexes and documents never change."""
+        return FakeDatabase(
+            unique=dict(self.unique),
+            collections={namespace: dict(documents) for namespace, documents in self.collections.items()},
+            options={namespace: dict(options) for namespace, options in self.options.items()},
+        )
+
+    def __deepcopy__(self, _: object) -> FakeDatabase:
+        """Return a copy for a world that is copied as a whole."""
+        return self.copy()
 
     def find(self, namespace: Namespace, id_: DocumentId) -> bytes | None:
         """Return a document."""
@@ -53,10 +60,10 @@ class FakeDatabase:
 
     def taken_index(self, namespace: Namespace, id_: DocumentId, document: bytes) -> str | None:
         """Return the unique index in which another document holds a value of this one."""
-        others = self.collections.get(namespace, {}).items()
+        own, others = identity(id_), self.collections.get(namespace, {}).items()
         for index in self.unique.get(namespace, ()):
             keys = index.keys(document)
-            if keys and any(keys & index.keys(other) for key, other in others if key != identity(id_)):
+            if keys and not all(keys.isdisjoint(index.keys(other)) for key, other in others if key != own):
                 return index.name
         return None
 

@@ -84,6 +84,7 @@ def _as_id(value: object) -> DocumentId:
     return document_id(encode({"_id": value}))
 
 
+@lru_cache(maxsize=100_000)
 def identity(id_: DocumentId) -> Identity:
     """Return what tells values apart, and orders `_id`s: numbers are equal whatever their type (1 is 1.0)."""
     if id_[0] not in _NUMBERS:
