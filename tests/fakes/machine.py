@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.operation import ClusterTime
 from d5agent.ports import ToolVersion
@@ -82,6 +82,12 @@ class FakeDumpTool:
         finally:
             self.running.remove(database)
             self.ended.append(database)
+
+
+def shop_tool(**changed: Any) -> FakeDumpTool:  # noqa: ANN401 -- fields of the tool
+    """Return a tool that dumps two databases, one of them in two pieces and with a name that a key must escape."""
+    archives: dict[str, Sequence[bytes]] = {"shop": [b"one", b"two"], "a/b": [b"three"]}
+    return FakeDumpTool(archives=archives, documents={"shop": {"shop.orders": 7}}, **changed)
 
 
 @dataclass(slots=True, kw_only=True)

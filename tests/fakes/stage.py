@@ -11,8 +11,10 @@ from d5agent.core.operation import Namespace, parse_event
 from d5agent.core.report import VerifyReport
 from d5agent.core.services import Fence, Phase, PhaseState, Service, Status, Verified
 from d5agent.core.timeline import Timeline
+from d5agent.plugins.backup import Backup
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
+from d5agent.plugins.verify import Verify
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.log_reader import LogReader
 from tests.fakes.clock import FakeClock
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from d5agent.core.operation import Operation
     from d5agent.core.raw import DocumentId
     from d5agent.service import Plugin
+    from tests.fakes.machine import FakeDumpTool
 
 ORDERS: Final = Namespace("shop", "orders")
 _PATIENCE: Final = 5_000
@@ -101,6 +104,22 @@ class Stage:
             certifier=self.certifier(),
         )
         return replace(service, **changed)
+
+    def backup(self, target: FakeDumpTool, source: FakeDumpTool) -> Backup:
+        """Return the service."""
+        tools = {"target": target, "source": source}
+        return Backup(tools=tools, store=self.store, archives=self.store, clock=self.clock)
+
+    def verify(self) -> Verify:
+        """Return the service."""
+        return Verify(
+            source=FakeReader(self.cluster),
+            target_reader=self.target,
+            store=self.store,
+            states=self.states,
+            clock=self.clock,
+            waiting_bytes=10_000,
+        )
 
     def certifier(self) -> Certifier:
         """Return who issues certificates."""

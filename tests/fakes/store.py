@@ -6,12 +6,16 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from d5agent.errors import OperatorError
 from d5agent.ports import StoredObject
 from tests.fakes.mortal import DiedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from d5agent.errors import AgentError
 
 
 class FakeObjectStore:
@@ -83,6 +87,31 @@ class FakeObjectStore:
         return len(found)
 
 
+class DownStore(FakeObjectStore):
+    """Answers whoever reads or puts an object with `error`, as long as there is one."""
+
+    error: AgentError | None = None
+
+    @override
+    async def put_once(self, key: str, body: bytes) -> bool:
+        self._answer()
+        return await super().put_once(key, body)
+
+    @override
+    async def put(self, key: str, body: bytes, *, replacing: bytes | None = None) -> bool:
+        self._answer()
+        return await super().put(key, body, replacing=replacing)
+
+    @override
+    async def get(self, key: str) -> bytes | None:
+        self._answer()
+        return await super().get(key)
+
+    def _answer(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
 class FakeStateStore:
     """States as the JSON text that a disk would hold. `history` has every saved value, oldest first."""
 
@@ -103,3 +132,17 @@ class FakeStateStore:
 
     async def delete(self, name: str) -> None:
         self.texts.pop(name, None)
+
+
+class FullDisk(FakeStateStore):
+    """Takes no state while it is full; `refused` counts those."""
+
+    is_full = False
+    refused = 0
+
+    @override
+    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
+        if self.is_full:
+            self.refused += 1
+            raise OperatorError("a state file cannot be written", hint="free space on the disk", path="/state")
+        await super().save(name, value, mirrors=mirrors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from decimal import Decimal
 
-from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, encode
+from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 from hypothesis import given
@@ -140,14 +140,3 @@ def test_a_key_belongs_to_one_namespace_and_one_kind_of_content(
 def test_keys_are_listed_in_the_order_of_time(times: list[ClusterTime]) -> None:
     keys = [segment_key(Namespace("shop", "orders"), time, None) for time in sorted(times)]
     assert keys == sorted(keys)
-
-
-def test_ids_of_equal_numbers_and_of_other_types_have_keys_of_their_own() -> None:
-    values = (1, 1.0, Int64(1), Decimal128("1"), Decimal128("1.0"), "1", True, 0.0, -0.0)
-    assert len({id_to_text(raw_id(value)) for value in values}) == len(values)
-
-
-def test_a_name_may_hold_any_field_order() -> None:
-    one, other = raw_id({"a": 1, "b": 2}), raw_id({"b": 2, "a": 1})
-    assert id_to_text(one) != id_to_text(other)
-    assert encode({"_id": {"a": 1, "b": 2}})

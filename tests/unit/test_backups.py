@@ -8,24 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.errors import CorruptDataError, OperatorError
-from d5agent.plugins.backup import Backup
 from d5agent.steps.backups import check_backup, is_stored, list_backups, load_manifest, manifests_of, store_manifest
-from tests.fakes.machine import FakeDumpTool
+from tests.fakes.machine import shop_tool
 from tests.fakes.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tests.fakes.store import FakeObjectStore
 
 KEY = "dump/run/target/shop.archive.gz"
 
 
 async def backed_up() -> FakeObjectStore:
-    archives: dict[str, Sequence[bytes]] = {"shop": [b"one", b"two"], "a/b": [b"three"]}
     stage = Stage()
-    tools = {side: FakeDumpTool(archives=archives, documents={"shop": {"shop.a": 7}}) for side in ("target", "source")}
-    await Backup(tools=tools, store=stage.store, archives=stage.store, clock=stage.clock).run(stage.coordinator)
+    await stage.backup(shop_tool(), shop_tool()).run(stage.coordinator)
     return stage.store
 
 

@@ -8,7 +8,7 @@ from d5agent.errors import CorruptDataError, TransientError
 from d5agent.steps.certificate import certificate_state, link_of
 from tests.fakes.cluster import insert
 from tests.fakes.stage import ORDERS, Stage
-from tests.fakes.store import FakeObjectStore
+from tests.fakes.store import DownStore, FakeObjectStore
 
 
 async def certified() -> Stage:
@@ -41,13 +41,10 @@ async def test_without_a_proof_there_is_nothing_to_say() -> None:
 
 async def test_a_store_that_does_not_answer_is_no_bad_certificate() -> None:
     stage = await certified()
-
-    class Down(FakeObjectStore):
-        async def get(self, key: str) -> bytes | None:  # type: ignore[explicit-override]  # a test's own
-            raise TransientError("the store does not answer", key=key)
-
+    store = DownStore()
+    store.error = TransientError("the store does not answer")
     with pytest.raises(TransientError):
-        await certificate_state(Down(), stage.coordinator.state.verified)
+        await certificate_state(store, stage.coordinator.state.verified)
 
 
 async def test_a_missing_commit_is_named() -> None:

@@ -49,6 +49,16 @@ def test_an_id_that_json_would_change_is_written_as_its_bytes(id_: DocumentId) -
     assert text_to_id(id_to_text(id_)) == id_
 
 
+def test_ids_of_equal_numbers_and_of_other_types_have_keys_of_their_own() -> None:
+    values = (1, 1.0, Int64(1), Decimal128("1"), Decimal128("1.0"), "1", True, 0.0, -0.0)
+    assert len({id_to_text(raw_id(value)) for value in values}) == len(values)
+
+
+def test_ids_of_another_field_order_have_texts_of_their_own() -> None:
+    one, other = raw_id({"a": 1, "b": 2}), raw_id({"b": 2, "a": 1})
+    assert id_to_text(one) != id_to_text(other)
+
+
 def test_a_key_tells_time_document_and_ordinal() -> None:
     key = segment_key(Namespace("shop", "orders/new"), TIME, raw_id("a_b/c~d"), ordinal=2)
     assert key == "replication/shop/orders%2Fnew/1793600000-0000000007_a%5Fb%2Fc%7Ed_2.bson"

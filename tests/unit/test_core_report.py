@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.operation import Namespace
 from d5agent.core.repair import Repair
 from d5agent.core.report import NAMED, VerifyReport, fact_differences
 from tests.fakes.documents import raw_id
-from tests.fakes.events import ORDERS
-
-ITEMS = Namespace("shop", "items")
+from tests.fakes.events import ITEMS, ORDERS
 
 
 def _difference(number: int) -> Difference:

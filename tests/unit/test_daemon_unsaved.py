@@ -8,48 +8,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
-from typing_extensions import override
 
 from d5agent.core.phase_codec import PHASE, decode_phase
 from d5agent.core.services import Phase, Service, Status
-from d5agent.errors import OperatorError, TransientError
+from d5agent.errors import TransientError
 from d5agent.runtime.daemon import Daemon
-from d5agent.runtime.holder import BEAT_SECONDS, Holder, Lease
 from d5agent.steps.parallel import beside, parallel
 from tests.fakes.clock import FakeClock
-from tests.fakes.machine import FakeJournal
 from tests.fakes.stage import until
-from tests.fakes.store import FakeObjectStore, FakeStateStore
+from tests.fakes.store import FakeStateStore, FullDisk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
-    from typing import Any
+    from collections.abc import AsyncGenerator
 
     from d5agent.service import Coordinator
-
-
-class FullDisk(FakeStateStore):
-    """Takes no state while it is full."""
-
-    is_full = False
-
-    @override
-    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
-        if self.is_full:
-            raise OperatorError("a state file cannot be written", hint="free space on the disk", path="/state")
-        await super().save(name, value, mirrors=mirrors)
-
-
-class RefusingStore(FakeObjectStore):
-    """Refuses to be read while a policy says so."""
-
-    is_refusing = False
-
-    @override
-    async def get(self, key: str) -> bytes | None:
-        if self.is_refusing:
-            raise OperatorError("S3 refused a request", hint="give the instance's role s3:GetObject")
-        return await super().get(key)
 
 
 class Uploader:
@@ -137,21 +109,6 @@ async def test_a_failure_at_once_or_beside_leaves_no_cancellation() -> None:
         async with beside(_fail(1), _fail(2)):
             await asyncio.sleep(60)
     assert task.cancelling() == 0
-
-
-async def test_a_refused_record_of_the_holder_costs_no_lease() -> None:
-    store, clock, journal = RefusingStore(), FakeClock(), FakeJournal()
-    me = Holder(agent_id="one", host="host", pid=1, since="2026-11-02T08:00:00+00:00")
-    lease = Lease(store=store, clock=clock, journal=journal, me=me)
-    await lease.acquire()
-    async with asyncio.TaskGroup() as group:
-        keeping = group.create_task(lease.keep())
-        store.is_refusing = True
-        await clock.sleep(2.5 * BEAT_SECONDS)
-        store.is_refusing = False
-        await until(clock, lambda: lease.me.beat == 1)
-        keeping.cancel()
-    assert [entry.event for entry in journal.entries] == ["holder_not_renewed"] * 2
 
 
 def _saved_status(states: FakeStateStore) -> Status | None:

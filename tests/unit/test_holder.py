@@ -5,28 +5,20 @@ from __future__ import annotations
 import json
 from asyncio import TaskGroup, sleep
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import pytest
 from typing_extensions import override
 
-from d5agent.errors import LogHeldError, TransientError
+from d5agent.errors import LogHeldError, OperatorError, TransientError
 from d5agent.runtime.holder import BEAT_SECONDS, KEY, Holder, Lease
 from tests.fakes.clock import FakeClock
 from tests.fakes.machine import FakeJournal
 from tests.fakes.stage import until
-from tests.fakes.store import FakeObjectStore
+from tests.fakes.store import DownStore, FakeObjectStore
 
-
-class FlakyStore(FakeObjectStore):
-    """Does not answer while it is down."""
-
-    is_down = False
-
-    @override
-    async def get(self, key: str) -> bytes | None:
-        if self.is_down:
-            raise TransientError("the store does not answer")
-        return await super().get(key)
+if TYPE_CHECKING:
+    from d5agent.errors import AgentError
 
 
 def lease(store: FakeObjectStore, clock: FakeClock, name: str) -> Lease:
@@ -119,17 +111,25 @@ async def test_a_lost_lease_is_an_error_and_is_not_taken_back() -> None:
     assert record(store)["is_released"] is False
 
 
-async def test_a_store_that_does_not_answer_for_a_while_costs_no_lease() -> None:
-    store, clock = FlakyStore(), FakeClock()
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError("the store does not answer"),
+        OperatorError("S3 refused a request", hint="give the instance's role s3:GetObject"),
+    ],
+)
+async def test_a_store_that_does_not_answer_or_refuses_for_a_while_costs_no_lease(error: AgentError) -> None:
+    store, clock = DownStore(), FakeClock()
     mine = lease(store, clock, "one")
     await mine.acquire()
     async with TaskGroup() as group:
         keeping = group.create_task(mine.keep())
-        store.is_down = True
+        store.error = error
         await clock.sleep(2.5 * BEAT_SECONDS)
-        store.is_down = False
+        store.error = None
         await until(clock, lambda: record(store)["beat"] == 1)
         keeping.cancel()
+    assert mine.me.beat == 1
     assert isinstance(mine.journal, FakeJournal)
     assert [entry.event for entry in mine.journal.entries] == ["holder_not_renewed"] * 2
 

@@ -24,7 +24,7 @@ from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.roll_ups import RollUps
 from tests.fakes.clock import FakeClock
 from tests.fakes.commits import OTHER, SECONDS, WRITER
-from tests.fakes.store import FakeObjectStore
+from tests.fakes.store import DownStore, FakeObjectStore
 from tests.fakes.trickle import CountingStore
 
 if TYPE_CHECKING:
@@ -167,23 +167,14 @@ async def test_a_commit_that_vanishes_is_no_race_either() -> None:
 
 
 async def test_a_store_that_fails_leaves_the_writer_where_it_was() -> None:
-    class DownStore(FakeObjectStore):
-        is_down = False
-
-        @override
-        async def put_once(self, key: str, body: bytes) -> bool:
-            if self.is_down:
-                raise TransientError("the store does not answer")
-            return await super().put_once(key, body)
-
     store = DownStore()
     writer = writer_of(store)
     await write(writer, range(1))
-    before, store.is_down = writer.last, True
+    before, store.error = writer.last, TransientError("the store does not answer")
     with pytest.raises(TransientError):
         await writer.publish((), position(1))
     assert writer.last == before
-    store.is_down = False
+    store.error = None
     await writer.publish((), position(1))
     assert [found.commit.sequence async for found in LogReader(store=store).links()] == [0, 1]
 

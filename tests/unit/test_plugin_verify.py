@@ -7,11 +7,9 @@ import json
 import pytest
 
 from d5agent.errors import OperatorError
-from d5agent.plugins.verify import Verify
 from tests.fakes.cluster import insert
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.stage import ORDERS, Stage
-from tests.fakes.target import FakeReader
 
 
 async def restored(stage: Stage) -> Stage:
@@ -22,20 +20,9 @@ async def restored(stage: Stage) -> Stage:
     return stage
 
 
-def verify(stage: Stage) -> Verify:
-    return Verify(
-        source=FakeReader(stage.cluster),
-        target_reader=stage.target,
-        store=stage.store,
-        states=stage.states,
-        clock=stage.clock,
-        waiting_bytes=10_000,
-    )
-
-
 async def test_equal_sides_are_told_and_reported() -> None:
     stage = await restored(Stage())
-    await verify(stage).run(stage.coordinator)
+    await stage.verify().run(stage.coordinator)
     assert (stage.coordinator.facts["compared"], stage.coordinator.facts["different"]) == (5, 0)
     page, key = sorted(key for key in stage.store.objects if key.startswith("reports/run/verify-touched-"))
     assert b"Both databases are equal" in stage.store.objects[page]
@@ -47,7 +34,7 @@ async def test_a_touched_document_that_differs_fails_verify_and_is_left_as_it_is
     stage.target.database.put(ORDERS, raw_id(2), raw_document({"_id": 2, "n": 1}))
     before = stage.target.database.contents()
     with pytest.raises(OperatorError, match="not equal") as failed:
-        await verify(stage).run(stage.coordinator)
+        await stage.verify().run(stage.coordinator)
     assert failed.value.facts["different"] == 1
     assert "reports/run/verify-touched-" in failed.value.hint
     assert stage.target.database.contents() == before
@@ -56,7 +43,7 @@ async def test_a_touched_document_that_differs_fails_verify_and_is_left_as_it_is
 async def test_only_a_full_comparison_finds_what_the_log_did_not_touch() -> None:
     stage = await restored(Stage())
     stage.target.database.put(ORDERS, raw_id("extra"), raw_document({"_id": "extra"}))
-    service = verify(stage)
+    service = stage.verify()
     touched, _ = await service.compare("run", is_full=False, on_progress=lambda _: None)
     assert touched.is_equal
     full, key = await service.compare("run", is_full=True, on_progress=lambda _: None)

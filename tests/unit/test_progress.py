@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from d5agent.core.operation import Namespace
-from d5agent.plugins.verify import Verify
 from d5agent.steps.rates import known_rate
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import insert, rename
 from tests.fakes.stage import ORDERS, Stage
-from tests.fakes.target import FakeReader, FakeTarget
+from tests.fakes.target import FakeTarget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,20 +118,13 @@ async def test_the_lanes_that_write_at_the_same_time_are_counted() -> None:
 
 
 async def test_the_comparison_has_its_part_of_a_whole_too() -> None:
-    stage, target = await restored(seconds=0)
+    stage, _ = await restored(seconds=0)
     facts = stage.coordinator.facts
     assert (facts["compared"], facts["compared_total"]) == (40, 40)
     seen: list[dict[str, Any]] = []
     coordinator = stage.new_coordinator()
     coordinator.state = stage.coordinator.state
-    service = Verify(
-        source=FakeReader(stage.cluster),
-        target_reader=target,
-        store=stage.store,
-        states=stage.states,
-        clock=stage.clock,
-        waiting_bytes=10_000,
-    )
+    service = stage.verify()
     await service.compare("run", is_full=False, on_progress=lambda report: seen.append({"expected": report.expected}))
     await service.compare("run", is_full=True, on_progress=lambda report: seen.append({"expected": report.expected}))
     assert {row["expected"] for row in seen} == {40}

@@ -9,31 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from typing_extensions import override
 
 from d5agent.core.operation import ClusterTime
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
 from d5agent.core.timeline import TIMELINE, Timeline
-from d5agent.errors import OperatorError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.timeline_watch import TimelineWatch
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
-from tests.fakes.store import FakeStateStore
+from tests.fakes.store import FakeStateStore, FullDisk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
-
-
-class FullDisk(FakeStateStore):
-    """Saves nothing."""
-
-    tried = 0
-
-    @override
-    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
-        self.tried += 1
-        raise OperatorError("the disk is full")
+    from collections.abc import AsyncGenerator
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,15 +98,16 @@ async def test_a_saved_timeline_that_cannot_be_read_is_begun_anew(value: dict[st
 
 async def test_a_full_disk_and_an_idle_daemon_stop_nothing() -> None:
     states = FullDisk()
+    states.is_full = True
     rig = Rig(states=states)
     rig.daemon.file.state = PhaseState()
     async with rig.watched():
         await rig.clock.advance(11)
-        assert states.tried == 0  # there is no run
+        assert states.refused == 0  # there is no run
         rig.daemon.file.state = PhaseState(phase=Phase.RESTORE, run_id="run")
         rig.at_work(Service.BACKUP)
         await rig.clock.advance(21)
-    assert states.tried >= 2
+    assert states.refused >= 2
     assert [span.what for span in rig.timeline.spans] == ["backup"]
 
 
