@@ -197,6 +197,11 @@ def token_data(number: int) -> str:
     return f"{number:016x}"
 
 
+def token_of(number: int) -> bytes:
+    """Return the token of an event."""
+    return encode({"_data": token_data(number)})
+
+
 def _ns(namespace: Namespace) -> dict[str, str]:
     parts = {"db": namespace.database}
     if namespace.collection is not None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.operation import Namespace, parse_event
+from d5agent.core.operation import OWN_DATABASE, Namespace
 from d5agent.core.report import VerifyReport
 from d5agent.core.services import Fence, Phase, PhaseState, Service, Status, Verified
 from d5agent.core.timeline import Timeline
@@ -18,7 +18,7 @@ from d5agent.plugins.verify import Verify
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.log_reader import LogReader
 from tests.fakes.clock import FakeClock
-from tests.fakes.cluster import FakeCluster, Op
+from tests.fakes.cluster import FakeCluster, Op, token_of
 from tests.fakes.coordinator import SINCE, FakeCoordinator
 from tests.fakes.documents import FakeDatabase
 from tests.fakes.source import FakeChangeSource
@@ -152,8 +152,8 @@ class Stage:
 
     def happened(self) -> list[bytes]:
         """Return the tokens of the applications' events."""
-        events = [parse_event(self.cluster.event(number)) for number in range(len(self.cluster))]
-        return [event.token for event in events if not event.is_ours]
+        touched = enumerate(self.cluster.touched())
+        return [token_of(number) for number, namespace in touched if namespace.database != OWN_DATABASE]
 
     async def stored(self) -> list[bytes]:
         """Return the tokens of the applications' operations in the log, which is checked."""
