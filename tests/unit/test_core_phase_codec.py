@@ -44,7 +44,9 @@ STATE = PhaseState(
     [
         STATE,
         PhaseState(),
-        replace(STATE, opened_stream=True, forced_at="then", power_off=PowerOff(boot_id="this", at="now")),
+        replace(
+            STATE, is_paused=True, opened_stream=True, forced_at="then", power_off=PowerOff(boot_id="this", at="now")
+        ),
     ],
     ids=["full", "empty", "forced"],
 )
