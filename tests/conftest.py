@@ -117,7 +117,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         seed = item.config.getoption("randomly_seed", None)
         report.sections.append(
-            ("to repeat it", f"pytest '{item.nodeid}' -p randomly -p no:xdist --randomly-seed={seed}")
+            ("to repeat it", f".venv/bin/pytest '{item.nodeid}' --randomly-seed={seed}")
         )
         for log in sorted(item.config.stash[_folder].rglob("*.log")):
             if log.stat().st_mtime >= item.stash[_began]:
