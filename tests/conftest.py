@@ -116,9 +116,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.failed:
         seed = item.config.getoption("randomly_seed", None)
-        report.sections.append(
-            ("to repeat it", f".venv/bin/pytest '{item.nodeid}' --randomly-seed={seed}")
-        )
+        report.sections.append(("to repeat it", f".venv/bin/pytest '{item.nodeid}' --randomly-seed={seed}"))
         for log in sorted(item.config.stash[_folder].rglob("*.log")):
             if log.stat().st_mtime >= item.stash[_began]:
                 lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]

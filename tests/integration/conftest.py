@@ -17,6 +17,7 @@ from tests.running import running
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from d5agent.drill.child import Start
     from d5agent.drill.s3_server import S3Server
     from d5agent.drill.servers import Mongod
 
@@ -32,8 +33,8 @@ def three_members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaS
 
 
 @pytest.fixture(scope="session")
-def warm_start() -> Iterator[WarmStart]:
-    """What starts agents without their imports."""
+def agent_start() -> Iterator[WarmStart]:
+    """What starts agents: without their imports, unless a file says otherwise."""
     started = WarmStart()
     try:
         yield started
@@ -65,12 +66,12 @@ async def rig(
     target_server: Mongod,
     s3_server: S3Server,
     bucket: str,
-    warm_start: WarmStart,
+    agent_start: Start,
     clean_databases: None,  # noqa: ARG001 -- asked for, so that both servers are empty
 ) -> AsyncIterator[AgentRig]:
     """An agent with everything around it; nothing is started or enabled yet."""
     async with agent_rig(source_server, target_server, s3_server, bucket) as built:
-        built.start = warm_start
+        built.start = agent_start
         yield built
 
 

@@ -10,11 +10,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from d5agent.drill.child import start_process
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
 from tests.integration.agent_rig import Client, said
 
 if TYPE_CHECKING:
+    from d5agent.drill.child import Start
     from tests.integration.agent_rig import AgentRig
+
+
+@pytest.fixture
+def agent_start() -> Start:
+    """Every agent of this file is started as on an operator's machine."""
+    return start_process
 
 
 async def test_a_stop_by_sigterm_commits_what_is_in_hand(rig: AgentRig) -> None:
@@ -164,7 +174,7 @@ async def test_no_password_is_seen_anywhere(rig: AgentRig, tmp_path: Path) -> No
         seen: list[str] = []
         dumps: set[str] = set()
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watch_processes(secret, seen, dumps))
+            watching = group.create_task(watch_processes(secret, seen, dumps, of=agent._daemon.pid))
             await rig.restored(agent)
             watching.cancel()
         shown = await agent.call("status", "--json") + await agent.call("check", "--json")
@@ -181,15 +191,23 @@ async def test_no_password_is_seen_anywhere(rig: AgentRig, tmp_path: Path) -> No
         await locked.kill()
 
 
-async def watch_processes(secret: str, seen: list[str], dumps: set[str]) -> None:
-    """Look at every process' arguments and environment, again and again; note where the secret stands."""
+async def watch_processes(secret: str, seen: list[str], dumps: set[str], *, of: int | None) -> None:
+    """Look at every process' arguments and environment, again and again.
+
+    Notes where the secret stands, and the dumps of the daemon: tests beside this one dump as well.
+    """
     while True:
         for process in Path("/proc").glob("[0-9]*"):  # noqa: ASYNC240 -- the kernel's own files: nothing blocks
             for name in ("cmdline", "environ"):
                 with suppress(OSError):
                     content = (process / name).read_bytes()
-                    if name == "cmdline" and b"--archive" in content:
+                    if name == "cmdline" and b"--archive" in content and parent_of(process) == of:
                         dumps.add(process.name)
                     if secret.encode() in content:
                         seen.append(f"{process}/{name}")
         await asyncio.sleep(0.01)
+
+
+def parent_of(process: Path) -> int:
+    """Return the process id of a process' parent (proc(5), stat)."""
+    return int((process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1])
