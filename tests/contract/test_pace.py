@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from bson import encode
-from pymongo import AsyncMongoClient
+from pymongo import monitoring
 from pymongo.errors import OperationFailure
 from typing_extensions import override
 
 from d5agent.adapters.clock import SystemClock
-from d5agent.adapters.mongo import APP_NAME, open_mongo
+from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.core.operation import Namespace
 from d5agent.core.pace import Pace, RateLimit, Tickets
@@ -21,10 +21,7 @@ from d5agent.steps.lanes import Lanes
 from tests.fakes.machine import FakeJournal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from d5agent.adapters.mongo import Client
-    from d5agent.core.replay import Failure
     from d5agent.drill.servers import Mongod
 
 
@@ -73,19 +70,32 @@ async def test_never_more_connections_write_than_there_are_lanes(mongod: Mongod,
         )
         for at in range(0, len(documents), 100)
     ]
-    seen: set[int] = set()
-
-    class Watched(MongoTarget):
-        @override
-        async def write(self, batch: WriteBatch) -> Sequence[Failure]:
-            operations = watcher.admin.aggregate([{"$currentOp": {}}, {"$match": {"ns": str(namespace)}}])
-            seen.update([o["connectionId"] async for o in await operations if o.get("appName") == APP_NAME])
-            return await super().write(batch)
-
-    watcher: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongod.uri)
-    async with watcher, open_mongo(mongod.uri, side="target", pool_size=lanes) as client:
+    connections = Connections(fresh_name)
+    monitoring.register(connections)  # there is no way to take it back; it looks at this test's database only
+    async with open_mongo(mongod.uri, side="target", pool_size=lanes) as client:
         clock = SystemClock()
-        target = Watched(client, clock=clock)
+        target = MongoTarget(client, clock=clock)
         pace, limit = Pace(lanes=lanes), RateLimit(per_second=None)
         assert not await Lanes(target=target, clock=clock, journal=FakeJournal(), pace=pace, limit=limit).write(batches)
-    assert 1 < len(seen) <= lanes
+    assert 1 < len(connections.seen) <= lanes
+
+
+class Connections(monitoring.CommandListener):
+    """Notes over which connections the commands to a database go."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self.seen: set[int | None] = set()
+
+    @override
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if event.database_name == self._database:
+            self.seen.add(event.server_connection_id)
+
+    @override
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Nothing is to be noted."""
+
+    @override
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Nothing is to be noted."""

@@ -14,6 +14,7 @@ import pytest
 
 from d5agent.drill.child import start_process
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
+from d5agent.drill.tools import find_tool
 from tests.integration.agent_rig import Client, said
 
 if TYPE_CHECKING:
@@ -170,15 +171,17 @@ async def test_no_password_is_seen_anywhere(rig: AgentRig, tmp_path: Path) -> No
         async with Client(locked.uri) as client:
             await client["shop"]["filler"].insert_many([{"_id": n, "x": "y" * 500} for n in range(20_000)])
         rig.config["target"] = {"uri": locked.uri.replace("/?", "/admin?")}  # mongodump takes no database in it
+        looked_at = tmp_path / "looked-at"
+        looked_at.mkdir()
+        rig.config["backup"]["mongodump"] = str(patient_mongodump(tmp_path / "mongodump", looked_at))
         agent = await rig.captured_agent()
         seen: list[str] = []
-        dumps: set[str] = set()
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watch_processes(secret, seen, dumps, of=agent._daemon.pid))
+            watching = group.create_task(watch_processes(secret, seen, looked_at))
             await rig.restored(agent)
             watching.cancel()
         shown = await agent.call("status", "--json") + await agent.call("check", "--json")
-        assert dumps, "no mongodump was seen: then nothing is proved"
+        assert list(looked_at.iterdir()), "no mongodump was seen: then nothing is proved"
         assert seen == []
         assert secret not in shown
         assert secret not in agent.log.read_text(encoding="utf-8")
@@ -191,23 +194,25 @@ async def test_no_password_is_seen_anywhere(rig: AgentRig, tmp_path: Path) -> No
         await locked.kill()
 
 
-async def watch_processes(secret: str, seen: list[str], dumps: set[str], *, of: int | None) -> None:
-    """Look at every process' arguments and environment, again and again.
+def patient_mongodump(path: Path, looked_at: Path) -> Path:
+    """Make a mongodump that begins to dump only when somebody has looked at its process."""
+    wait = f'case "$*" in *--archive*) while [ ! -e "{looked_at}/$$" ]; do sleep 0.01; done ;; esac'
+    path.write_text(f'#!/bin/sh\n{wait}\nexec {find_tool("mongodump")} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+    return path
 
-    Notes where the secret stands, and the dumps of the daemon: tests beside this one dump as well.
+
+async def watch_processes(secret: str, seen: list[str], looked_at: Path) -> None:
+    """Look at every process' arguments and environment, again and again; note where the secret stands.
+
+    The dumps that were looked at are noted as files of `looked_at`.
     """
     while True:
         for process in Path("/proc").glob("[0-9]*"):  # noqa: ASYNC240 -- the kernel's own files: nothing blocks
-            for name in ("cmdline", "environ"):
-                with suppress(OSError):
-                    content = (process / name).read_bytes()
-                    if name == "cmdline" and b"--archive" in content and parent_of(process) == of:
-                        dumps.add(process.name)
-                    if secret.encode() in content:
-                        seen.append(f"{process}/{name}")
+            with suppress(OSError):
+                arguments, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+                if secret.encode() in arguments + environment:
+                    seen.append(str(process))
+                if b"--archive" in arguments:
+                    (looked_at / process.name).touch()
         await asyncio.sleep(0.01)
-
-
-def parent_of(process: Path) -> int:
-    """Return the process id of a process' parent (proc(5), stat)."""
-    return int((process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1])
