@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from d5agent.core.certificate import certificate_key
-from tests.integration.agent_rig import Client, said
+from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
 
 if TYPE_CHECKING:
     from d5agent.drill.agent import Agent
@@ -27,6 +27,10 @@ async def restored_agent(rig: AgentRig) -> Agent:
     async with Client(rig.source_uri) as client:
         await client["shop"]["orders"].insert_many([{"_id": n, "a": 1, "b": {"c": 2, "d": 3}} for n in range(6)])
     await rig.until_captured(6)
+    # The certificate shows how far capture was behind: known after the first second of a run.
+    await agent.until(
+        lambda status: status["capture"]["lag_seconds"] is not None, what="the lag is known", seconds=PATIENCE_SECONDS
+    )
     await rig.restored(agent)
     return agent
 
