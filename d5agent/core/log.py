@@ -46,7 +46,10 @@ class Writer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One step of the log: these segments exist, and the stream goes on at this position."""
+    """One step of the log: these segments exist, and the stream goes on at this position.
+
+    `begins_after`: the source's time when the log was begun; what happened up to then does not belong to it (ADR 32).
+    """
 
     sequence: int
     writer: Writer
@@ -55,6 +58,7 @@ class Commit:
     segments: tuple[SegmentRef, ...]
     position: Position
     total: Total
+    begins_after: ClusterTime | None = None
 
     @property
     def key(self) -> str:
@@ -74,7 +78,7 @@ def token_from_json(value: object) -> bytes | None:
 
 def encode_commit(commit: Commit) -> bytes:
     """Return the commit's bytes: one line of JSON, the same for the same commit."""
-    body = {
+    body: dict[str, Any] = {
         "version": VERSION,
         "sequence": commit.sequence,
         **asdict(commit.writer),
@@ -87,6 +91,8 @@ def encode_commit(commit: Commit) -> bytes:
         },
         "total": asdict(commit.total),
     }
+    if commit.begins_after is not None:
+        body["begins_after"] = commit.begins_after
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
@@ -115,6 +121,7 @@ def decode_commit(body: bytes, *, key: str) -> Commit:
                 token=token_from_json(fields["position"]["token"]),
             ),
             total=Total(**fields["total"]),
+            begins_after=ClusterTime(*fields["begins_after"]) if "begins_after" in fields else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptDataError("an object of the log is no commit", hint=_BROKEN, key=key) from error

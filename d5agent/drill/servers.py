@@ -111,6 +111,8 @@ class Member:
             *("--replSet", options.name, "--oplogSize", str(options.oplog_megabytes)),
             *("--wiredTigerCacheSizeGB", str(options.cache_gigabytes)),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # So that operationTime stays where it is while nothing is written, as a source's may (docs/gateway.md).
+            *("--setParameter", "writePeriodicNoops=false"),
             # A member that is told to stop waits 15 s for its peers; nobody here needs that.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
         ]

@@ -44,13 +44,13 @@ class Replication:
         await self._check_source(coordinator, may_enable=last is None)
         if last is not None:
             last = await self._claim(coordinator, last)
-        # Asked before the stream opens: what happens in between is then in the stream, not before it.
+        # Asked before the stream opens: what happens after it is captured, what happened up to it is not (ADR 32).
         start = Position(cluster_time=await self.source.now(), token=None) if last is None else last.commit.position
         async with self.source.stream(start) as batches:
             first = await anext(batches)
             capture = self._capture(coordinator, last)
             if last is None:
-                await capture.begin(first.position or start)
+                await capture.begin(first.position or start, after=start.cluster_time)
             async with capture.at_work():
                 await capture.become_ready()
                 failure = await capture.follow(batches, first)

@@ -20,11 +20,11 @@ from d5agent.steps.pipeline import Pipeline, Room, read_ahead
 from d5agent.steps.roll_ups import RollUps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from d5agent.core.glance import Event
     from d5agent.core.log import Commit
-    from d5agent.core.operation import Operation, Position
+    from d5agent.core.operation import ClusterTime, Operation, Position
     from d5agent.core.raw import DocumentId
     from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, EventBatch, StateStore
@@ -40,6 +40,7 @@ _WATCH_SECONDS: Final = 10
 _LOOKS_A_CHECK: Final = 6
 _AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
 _EVENTS_A_TURN: Final = 256
+_NEXT_MARK_SECONDS: Final = 0.2
 _BATCHES_TO_SEAL: Final = 3  # read after the request to stop, so that what is in hand can be committed
 
 
@@ -86,10 +87,11 @@ class Capture:
         self._after_fence = 0
         self._is_caught_up = False
         self._not_kept: NotKeptError | None = None
+        self._holds_operations = writer.total.operations > 0
 
-    async def begin(self, position: Position) -> None:
-        """Note where the log begins, as its first commit."""
-        await self._note(await self._writer.publish((), position))
+    async def begin(self, position: Position, *, after: ClusterTime) -> None:
+        """Note where the log begins, as its first commit: `after` is the source's time before the stream was opened."""
+        await self._note(await self._writer.begin(position, after=after))
 
     @asynccontextmanager
     async def at_work(self) -> AsyncGenerator[None]:
@@ -137,7 +139,7 @@ class Capture:
     async def _handle(self, batch: EventBatch) -> None:
         now = self._clock.monotonic()
         segmenter, fence = self._segmenter, self._coordinator.state.fence
-        for number, event in enumerate(batch.events, 1):
+        for number, event in enumerate(await self._belonging(batch.events), 1):
             if number % _EVENTS_A_TURN == 0:
                 await self._clock.sleep(0)  # the next reply is read, and the one after it asked for, meanwhile
             operation = glance(event)
@@ -154,6 +156,33 @@ class Capture:
             await self._handle_silence(batch)
         self._is_caught_up = not batch.events
         self._report()
+
+    async def _belonging(self, events: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the events that belong to the log: a stream that is opened at a time begins with those of that time.
+
+        Once the log holds an operation, nothing is discarded: whatever a source makes of its times, all that comes
+        after the mark by which replication became ready is captured (ADR 32).
+        """
+        begins_after = self._writer.begins_after
+        if self._holds_operations or begins_after is None or not events:
+            return events
+        kept = list(itertools.dropwhile(lambda event: glance(event).cluster_time <= begins_after, events))
+        self._holds_operations = bool(kept)
+        if len(kept) < len(events):
+            await self._discard([glance(event) for event in events[: len(events) - len(kept)]])
+        return kept
+
+    async def _discard(self, operations: Sequence[Event]) -> None:
+        self._coordinator.journal.info(
+            "operations_before_replication_skipped",
+            count=len(operations),
+            namespace=str(operations[0].namespace),
+            cluster_time=str(operations[0].cluster_time),
+        )
+        if any(operation.is_ours and operation.document_id == self._mark for operation in operations):
+            # The source's time has not moved since the log was begun: what an application writes now would be skipped.
+            await self._clock.sleep(_NEXT_MARK_SECONDS)
+            await self.become_ready()
 
     async def _handle_silence(self, batch: EventBatch) -> None:
         now = self._clock.monotonic()

@@ -13,7 +13,7 @@ from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, Transi
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
-    from d5agent.core.operation import Position
+    from d5agent.core.operation import ClusterTime, Position
     from d5agent.core.segment import Segment, SegmentRef
     from d5agent.ports import Clock, ObjectStore
 
@@ -42,11 +42,22 @@ class LogWriter:
     writer: Writer
     last: Link | None
     compresses: bool = False
+    _begins_after: ClusterTime | None = None
 
     @property
     def total(self) -> Total:
         """What the log holds."""
         return Total() if self.last is None else self.last.commit.total
+
+    @property
+    def begins_after(self) -> ClusterTime | None:
+        """The source's time when the log was begun; None: a log of an earlier version."""
+        return self._begins_after if self.last is None else self.last.commit.begins_after
+
+    async def begin(self, position: Position, *, after: ClusterTime) -> Commit:
+        """Publish the first commit: the stream was opened at this position, and the log begins after this time."""
+        self._begins_after = after
+        return await self.publish((), position)
 
     async def store_segment(self, segment: Segment) -> SegmentRef:
         """Store a segment; what the commit will say of it. Until a commit does, it does not exist."""
@@ -80,6 +91,7 @@ class LogWriter:
             segments=refs,
             position=_not_before(position, before),
             total=grown(self.total, refs),
+            begins_after=self.begins_after,
         )
         body = encode_commit(commit)
         if not await self.store.put_once(commit.key, body):

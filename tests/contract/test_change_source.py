@@ -330,6 +330,19 @@ async def test_what_happens_after_now_is_told_from_then_on(captured: Captured) -
     assert await captured.source.now() >= last.cluster_time
 
 
+async def test_an_idle_sources_now_takes_in_its_last_operation(captured: Captured) -> None:
+    orders = captured.collection("orders")
+    await captured.apply(insert(orders, {"_id": 0}))
+    await captured.apply(drop(orders))
+    now = await captured.source.now()
+    (last,) = await captured.read(Position(cluster_time=now, token=None))
+    assert (last.kind, last.cluster_time) == ("drop", now)
+    begin = Position(cluster_time=now, token=None)
+    async with captured.source.stream(begin) as batches:
+        first = await anext(batches)
+    assert _told(await captured.read(first.position)) == [("drop", str(orders))]
+
+
 async def test_a_quiet_stream_gives_empty_batches_with_positions(captured: Captured) -> None:
     orders = captured.collection("orders")
     async with captured.source.stream(None) as batches:

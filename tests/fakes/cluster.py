@@ -83,23 +83,32 @@ class FakeCluster:
     The post-image of an update is looked up when its event is read, so it may be newer than the event, or null. By
     default nothing is found once the collection is dropped, or has another name (MongoDB would find it there: this is
     the harder case); with `looks_up_by_name`, a new collection of the old name answers. `kept_from`: the number of the
-    first event that the cluster still remembers.
+    first event that the cluster still remembers. `moves_while_idle`: its time moves although nothing happens.
     """
 
     clock: Clock
     database: FakeDatabase = field(default_factory=FakeDatabase)
     looks_up_by_name: bool = False
     kept_from: int = 0
+    moves_while_idle: bool = False
     _happened: list[_Happened] = field(default_factory=list)
     _time: ClusterTime = _BEFORE_ALL
     _incarnations: dict[Namespace, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin at the clock's time."""
+        self._tick()
 
     def __len__(self) -> int:
         """How many events there were."""
         return len(self._happened)
 
     def now(self) -> ClusterTime:
-        """Return the cluster's time; what happens from now on is at it, or later."""
+        """Return the cluster's time; while nothing happens it may stay at the time of what happened last."""
+        return self._tick() if self.moves_while_idle else self._time
+
+    def _tick(self) -> ClusterTime:
+        """Return the time of what happens now; it is later than all before it."""
         seconds = max(int(self.clock.now().timestamp()), self._time.seconds)
         increment = self._time.increment + 1 if seconds == self._time.seconds else 1
         self._time = ClusterTime(seconds, increment)
@@ -115,7 +124,7 @@ class FakeCluster:
             if before is not None:
                 self.database = before
             raise
-        time = self.now()
+        time = self._tick()
         for op in ops:
             self._tell(op, time)
 
@@ -181,7 +190,7 @@ class FakeCluster:
         if op.kind == "dropDatabase":
             for name in self.database.names(op.namespace.database):
                 self._tell(Op(kind="drop", namespace=name), time)
-                time = self.now()
+                time = self._tick()
         if op.kind == "drop":
             self.database.drop(op.namespace)
         self._happened.append(

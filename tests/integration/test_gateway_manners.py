@@ -57,6 +57,15 @@ async def test_no_reply_carries_cluster_time(source_server: Mongod) -> None:
         assert "$clusterTime" not in enabled
 
 
+async def test_operation_time_stands_still_while_idle(source_server: Mongod) -> None:
+    async with rig_before(source_server) as rig:
+        await rig.client[fresh_name()].a.insert_one({"_id": 1})
+        before = await rig.now()
+        found = await rig.direct.admin.command({"getParameter": 1, "writePeriodicNoops": 1})
+        assert not found["writePeriodicNoops"]
+        assert await rig.now() == before
+
+
 async def test_no_compression_is_offered(source_server: Mongod) -> None:
     async with rig_before(source_server) as rig:
         hello = await rig.client.admin.command({"hello": 1, "compression": ["zlib"]})

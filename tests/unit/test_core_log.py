@@ -59,6 +59,13 @@ def test_a_commits_bytes_are_those_of_yesterday() -> None:
     assert digest(body) == GOLDEN_DIGEST
 
 
+def test_a_commit_names_where_the_log_begins() -> None:
+    commit = replace(GOLDEN, begins_after=ClusterTime(1_793_600_000, 3))
+    body = encode_commit(commit)
+    assert body.endswith(b',"begins_after":[1793600000,3]}\n')
+    assert decode_commit(body, key=commit.key) == commit
+
+
 def test_yesterdays_roll_up_is_read_and_its_chain_holds() -> None:
     body = (DATA / "rollup-1.jsonl").read_bytes()
     lines = list(decode_rollup(body))

@@ -387,6 +387,7 @@ class WrittenMeanwhile(FakeReader):
 @pytest.mark.parametrize("is_captured", [True, False])
 async def test_what_is_written_while_it_compares_is_not_taken_for_divergence(*, is_captured: bool) -> None:
     stage = Stage()
+    stage.cluster.moves_while_idle = True
     have(stage, "source", "target", _id=1)
     have(stage, "source", _id="undelivered")
     await stage.capture(update(ORDERS, {"_id": 1, "n": 1}))

@@ -111,6 +111,7 @@ async def test_a_mark_that_does_not_come_out_is_given_up_with_a_hint() -> None:
 
 async def test_without_marks_the_fence_is_a_position_past_it_that_told_of_nothing_new() -> None:
     stage = await ready(Stage())
+    stage.cluster.moves_while_idle = True
     stage.source.may_write = False
     async with stage.running(stage.replication()):
         before = stage.cluster.now()
@@ -136,6 +137,7 @@ async def test_without_marks_an_operation_after_the_fence_proves_it() -> None:
 
 async def test_without_marks_a_commit_of_older_operations_proves_nothing() -> None:
     stage = await ready(Stage())
+    stage.cluster.moves_while_idle = True
     stage.source.may_write = False
     async with stage.running(stage.replication(max_segment_seconds=3)):
         await stage.clock.sleep(5)

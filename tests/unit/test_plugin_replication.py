@@ -181,6 +181,7 @@ async def test_a_commit_that_was_stored_although_its_answer_was_lost_is_our_own(
 
 async def test_the_position_moves_on_an_idle_stream_once_a_minute() -> None:
     stage = Stage()
+    stage.cluster.moves_while_idle = True
     async with stage.running(stage.replication()):
         await until(stage.clock, lambda: stage.coordinator.state.ready_at)
         await stage.clock.sleep(2)

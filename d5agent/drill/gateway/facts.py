@@ -21,6 +21,8 @@ FACTS: Final = (
          ("doc",), "test_hello_names_the_gateway_alone"),
     Fact("no-cluster-time", "no reply carries $clusterTime; operationTime is there",
          ("live",), "test_no_reply_carries_cluster_time"),
+    Fact("idle-time", "operationTime stays at the last operation while nothing is written",
+         ("inferred",), "test_operation_time_stands_still_while_idle"),
     Fact("no-compression", "hello offers no compressor",
          ("inferred",), "test_no_compression_is_offered"),
     Fact("no-retryable-writes", "a retryable write is refused with 301",
