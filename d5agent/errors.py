@@ -41,6 +41,13 @@ class TransientError(AgentError):
     exit_code = EXIT_TRANSIENT
 
 
+class UnclassifiedError(TransientError):
+    """A server's answer that the agent has no name for: it may pass, or never.
+
+    Capture is tried again while the retention horizon allows it (ADR 32); everything else fails.
+    """
+
+
 class OperatorError(AgentError):
     """It does not heal by itself: a person must act, and the hint says how."""
 

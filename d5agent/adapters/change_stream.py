@@ -14,9 +14,17 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, hello, replica_set_of, translated, translating
+from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, replica_set_of, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
-from d5agent.adapters.stream_cursor import SIDE, EventTooLargeError, StreamCursor, View, not_enabled
+from d5agent.adapters.stream_cursor import (
+    SIDE,
+    EventTooLargeError,
+    StreamCursor,
+    View,
+    classifying,
+    not_enabled,
+    stream_error,
+)
 from d5agent.core.operation import OWN_DATABASE, ClusterTime, Position, parse_event
 from d5agent.errors import OperatorError, TransientError
 
@@ -64,7 +72,7 @@ class ChangeStreamSource:
         Called again within ten minutes it also looks whether they were kept in between. NotKeptError: they were not.
         """
         try:
-            answer = await hello(self._client, SIDE)
+            answer = await self._hello()
         except TransientError:
             answer = {"setName": await replica_set_of(self._uri, SIDE)}
             if answer["setName"]:
@@ -102,9 +110,9 @@ class ChangeStreamSource:
         except OperationFailure as error:
             if error.code == _UNAUTHORIZED:
                 return False
-            raise translated(error, SIDE) from error
+            raise stream_error(error) from error
         except PyMongoError as error:
-            raise translated(error, SIDE) from error
+            raise stream_error(error) from error
         return True
 
     async def running_writes(self) -> Sequence[str]:
@@ -121,7 +129,7 @@ class ChangeStreamSource:
         """Return the cluster's time (hello.operationTime)."""
 
         async def once() -> ClusterTime:
-            time = (await hello(self._client, SIDE)).get("operationTime")
+            time = (await self._hello()).get("operationTime")
             if time is None:
                 raise OperatorError("the source tells no operationTime", hint="is it a replica set?")
             return ClusterTime(time.time, time.inc)
@@ -159,7 +167,7 @@ class ChangeStreamSource:
     async def _modify_change_streams(self, *, enable: bool) -> None:
         """Switch the cluster-wide change stream ("Enabling change streams", Amazon DocumentDB developer guide)."""
         command = {"modifyChangeStreams": 1, "database": "", "collection": "", "enable": enable}
-        with translating(SIDE):
+        with classifying():
             await self._client.admin.command(command)
 
     async def _check_kept(self) -> None:
@@ -177,8 +185,12 @@ class ChangeStreamSource:
             first = await anext(batches)
         self._kept_since = (now, first.position or position)
 
+    async def _hello(self) -> Mapping[str, Any]:
+        with classifying():
+            return await self._client.admin.command("hello")
+
     async def _is_enabled(self) -> bool:
-        with translating(SIDE):
+        with classifying():
             cursor = await self._client.admin.aggregate([{"$listChangeStreams": 1}])
             enabled = [dict(found) async for found in cursor]
         return any(found.get("database") == "" and found.get("collection") == "" for found in enabled)

@@ -22,7 +22,7 @@ from botocore.exceptions import (
 
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.retry import retrying
-from d5agent.errors import AgentError, OperatorError, TransientError
+from d5agent.errors import AgentError, OperatorError, TransientError, UnclassifiedError
 from d5agent.ports import StoredObject
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _DELETE_BATCH: Final = 1000  # keys a DeleteObjects request takes at most
 _READ_SECONDS: Final = 30
 # The client's own time-out begins when the answer does, or the body has been sent: a server that takes a connection and
 # never says "100 Continue", or stops reading, would hold us for ever.
+_MOST_WORDS: Final = 200
 _UPLOAD_SECONDS: Final = 30
 _SLOWEST_BYTES_A_SECOND: Final = 64 * 1024
 _TAKEN: Final = frozenset({"PreconditionFailed", "412"})
@@ -53,16 +54,29 @@ _HINTS: Final = {
     "AuthorizationHeaderMalformed": "mend [store] region: the bucket is in another one",
     "InvalidBucketName": "mend [store] bucket",
 }
+FINAL: Final = frozenset(_HINTS)
+"""What a person must change before the same request can succeed: docs/failure-modes.md lists each with its reason."""
+
 _SERVER_ERROR: Final = 500
+_TOO_MANY_REQUESTS: Final = 429
 _PASSING: Final = frozenset(
     {
         "BadDigest",  # damaged on its way
+        "BandwidthLimitExceeded",
         "ConditionalRequestConflict",
         "OperationAborted",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
         "RequestTimeout",
+        "RequestTimeoutException",
         "SlowDown",
+        "ThrottledException",
         "Throttling",
+        "ThrottlingException",
         "TooManyRequests",
+        "TooManyRequestsException",
     }
 )
 _PASSING_OF_ONE: Final = _PASSING | {"InternalError", "ServiceUnavailable"}  # of one object among many
@@ -74,12 +88,20 @@ def translated(error: ClientError | BotoCoreError | OSError, *, bucket: str, key
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", "?"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if status >= _SERVER_ERROR or code in _PASSING:
+        if status >= _SERVER_ERROR or status == _TOO_MANY_REQUESTS or code in _PASSING:
             hint = "it passes as a rule; else see the AWS Health Dashboard"
             return TransientError("S3 did not answer well", hint=hint, code=code, status=status, **where)
-        hint = _HINTS.get(code, "see S3's list of error codes")
+        if code not in FINAL:
+            return UnclassifiedError(
+                "S3 refused a request, for a reason that d5agent does not know",
+                hint="see what it says, and S3's list of error codes",
+                code=code,
+                status=status,
+                server_says=str(error.response.get("Error", {}).get("Message", ""))[:_MOST_WORDS],
+                **where,
+            )
         message = "the bucket is missing" if code == "NoSuchBucket" else "S3 refused a request"
-        return OperatorError(message, hint=hint, code=code, **where)
+        return OperatorError(message, hint=_HINTS[code], code=code, **where)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return OperatorError("no AWS credentials", hint="run on an instance with a role, or set AWS_PROFILE", **where)
     if isinstance(error, ParamValidationError):

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from bson import Timestamp
 from bson.codec_options import CodecOptions
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from typing_extensions import override
 
 from d5agent.adapters.mongo import translated
 from d5agent.core import raw
 from d5agent.core.operation import ClusterTime, Position
 from d5agent.core.pages import LazyDocuments
-from d5agent.errors import AgentError, NotKeptError, OperatorError, TransientError
+from d5agent.errors import AgentError, NotKeptError, OperatorError, TransientError, UnclassifiedError
 from d5agent.ports import EventBatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -45,6 +46,11 @@ _NOT_ENABLED_TEXT: Final = "modifyChangeStreams has not been run"
 _CAPPED_POSITION_LOST: Final = 136
 _LOST_ON_MONGODB: Final = frozenset({280, 286})
 _FOREIGN: Final = frozenset({9, 260, 50811})  # 50811: MongoDB's for a token that is not even its own form
+# What a person must change before the same command can succeed: docs/failure-modes.md lists each with its reason.
+_FINAL: Final = frozenset({13, 18, 59, 303, 40324, 40415, 40573})
+# "Resumable errors", MongoDB change streams specification; 462: a server that limits requests.
+_RESUMABLE: Final = frozenset({63, 133, 134, 150, 202, 234, 246, 462, 13388})
+_RESUMABLE_LABEL: Final = "ResumableChangeStreamError"
 _ANSWER_SECONDS: Final = 30  # a getMore waits half a second; a middlebox that forgets one flow answers never
 _OPEN_SECONDS: Final = 300  # from an old position the server looks through all of its log after it
 _CLOSE_SECONDS: Final = 5
@@ -91,8 +97,8 @@ def not_enabled() -> NotKeptError:
     )
 
 
-def stream_error(error: PyMongoError) -> AgentError:
-    """Return what an error of the stream means: the table "error, meaning, what to do" in docs/failure-modes.md."""
+def stream_error(error: PyMongoError | BSONError) -> AgentError:
+    """Return what an error of the stream means: "Which errors end capture" in docs/failure-modes.md."""
     code = error.code if isinstance(error, OperationFailure) else None
     if code == _CAPPED_POSITION_LOST and _NOT_ENABLED_TEXT in str(error):
         return not_enabled()
@@ -116,7 +122,30 @@ def stream_error(error: PyMongoError) -> AgentError:
         )
     if code == _EVENT_TOO_LARGE or (code is not None and _TOO_LARGE_TEXT.search(str(error))):
         return EventTooLargeError("an event is larger than 16 MB", code=code)
-    return translated(error, SIDE)
+    return _other_error(error, code)
+
+
+def _other_error(error: PyMongoError | BSONError, code: int | None) -> AgentError:
+    """Return what an error means that says nothing of the position: only what is named here needs a person."""
+    known = translated(error, SIDE)
+    if isinstance(known, TransientError) or code in _FINAL or isinstance(error, InvalidURI | ConfigurationError):
+        return known
+    if code in _RESUMABLE or (isinstance(error, PyMongoError) and error.has_error_label(_RESUMABLE_LABEL)):
+        return TransientError("the source interrupted the stream", hint="the stream is opened again", **known.facts)
+    return UnclassifiedError(
+        f"{known.message}, for a reason that d5agent does not know",
+        hint="it is tried again until a quarter of the retention is left; see what the server says",
+        **known.facts,
+    )
+
+
+@contextmanager
+def classifying() -> Iterator[None]:
+    """Turn the driver's errors inside the block into what they mean for capture."""
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        raise stream_error(error) from error
 
 
 class ReplyEvents(LazyDocuments):
@@ -208,7 +237,7 @@ class StreamCursor:
             raise TransientError(
                 "the source does not answer", hint="it is asked again on a new connection", seconds=seconds
             ) from error
-        except PyMongoError as error:
+        except (PyMongoError, BSONError) as error:
             raise stream_error(error) from error
         return bytes(reply.raw)
 

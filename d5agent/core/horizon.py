@@ -104,6 +104,14 @@ class Horizon:
         return None if not self.retention_seconds else (self.safe_seconds or 0.0) / self.retention_seconds
 
 
+def may_try_again(horizon: Horizon | None) -> bool:
+    """Whether capture may try again what fails for a reason that nobody knows: while a person can still act in time.
+
+    So it may while it is not known how long the position is safe.
+    """
+    return horizon is None or horizon.level < Level.QUARTER
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossing:
     """A change of level that deserves a line in the journal."""

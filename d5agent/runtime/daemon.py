@@ -11,8 +11,9 @@ import structlog
 
 from d5agent.core import cutover, phase
 from d5agent.core.ending import forced
+from d5agent.core.horizon import may_try_again
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
-from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError
+from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError, UnclassifiedError
 from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.phase_file import PhaseFile
 from d5agent.runtime.stopping import drained
@@ -22,6 +23,7 @@ from d5agent.steps.parallel import forget_cancellations, leaf_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from d5agent.core.horizon import Horizon
     from d5agent.ports import Clock, StateStore
     from d5agent.service import Plugin
 
@@ -45,7 +47,7 @@ class Daemon:
     """Hosts the services of one agent. `plugins` makes a service anew each time that it starts.
 
     `is_live`: restore follows the log until the cutover; `accept_writes` opens the application again when that is
-    called off.
+    called off. `horizon`: how long the saved position is still safe.
     """
 
     plugins: Mapping[Service, Callable[[], Plugin]]
@@ -54,6 +56,7 @@ class Daemon:
     drain_seconds: float
     is_live: bool = False
     accept_writes: Callable[[], Awaitable[None]] | None = None
+    horizon: Callable[[], Horizon | None] = lambda: None
     followers: Followers = field(default_factory=Followers)
     facts: dict[Service, dict[str, object]] = field(default_factory=dict)
     exit_code: int = EXIT_DONE
@@ -230,7 +233,7 @@ class Daemon:
             await plugin.run(Surroundings(self, service, journal, stopping))
         except (Exception, BaseExceptionGroup) as raised:  # noqa: BLE001 -- the top of a task: all ends here
             forget_cancellations()
-            error = leaf_of(raised)
+            error = self._decided(service, leaf_of(raised))
             if isinstance(error, AgentError):
                 cause = type(error.__cause__).__name__ if error.__cause__ else None
                 journal.error("service_failed", error=error.message, hint=error.hint, cause=cause, **named(error.facts))
@@ -238,6 +241,23 @@ class Daemon:
             journal.error("service_failed", error=f"a bug: {type(error).__name__}", exc_info=error)
             return TransientError(f"a bug: {type(error).__name__}", hint="report the traceback in the journal")
         return None
+
+    def _decided(self, service: Service, error: BaseException) -> BaseException:
+        """Return the error, or, where it must not be tried again although it might pass, one that calls a person."""
+        if not isinstance(error, UnclassifiedError):
+            return error
+        if service is not Service.REPLICATION:
+            hint = f"see what the server says; then type: d5agent start {service}"
+        elif may_try_again(self.horizon()):
+            return error
+        else:
+            hint = (
+                "a quarter of the retention is left: lengthen it now, see what the server says (docs/failure-modes.md, "
+                "'Which errors end capture'), then type: d5agent start replication"
+            )
+        final = OperatorError(error.message, hint=hint, **error.facts)
+        final.__cause__ = error.__cause__
+        return final
 
     async def _conclude(self, service: Service, error: AgentError | None, journal: ServiceJournal) -> None:
         if isinstance(error, LogHeldError):

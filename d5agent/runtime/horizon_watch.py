@@ -65,6 +65,14 @@ class HorizonWatch:
     tracker: HorizonTracker = field(default_factory=HorizonTracker)
     _reason_told: str = ""
 
+    def __post_init__(self) -> None:
+        """Let the daemon ask."""
+        self.daemon.horizon = self.horizon
+
+    def horizon(self) -> Horizon | None:
+        """Return how things stand now; None: not known."""
+        return self.tracker.at(self.daemon.clock.monotonic())
+
     async def keep(self) -> None:
         """Watch for ever. A bug in here is told, and stops no capture."""
         while True:

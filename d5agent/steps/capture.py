@@ -13,7 +13,7 @@ from d5agent.core.log import is_rollup_due, token_to_json
 from d5agent.core.operation import parse_event
 from d5agent.core.segmenter import Cut, Segmenter
 from d5agent.core.services import ACTIVE, Service
-from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError
+from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError, UnclassifiedError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 from d5agent.steps.parallel import beside
 from d5agent.steps.pipeline import Pipeline, Room, read_ahead
@@ -240,6 +240,8 @@ class Capture:
         last = self._writer.last
         try:
             await self._source.check(before_enabling=None)
+        except UnclassifiedError as error:
+            self._coordinator.journal.warning("source_not_checked", error=str(error), hint=error.hint)
         except TransientError:
             pass  # the stream meets the same, and has its own patience
         except NotKeptError as error:

@@ -62,6 +62,9 @@ async def test_faults_that_pass_within_the_tries_of_a_request(rig: AgentRig, pro
         for act, keys in (
             (refuse(500, "InternalError"), LOG),
             (refuse(503, "SlowDown"), LOG),
+            (refuse(429, "Whatever"), LOG),
+            (refuse(400, "ThrottlingException"), LOG),
+            (refuse(400, "RequestTimeoutException"), COMMITS),
             (refuse(409, "ConditionalRequestConflict"), COMMITS),
             (tear_upload(), LOG),
             (lose_answer(), LOG),
@@ -77,6 +80,7 @@ async def test_faults_that_pass_within_the_tries_of_a_request(rig: AgentRig, pro
 
 OUTAGES: dict[str, tuple[Callable[[], Act], str]] = {
     "503-everywhere": (lambda: refuse(503, "ServiceUnavailable"), ""),
+    "unknown-code": (lambda: refuse(400, "SomethingNew"), LOG),
     "torn-half-way": (tear_upload, LOG),
     "answers-to-commits-lost": (lose_answer, COMMITS),
 }

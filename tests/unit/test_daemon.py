@@ -12,10 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
+from d5agent.core.horizon import Horizon
 from d5agent.core.operation import ClusterTime
 from d5agent.core.phase_codec import PHASE, decode_phase, encode_phase
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
-from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError
+from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError, UnclassifiedError
 from d5agent.runtime.daemon import Daemon
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
@@ -206,6 +207,44 @@ async def test_what_needs_a_person_fails_the_service_with_its_error_and_hint() -
     (failed,) = [log for log in logs if log["event"] == "service_failed"]
     assert (failed["error"], failed["error_"], failed["key"]) == ("the position is lost", "x", "k")
     assert daemon.exit_code == 0
+
+
+def _unknown(count: int) -> list[BaseException]:
+    return [UnclassifiedError("the source refused", hint="see", code=8, server_says="words") for _ in range(count)]
+
+
+async def test_an_unknown_error_of_capture_is_tried_again_in_the_servers_words() -> None:
+    house = House()
+    house.workers[Service.REPLICATION].errors = _unknown(100)
+    with capture_logs() as logs:
+        async with house.up() as daemon:
+            horizon = Horizon(lag_seconds=0, age_seconds=50, retention_seconds=100, catch_up_rate=None)
+            daemon.horizon = lambda: horizon
+            await daemon.start(Phase.REPLICATION)
+            row = await house.until_status(Service.REPLICATION, Status.WAITING)
+            assert row.error == "the source refused (code=8, server_says=words)"
+            assert row.reason == "trying again in 2 s"
+            await house.clock.sleep(200)
+            assert daemon.state.status(Service.REPLICATION) is Status.WAITING
+            horizon = replace(horizon, age_seconds=75)
+            row = await house.until_status(Service.REPLICATION, Status.FAILED)
+    assert row.error == "the source refused (code=8, server_says=words)"
+    assert "d5agent start replication" in row.hint
+    assert "a quarter of the retention is left" in row.hint
+    failed = [log for log in logs if log["event"] == "service_failed"]
+    assert len(failed) > 5
+    assert {(log["log_level"], log["server_says"]) for log in failed} == {("error", "words")}
+
+
+async def test_an_unknown_error_of_another_service_fails_it() -> None:
+    house = House()
+    await house.remember(READY)
+    house.workers[Service.BACKUP].errors = _unknown(1)
+    async with house.up() as daemon:
+        await daemon.start(Service.BACKUP)
+        row = await house.until_status(Service.BACKUP, Status.FAILED)
+    assert "d5agent start backup" in row.hint
+    assert "server_says=words" in row.error
 
 
 async def test_a_failed_service_may_be_started_again() -> None:

@@ -118,6 +118,18 @@ async def test_status_says_how_long_the_position_is_safe_by_the_clusters_clock()
     assert found["operations"] == 1
 
 
+async def test_the_daemon_asks_how_long_the_position_is_safe() -> None:
+    rig = Rig()
+    assert rig.daemon.horizon() is None
+    rig.report(BEGAN - HOUR, is_caught_up=False)
+    async with rig.watched():
+        await rig.clock.advance(10)
+        rig.daemon.facts[Service.REPLICATION] = {}  # as each new attempt begins
+        horizon = rig.daemon.horizon()
+    assert horizon is not None
+    assert horizon.safe_seconds == 10_800 - HOUR - 12
+
+
 async def test_catching_up_has_a_rate_and_an_end() -> None:
     rig = Rig()
     async with rig.watched():

@@ -9,6 +9,7 @@
 | failover | seconds, upstream | connections are cut; not primary for that long; then the upstream named |
 | expireLog | seconds | positions older than that (default: any before now) are lost |
 | maxCursors | count | at most so many change streams at once; null lifts it |
+| refuseStreams | code, count | so many readings of change streams (aggregate, getMore) fail with that code |
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from d5agent.drill.child import pause
+from d5agent.drill.gateway.refusals import RefusedError
 
 
 @dataclass(slots=True)
@@ -26,6 +28,8 @@ class Faults:
     delay_seconds: float = 0.0
     max_cursors: int | None = None
     failing_over: bool = False
+    stream_error: int = 0
+    stream_refusals: int = 0
     _lit: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -43,6 +47,12 @@ class Faults:
             return False
         await self._lit.wait()
         return True
+
+    def check_stream(self) -> None:
+        """Raise while change streams are to be refused."""
+        if self.stream_refusals:
+            self.stream_refusals -= 1
+            raise RefusedError(self.stream_error, "a drill")
 
     def darken(self, seconds: float, then: Callable[[], object]) -> None:
         self._lit.clear()
@@ -73,4 +83,5 @@ class Faults:
             "dark": self.is_dark,
             "failingOver": self.failing_over,
             "maxCursors": self.max_cursors,
+            "streamRefusals": self.stream_refusals,
         }

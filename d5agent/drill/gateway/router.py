@@ -110,6 +110,7 @@ class Router:
         _, _, _, value, end = next(elements(raw, request.message.body))
         cursor_id = int.from_bytes(raw[value:end], "little", signed=True)
         if stream := self._replies.streams.get(cursor_id):
+            self._cluster.faults.check_stream()
             return Forward(raw, self._replies.stream(stream, cursor_id))
         if shape_rows := self._replies.listings.pop(cursor_id, None):
             return Forward(raw, self._replies.listing(shape_rows))
@@ -130,6 +131,7 @@ class Router:
 
     def _open_stream(self, request: Request) -> Forward:
         cluster = self._cluster
+        cluster.faults.check_stream()
         limit = cluster.faults.max_cursors
         if limit is not None and len(self._replies.streams) >= limit:
             raise RefusedError(facts.CURSOR_QUOTA, facts.TOO_MANY_CURSORS)

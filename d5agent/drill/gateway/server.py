@@ -124,6 +124,8 @@ class Gateway:
                 self._later_fail_over(document)
             case "maxCursors":
                 faults.max_cursors = document["count"]
+            case "refuseStreams":
+                faults.stream_error, faults.stream_refusals = document["code"], document["count"]
             case "status":
                 return self.status()
             case _:
