@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 from bson.codec_options import CodecOptions
 from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from d5agent.adapters.mongo import SYSTEM_DATABASES, Client, translating
 from d5agent.adapters.retry import retrying
 from d5agent.core import raw
 from d5agent.core.operation import OWN_DATABASE, Namespace
 from d5agent.core.pages import FoundDocuments, RawPage
-from d5agent.errors import TransientError
+from d5agent.errors import OperatorError, TransientError
 from d5agent.ports import CollectionFacts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from pymongo.asynchronous.client_session import AsyncClientSession
-    from pymongo.asynchronous.collection import AsyncCollection
 
     from d5agent.core.raw import DocumentId
     from d5agent.core.unique_key import Key, UniqueIndex
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 
 _NAMESPACE_NOT_FOUND: Final = 26
 _KEYS: Final = 200  # of a unique index asked for at a time
-# Said aloud: without it the collection's own collation counts, which the index may not have.
 _SIMPLE: Final = {"locale": "simple"}
-_RAW: Final = CodecOptions(document_class=RawBSONDocument)
+# An index may be on a field, or a filter may hold a string, that is not UTF-8.
+_RAW: Final = CodecOptions(document_class=RawBSONDocument, unicode_decode_error_handler="backslashreplace")
 _FIRST_PAGE: Final = 100  # documents
 _MOST_DOCUMENTS: Final = 10_000
 _PAGE_BYTES: Final = 1024 * 1024  # aimed at; the server cuts a page at 16 MiB
@@ -62,12 +61,13 @@ class MongoReader:
 
         async def once() -> list[Namespace]:
             found = []
-            with translating(self._side):
-                for database in await self._client.list_database_names():
-                    if database in SYSTEM_DATABASES or database == OWN_DATABASE:
-                        continue
-                    names = await self._client[database].list_collection_names(filter={"type": "collection"})
-                    found += [Namespace(database, name) for name in names if not name.startswith("system.")]
+            reply = await self._command("admin", {"listDatabases": 1, "nameOnly": True})
+            for database in map(_name, raw.documents_of(reply, raw.spans(reply)[b"databases"][1])):
+                if database in SYSTEM_DATABASES or database == OWN_DATABASE:
+                    continue
+                command: dict[str, Any] = {"listCollections": 1, "filter": {"type": "collection"}, "cursor": {}}
+                names = [_name(bytes(row.raw)) for row in await self._documents(database, command)]
+                found += [Namespace(database, name) for name in names if not name.startswith("system.")]
             return sorted(found, key=str)
 
         return await retrying(once, clock=self._clock)
@@ -77,27 +77,29 @@ class MongoReader:
 
         async def once() -> FoundDocuments:
             # One more than there can be: the server sees that nothing is left, and closes the cursor by itself.
-            which = {"filter": RawBSONDocument(raw.any_of_filter(ids)), "batchSize": len(ids) + 1}
-            async with aclosing(self._pages(namespace, which)) as pages:
+            which = {"filter": RawBSONDocument(raw.any_of_filter(ids)), "batchSize": len(ids) + 1, "sort": {"_id": 1}}
+            async with aclosing(self._found(namespace, which)) as pages:
                 return FoundDocuments([page async for page in pages])
 
         return await retrying(once, clock=self._clock)
 
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
         """Yield a collection in the server's `_id` order. It does not go on after an error: begin it again."""
-        async with aclosing(self._pages(namespace, {"batchSize": _FIRST_PAGE})) as pages:
+        async with aclosing(self._found(namespace, {"batchSize": _FIRST_PAGE, "sort": {"_id": 1}})) as pages:
             async for page in pages:
                 yield page
 
-    async def _pages(self, namespace: Namespace, find: dict[str, Any]) -> AsyncGenerator[RawPage]:
-        """Yield what a find returns, in `_id` order, as the replies come; pages of about a megabyte after the first."""
+    def _found(self, namespace: Namespace, find: dict[str, Any]) -> AsyncGenerator[RawPage]:
+        return self._pages(namespace.database, {"find": namespace.collection, **find})
+
+    async def _pages(self, database: str, command: dict[str, Any]) -> AsyncGenerator[RawPage]:
+        """Yield what a command's cursor returns, as the replies come; pages of about a megabyte after the first."""
         session = self._client.start_session(causal_consistency=False)  # DocumentDB has none (303)
-        name, cursor = namespace.collection, 0
+        name, cursor = "", 0
         try:
-            command = {"find": name, **find, "sort": {"_id": 1}}
             while True:
-                reply = await self._command(namespace.database, command, session)
-                cursor, page = _read(reply)
+                reply = await self._command(database, command, session)
+                cursor, name, page = _read(reply)
                 del reply  # large, and the next one comes while this page is worked on
                 if page.size > _EMPTY_ARRAY:
                     yield page
@@ -108,9 +110,16 @@ class MongoReader:
                 command = {"getMore": cursor, "collection": name, "batchSize": batch_size}
         finally:
             # Shielded: a cursor left open counts against the cluster's quota.
-            await asyncio.shield(self._close(namespace, cursor, session))
+            await asyncio.shield(self._close(database, name, cursor, session))
 
-    async def _command(self, database: str, command: dict[str, Any], session: AsyncClientSession) -> bytes:
+    async def _documents(self, database: str, command: dict[str, Any]) -> list[RawBSONDocument]:
+        """Return all that a command's cursor returns."""
+        async with aclosing(self._pages(database, command)) as pages:
+            return [RawBSONDocument(document, _RAW) async for page in pages for document in page]
+
+    async def _command(
+        self, database: str, command: dict[str, Any], session: AsyncClientSession | None = None
+    ) -> bytes:
         try:
             with translating(self._side):
                 async with asyncio.timeout(self._answer_seconds):
@@ -121,21 +130,24 @@ class MongoReader:
             ) from error
         return bytes(reply.raw)
 
-    async def _close(self, namespace: Namespace, cursor: int, session: AsyncClientSession) -> None:
+    async def _close(self, database: str, name: str, cursor: int, session: AsyncClientSession) -> None:
         with suppress(PyMongoError, TimeoutError):  # a server that is gone has closed it
             if cursor:
-                command = {"killCursors": namespace.collection, "cursors": [cursor]}
+                command = {"killCursors": name, "cursors": [cursor]}
                 async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._client[namespace.database].command(command, session=session)
+                    await self._client[database].command(command, session=session)
         await session.end_session()
 
     async def count(self, namespace: Namespace, *, exactly: bool) -> int:
         """Return the number of documents. After a crash the number that is written down may be wrong."""
 
         async def once() -> int:
-            collection = self._collection(namespace)
-            with translating(self._side):
-                return await (collection.count_documents({}) if exactly else collection.estimated_document_count())
+            if not exactly:
+                reply = await self._command(namespace.database, {"count": namespace.collection})
+                return int(RawBSONDocument(reply)["n"])
+            count = {"$group": {"_id": None, "n": {"$sum": 1}}}
+            command: dict[str, Any] = {"aggregate": namespace.collection, "pipeline": [count], "cursor": {}}
+            return sum([int(row["n"]) for row in await self._documents(namespace.database, command)])
 
         return await retrying(once, clock=self._clock)
 
@@ -143,10 +155,9 @@ class MongoReader:
         """Return indexes and options."""
 
         async def once() -> CollectionFacts:
-            with translating(self._side):
-                database = self._client[namespace.database]
-                found = [dict(c) async for c in await database.list_collections(filter={"name": namespace.collection})]
-                indexes = await self._indexes(namespace) if found else {}
+            command: dict[str, Any] = {"listCollections": 1, "filter": {"name": namespace.collection}, "cursor": {}}
+            found = await self._documents(namespace.database, command)
+            indexes = await self._indexes(namespace) if found else {}
             options = found[0].get("options", {}) if found else {}
             return CollectionFacts(indexes=indexes, options=_options(options), exists=bool(found))
 
@@ -160,32 +171,35 @@ class MongoReader:
             for at in range(0, len(keys), _KEYS):
                 equal = [_equalities(index, key) for key in keys[at : at + _KEYS]]
                 which = {"$and": [{"$or": equal}, *_is_in(index)]}
-                fields = dict.fromkeys(index.fields, 1)
-                with translating(self._side):
-                    documents = self._collection(namespace).find(which, fields, collation=index.collation or _SIMPLE)
-                    found += [bytes(document.raw) async for document in documents]
+                # Said aloud: without it the collection's own collation counts, which the index may not have.
+                collation = index.collation or _SIMPLE
+                find = {"filter": which, "projection": dict.fromkeys(index.fields, 1), "collation": collation}
+                async with aclosing(self._found(namespace, find)) as pages:
+                    found += [document async for page in pages for document in page]
             return found
 
         return await retrying(once, clock=self._clock)
 
     async def _indexes(self, namespace: Namespace) -> dict[str, str]:
         try:
-            found = [dict(index) async for index in await self._collection(namespace).list_indexes()]
-        except OperationFailure as error:
-            if error.code == _NAMESPACE_NOT_FOUND:
+            found = await self._documents(namespace.database, {"listIndexes": namespace.collection, "cursor": {}})
+        except OperatorError as error:
+            if error.facts.get("code") == _NAMESPACE_NOT_FOUND:
                 return {}
             raise
         return {index["name"]: _normalised(index) for index in found if index["name"] != "_id_"}
 
-    def _collection(self, namespace: Namespace) -> AsyncCollection[RawBSONDocument]:
-        return self._client[namespace.database][namespace.collection or ""]
 
-
-def _read(reply: bytes) -> tuple[int, RawPage]:
-    """Return a reply's cursor id (0: it has ended) and its documents, which are not looked at."""
+def _read(reply: bytes) -> tuple[int, str, RawPage]:
+    """Return a reply's cursor id (0: it has ended), its collection, and its documents, which are not looked at."""
     cursor = raw.spans(reply, raw.spans(reply)[b"cursor"][1])
     _, start, end = cursor.get(b"nextBatch") or cursor[b"firstBatch"]
-    return raw.int64_at(reply, cursor[b"id"]), RawPage(reply[start:end])
+    _, collection = raw.text_at(reply, cursor[b"ns"]).split(".", maxsplit=1)  # no database has a dot
+    return raw.int64_at(reply, cursor[b"id"]), collection, RawPage(reply[start:end])
+
+
+def _name(row: bytes) -> str:
+    return raw.text_at(row, raw.spans(row)[b"name"])
 
 
 def _is_in(index: UniqueIndex) -> list[Mapping[str, Any]]:
@@ -194,9 +208,8 @@ def _is_in(index: UniqueIndex) -> list[Mapping[str, Any]]:
     return [*partial, {"$or": [{field: {"$exists": True}} for field in index.fields]}] if index.is_sparse else partial
 
 
-def _equalities(index: UniqueIndex, key: Key) -> dict[str, Any]:
-    # $eq: a value that is a regular expression is meant as itself.
-    return {field: {"$eq": value} for field, value in zip(index.fields, key, strict=True)}
+def _equalities(index: UniqueIndex, key: Key) -> RawBSONDocument:
+    return RawBSONDocument(raw.equality_filter(dict(zip(index.fields, key, strict=True))))
 
 
 def _normalised(index: Mapping[str, Any]) -> str:

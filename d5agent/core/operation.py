@@ -92,11 +92,11 @@ def namespace_of(value: bytes) -> Namespace:
     """Return the namespace that `ns` or `to` holds; a stream tells of the same few again and again."""
     database: str | None = None
     collection: str | None = None
-    for part in raw.elements(value):
-        if part.name == b"db":
-            database = raw.string_at(value, part)
-        elif part.name == b"coll":
-            collection = raw.string_at(value, part)
+    for name, part in raw.spans(value).items():
+        if name == b"db":
+            database = raw.text_at(value, part)
+        elif name == b"coll":
+            collection = raw.text_at(value, part)
     if database is None:
         raise CorruptDataError("a change event's namespace has no database")
     return Namespace(database, collection)

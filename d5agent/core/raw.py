@@ -12,18 +12,28 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NewType
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 DocumentId = NewType("DocumentId", bytes)
-"""An `_id` as it stands in BSON: one type byte, then the value."""
+"""An `_id`, or another value, as it stands in BSON: one type byte, then the value."""
 
 _INT32: Final = struct.Struct("<i")
 _TIMESTAMP: Final = struct.Struct("<II")  # increment first, seconds second
 
+DOUBLE: Final = 0x01
 STRING: Final = 0x02
 DOCUMENT: Final = 0x03
+ARRAY: Final = 0x04
 OBJECT_ID: Final = 0x07
+BOOLEAN: Final = 0x08
+DATE: Final = 0x09
+NULL: Final = 0x0A
+SYMBOL: Final = 0x0E
+CODE_WITH_SCOPE: Final = 0x0F
 INT32: Final = 0x10
+TIMESTAMP: Final = 0x11
+INT64: Final = 0x12
+DECIMAL128: Final = 0x13
 
 _FIXED_SIZES: Final = {
     0x01: 8,  # double
@@ -187,8 +197,13 @@ def document_id(document: bytes) -> DocumentId:
             return DocumentId(document[4:5] + document[_ID_VALUE : _ID_VALUE + size])
     for element in elements(document):
         if element.name == b"_id":
-            return DocumentId(bytes((element.type,)) + document[element.start : element.end])
+            return value_at(document, element)
     raise CorruptDataError("a document without _id")
+
+
+def value_at(document: bytes, element: Element) -> DocumentId:
+    """Return the value of an element, as an `_id` is held."""
+    return DocumentId(bytes((element.type,)) + document[element.start : element.end])
 
 
 def id_document(id_: DocumentId) -> bytes:
@@ -203,13 +218,24 @@ def any_of_filter(ids: Sequence[DocumentId]) -> bytes:
     return _enclosed(b"\x03_id\0" + _enclosed(inner))
 
 
+def equality_filter(values: Mapping[str, DocumentId]) -> bytes:
+    """Return the raw filter `{<field>: {$eq: <value>}, …}`: a value that is a regular expression is meant as itself."""
+    conditions = (
+        b"\x03" + name.encode() + b"\0" + _enclosed(value[:1] + b"$eq\0" + value[1:]) for name, value in values.items()
+    )
+    return _enclosed(b"".join(conditions))
+
+
 def _enclosed(elements_: bytes) -> bytes:
     return _INT32.pack(len(elements_) + 5) + elements_ + b"\0"
 
 
-def string_at(document: bytes, element: Element) -> str:
-    """Return the text of a string element."""
-    return document[element.start + 4 : element.end - 1].decode()
+def text_at(document: bytes, span: Span) -> str:
+    """Return the text of a string, which a server may store although it is not UTF-8: `str.encode` gives it back.
+
+    (With `errors="surrogateescape"`.)
+    """
+    return document[span[1] + 4 : span[2] - 1].decode(errors="surrogateescape")
 
 
 def int64_at(document: bytes, span: Span) -> int:

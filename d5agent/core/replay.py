@@ -12,6 +12,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from d5agent.core.identity import Identity, identity_of
 from d5agent.core.operation import BARRIER_KINDS, ClusterTime, Namespace, Operation
 from d5agent.core.raw import DocumentId
 from d5agent.errors import OperatorError
@@ -39,6 +40,14 @@ class Write(NamedTuple):
     is_new: bool = False
 
 
+class _Doubt(NamedTuple):
+    """A document whose last event did not say what it is now; fields as of a Write."""
+
+    id: DocumentId
+    document: None = None
+    is_new: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteBatch:
     """Writes to one namespace, each to another document."""
@@ -49,11 +58,15 @@ class WriteBatch:
 
 @dataclass(slots=True)
 class Window:
-    """The operations since the last flush, compacted. `bytes` is about what it holds in memory."""
+    """The operations since the last flush, compacted. `bytes` is about what it holds in memory.
+
+    A document is known by what its `_id` is to the server: a replacement may turn its 1 into 1.0, and the next event
+    names it so.
+    """
 
     bytes: int = 0
     operations: int = 0
-    _states: dict[Namespace, dict[DocumentId, Write | None]] = field(default_factory=dict)
+    _states: dict[Namespace, dict[Identity, Write | _Doubt]] = field(default_factory=dict)
 
     def add(self, change: Change) -> None:
         """Take one document operation, in order."""
@@ -62,32 +75,27 @@ class Window:
         if states is None:
             states = self._states[namespace] = {}
         self.operations += 1
-        if kind == "delete":
-            document = None
-        elif document is None:
-            before = states.get(id_)
-            self.bytes += _OVERHEAD - (len(before[1] or b"") if before else 0)
-            states[id_] = None  # in doubt
+        place = identity_of(id_)
+        before = states.get(place)
+        self.bytes -= len(before[1] or b"") if before else -_OVERHEAD
+        if document is None and kind != "delete":
+            states[place] = _Doubt(id_)
             return
-        if id_ in states:
-            before = states[id_]
-            is_new = before is not None and before[2]
-            self.bytes += len(document or b"") - (len(before[1] or b"") if before else 0)
-        else:
-            is_new = kind == "insert"
-            self.bytes += _OVERHEAD + len(document or b"")
-        states[id_] = _new(Write, (id_, document, is_new))
+        is_new = kind == "insert" if before is None else before[2]
+        document = None if kind == "delete" else document
+        self.bytes += len(document or b"")
+        states[place] = _new(Write, (id_, document, is_new))
 
     def take_up(self, waiting: Iterable[Failure]) -> None:
         """Try again, with this window, what was refused before it, unless it knows better."""
         for failure in waiting:
-            self._states.setdefault(failure.namespace, {}).setdefault(failure.write.id, failure.write)
+            self._states.setdefault(failure.namespace, {}).setdefault(identity_of(failure.write.id), failure.write)
 
     def batches(self, lanes: int) -> list[WriteBatch]:
         """Return the writes by namespace, spread over lanes so that each holds about as many; few are not spread."""
         batches = []
         for namespace, states in self._states.items():
-            writes = tuple(write for write in states.values() if write is not None)
+            writes = tuple(write for write in states.values() if isinstance(write, Write))
             parts = max(1, min(lanes, len(writes) // _SPREAD_WRITES))
             step = max(1, -(-len(writes) // parts))
             batches += [
@@ -98,16 +106,16 @@ class Window:
     def touched(self) -> Iterator[tuple[Namespace, tuple[DocumentId, ...]]]:
         """Yield the documents that the window's operations concern, by namespace."""
         for namespace, states in self._states.items():
-            yield namespace, tuple(states)
+            yield namespace, tuple(write.id for write in states.values())
 
     def settle(self, doubts: Doubts) -> None:
         """Update what is in doubt by what this window knows."""
         for namespace, states in self._states.items():
-            for id_, write in states.items():
-                if write is None:
-                    doubts.add(namespace, id_)
+            for write in states.values():
+                if isinstance(write, _Doubt):
+                    doubts.add(namespace, write.id)
                 else:
-                    doubts.remove(namespace, id_)
+                    doubts.remove(namespace, write.id)
 
 
 def unknown_operation(operation: Operation) -> OperatorError:

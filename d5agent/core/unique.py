@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from d5agent.core.unique_key import identity_of
+from d5agent.core.identity import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.identity import identity_of
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Failure, Write, WriteBatch, absent, again, split_conflicts, split_deletes
 from d5agent.core.unique import Conflict, Place, place_of, untangle
-from d5agent.core.unique_key import identity_of, keys_of, unique_indexes
+from d5agent.core.unique_key import keys_of, unique_indexes
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:

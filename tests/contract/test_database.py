@@ -442,10 +442,11 @@ async def test_who_holds_a_value_of_a_unique_index(
     await database.make_unique(namespace, index)
     await database.write(namespace, {"_id": "it", **document}, {"_id": "other", "u": "none", "v": "of these", "p": 1})
     (known,) = unique_indexes((await database.reader.facts(namespace)).indexes)
-    holders = await database.reader.holders(namespace, known, asked)
+    keys = [tuple(map(raw_id, key)) for key in asked]
+    holders = await database.reader.holders(namespace, known, keys)
     assert [document_id(holder) for holder in holders] == ([raw_id("it")] if expected else [])
     values = {comparable(known, key) for holder in holders for key in keys_of(known, holder, is_in=True)}
-    assert bool(values & {comparable(known, key) for key in asked}) is expected
+    assert bool(values & {comparable(known, key) for key in keys}) is expected
 
 
 async def test_a_thousand_values_are_asked_for_at_once(database: Database) -> None:
@@ -453,4 +454,4 @@ async def test_a_thousand_values_are_asked_for_at_once(database: Database) -> No
     await database.make_unique(namespace, UniqueIndex(("u",)))
     await database.write(namespace, *[{"_id": number, "u": number} for number in range(0, 1_000, 2)])
     (known,) = unique_indexes((await database.reader.facts(namespace)).indexes)
-    assert len(await database.reader.holders(namespace, known, [(number,) for number in range(1_000)])) == 500
+    assert len(await database.reader.holders(namespace, known, [(raw_id(number),) for number in range(1_000)])) == 500

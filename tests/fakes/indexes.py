@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bson import decode, encode
 
-from d5agent.core.raw import DocumentId, document_id, id_document
+from d5agent.core.raw import DocumentId, document_id, elements, id_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from d5agent.core.raw import Element
+
 _NUMBERS: Final = frozenset({0x01, 0x10, 0x12, 0x13})
 _STRING: Final = 0x02
+_DOCUMENT: Final = 0x03
+_NESTING: Final = frozenset({_DOCUMENT, 0x04})
+_CODE_WITH_SCOPE: Final = 0x0F
+_TEXTS: Final = frozenset({_STRING, 0x0E})  # a symbol is a string to the server
 Identity = tuple[int, Fraction, bytes]
 _OF_AN_EMPTY_ARRAY: Final[Identity] = (0x06, Fraction(0), b"")
 
@@ -86,12 +92,34 @@ def _as_id(value: object) -> DocumentId:
 
 @lru_cache(maxsize=100_000)
 def identity(id_: DocumentId) -> Identity:
-    """Return what tells values apart, and orders `_id`s: numbers are equal whatever their type (1 is 1.0)."""
-    if id_[0] not in _NUMBERS:
-        return (id_[0], Fraction(0), id_[5:] if id_[0] == _STRING else id_[1:])
+    """Return what tells values apart, and orders `_id`s: numbers are equal whatever their type (1 is 1.0).
+
+    So they are inside documents and arrays, whose fields and elements count in their order.
+    """
+    type_ = id_[0]
+    if type_ in _NESTING:
+        named = type_ == _DOCUMENT
+        inner = [(e.name if named else b"", _text(identity(_value_of(id_[1:], e)))) for e in elements(id_[1:])]
+        return (type_, Fraction(0), repr(inner).encode())
+    if type_ == _CODE_WITH_SCOPE:
+        scope = 9 + int.from_bytes(id_[5:9], "little")
+        inner = [(id_[9:scope], _text(identity(DocumentId(b"\x03" + id_[scope:]))))]
+        return (type_, Fraction(0), repr(inner).encode())
+    if type_ not in _NUMBERS:
+        is_text = type_ in _TEXTS
+        return (_STRING if is_text else type_, Fraction(0), id_[5:] if is_text else id_[1:])
     value = decode(id_document(id_))["_id"]
     number = value.to_decimal() if hasattr(value, "to_decimal") else value
     try:
         return (1, Fraction(number), b"")
     except (ValueError, OverflowError):  # not a number, or infinite
         return (1, Fraction(0), str(float(number)).encode())
+
+
+def _text(found: Identity) -> str:
+    type_, number, rest = found
+    return f"{type_} {number.numerator:x}/{number.denominator:x} {rest!r}"
+
+
+def _value_of(document: bytes, element: Element) -> DocumentId:
+    return DocumentId(bytes((element.type,)) + document[element.start : element.end])

@@ -17,11 +17,12 @@ from d5agent.core.raw import (
     document_id,
     documents_of,
     elements,
+    equality_filter,
     id_document,
     int64_at,
     spans,
     split_documents,
-    string_at,
+    text_at,
     timestamp_in,
 )
 from d5agent.errors import CorruptDataError
@@ -140,10 +141,19 @@ def test_many_ids_become_one_filter() -> None:
     assert any_of_filter([]) == encode({"_id": {"$in": []}})
 
 
+def test_a_text_that_is_not_utf8_can_be_given_back() -> None:
+    document = encode({"text": "xx"}).replace(b"xx", b"\xff\xed")
+    assert text_at(document, spans(document)[b"text"]).encode(errors="surrogateescape") == b"\xff\xed"
+
+
+def test_equal_values_become_one_filter() -> None:
+    values = {"a.b": document_id(encode({"_id": 1})), "c": document_id(encode({"_id": {"d": "x"}}))}
+    assert equality_filter(values) == encode({"a.b": {"$eq": 1}, "c": {"$eq": {"d": "x"}}})
+
+
 def test_texts_and_timestamps_are_read_where_they_stand() -> None:
     document = encode({"text": "é", "time": Timestamp(3, 4)})
-    (text, _) = elements(document)
-    assert string_at(document, text) == "é"
+    assert text_at(document, spans(document)[b"text"]) == "é"
     assert timestamp_in(document, spans(document)[b"time"]) == (3, 4)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from bson import encode
+from bson import Decimal128, Int64, encode
 
 from d5agent.core import replay
 from d5agent.core.operation import Namespace
@@ -77,6 +77,33 @@ def test_a_later_window_settles_what_was_in_doubt() -> None:
     _window("update").settle(doubts)
     assert len(doubts) == 0
     assert doubts.documents == {}
+
+
+LOOK_ALIKES = [
+    (1, 1.0),
+    ({"a": 1}, {"a": 1.0}),
+    ([1, {"b": Int64(2)}], [1.0, {"b": 2}]),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), LOOK_ALIKES)
+def test_a_document_whose_id_changes_its_type_is_written_once(one: object, other: object) -> None:
+    window = Window()
+    window.add(change("insert", 1, one))
+    window.add(change("replace", 2, one, fullDocument={"_id": other, "n": 2}))
+    window.add(change("update", 3, other, fullDocument={"_id": other, "n": 3}))
+    ((write,),) = [batch.writes for batch in window.batches(4)]
+    assert write == Write(id=raw_id(other), document=encode({"_id": other, "n": 3}), is_new=True)
+    window.take_up([Failure(namespace=ORDERS, write=Write(id=raw_id(one), document=b""), reason="", is_conflict=True)])
+    window.add(change("delete", 4, other))
+    assert [batch.writes for batch in window.batches(4)] == [(Write(id=raw_id(other), document=None, is_new=True),)]
+
+
+def test_decimals_that_are_equal_in_28_digits_are_two_documents() -> None:
+    window = Window()
+    for increment, digit in enumerate("12", start=1):
+        window.add(change("insert", increment, Decimal128(f"1234567890123456789012345678.{digit}")))
+    assert [len(batch.writes) for batch in window.batches(1)] == [2]
 
 
 def test_a_window_knows_about_how_much_it_holds() -> None:

@@ -116,3 +116,13 @@ def _reaches_outside(graph: Mapping[int, list[int]], start: int) -> bool:
                 seen.add(holder)
                 front.append(holder)
     return False
+
+
+def test_decimals_that_differ_in_their_last_digits_are_two_places() -> None:
+    one, other = (conflict(Decimal128(f"1234567890123456789012345678.{digit}"), OUTSIDE) for digit in "12")
+    assert place_of(one.failure) != place_of(other.failure)
+    assert len(untangle([one, other]).waiting) == 2
+
+
+def test_documents_of_equal_numbers_are_one_place() -> None:
+    assert place_of(conflict({"a": 1}).failure) == place_of(conflict({"a": 1.0}).failure)

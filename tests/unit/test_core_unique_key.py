@@ -5,21 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from bson import Decimal128, Int64, Regex, encode
+from bson import Decimal128, Int64, Regex, decode, encode
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 
+from d5agent.core.raw import DocumentId, id_document
 from d5agent.core.unique_key import UniqueIndex, comparable, key_to_text, keys_of, unique_indexes
+from tests.fakes.documents import raw_id
 
+NOT_UTF8 = DocumentId(b"\x02\x02\0\0\0\xff\0")
 A = UniqueIndex(name="a_1", fields=("a",))
 A_B = UniqueIndex(name="a_1_b_1", fields=("a", "b"))
 
 
 def keys(index: UniqueIndex, document: dict[str, Any]) -> list[tuple[Any, ...]]:
-    return keys_of(index, encode(document))
+    return [tuple(map(value_of, key)) for key in keys_of(index, encode(document))]
+
+
+def value_of(value: DocumentId) -> Any:  # noqa: ANN401 -- any BSON value
+    return decode(id_document(value), CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS))["_id"]
 
 
 def are_equal(index: UniqueIndex, one: object, other: object) -> bool:
-    return comparable(index, (one,)) == comparable(index, (other,))
+    return comparable(index, (raw_id(one),)) == comparable(index, (raw_id(other),))
 
 
 def test_unique_indexes_are_read_from_their_descriptions() -> None:
@@ -108,6 +116,12 @@ def test_a_sparse_index_leaves_out_what_has_none_of_its_fields() -> None:
         ({"$and": [{"n": 1}, {"m": 2}]}, {"n": 1, "m": 3}, False),
         ({"n": {"$type": "string"}}, {"n": 1}, True),  # not known here: counts as met
         ({"$or": [{"n": 1}]}, {"n": 2}, True),
+        ({"n": {"$gt": 5}}, {"n": Decimal128("5.5")}, True),
+        ({"n": {"$gt": 5}}, {"n": float("nan")}, False),
+        ({"n": {"$gt": "a"}}, {"n": "b"}, True),
+        ({"n": {"$gt": DatetimeMS(-1)}}, {"n": DatetimeMS(0)}, True),
+        ({"n": {"$lt": {"a": 1}}}, {"n": {"a": 0}}, False),  # an order that no filter asks for
+        ({"n": {"a": 1}}, {"n": {"a": 1.0}}, True),
     ],
 )
 def test_a_partial_index_has_only_what_matches(
@@ -115,7 +129,7 @@ def test_a_partial_index_has_only_what_matches(
 ) -> None:
     index = UniqueIndex(name="i", fields=("a",), partial=partial)
     assert bool(keys(index, {"a": 1, **document})) is is_in
-    assert keys_of(index, encode({"a": 1, **document}), is_in=True) == [(1,)]
+    assert keys_of(index, encode({"a": 1, **document}), is_in=True) == [(raw_id(1),)]
 
 
 @pytest.mark.parametrize(
@@ -128,13 +142,23 @@ def test_a_partial_index_has_only_what_matches(
         (2**53, float(2**53)),
         (float("nan"), Decimal128("NaN")),
         (float("inf"), Decimal128("Infinity")),
+        ({"a": 1}, {"a": 1.0}),
+        ([1, {"b": Int64(2)}], [1.0, {"b": Decimal128("2.0")}]),
     ],
 )
 def test_numbers_are_equal_whatever_their_type(one: object, other: object) -> None:
     assert are_equal(A, one, other)
 
 
-@pytest.mark.parametrize(("one", "other"), [(1, 2), (1, "1"), (1, True), (None, 0), ("a", "A"), ("a", Regex("a"))])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *((1, 2), (1, "1"), (1, True), (None, 0), ("a", "A"), ("a", Regex("a"))),
+        (Decimal128("1234567890123456789012345678.1"), Decimal128("1234567890123456789012345678.2")),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ([1], {"0": 1}),
+    ],
+)
 def test_other_values_are_not(one: object, other: object) -> None:
     assert not are_equal(A, one, other)
 
@@ -148,5 +172,19 @@ def test_a_collation_may_ignore_case_and_accents() -> None:
 
 
 def test_a_key_is_shown_with_its_fields_and_cut() -> None:
-    assert key_to_text(A_B, (1, "x")) == '{"a": 1, "b": "x"}'
-    assert len(key_to_text(A, ("x" * 1_000,))) == 201
+    assert key_to_text(A_B, (raw_id(1), raw_id("x"))) == '{"a": 1, "b": "x"}'
+    assert len(key_to_text(A, (raw_id("x" * 1_000),))) == 201
+
+
+def test_a_value_that_is_not_utf8_has_a_key() -> None:
+    for collation in (None, {"strength": 2}, {"strength": 1}):
+        index = UniqueIndex(name="i", fields=("_id",), collation=collation)
+        (key,) = keys_of(index, id_document(NOT_UTF8))
+        assert key == (NOT_UTF8,)
+        assert comparable(index, key) == NOT_UTF8
+    assert key_to_text(A, (NOT_UTF8,)) == '{"a": {"$bson": "AgIAAAD/AA=="}}'
+
+
+def test_of_two_fields_of_one_name_the_first_counts() -> None:
+    twice = b"\x13\0\0\0\x10a\0\1\0\0\0\x10a\0\2\0\0\0\0"
+    assert keys_of(A, twice) == [(raw_id(1),)]
