@@ -9,13 +9,14 @@ import re
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from d5agent.core import raw
 from d5agent.core.operation import (
     DOCUMENT_KINDS,
     OWN_DATABASE,
+    UNNAMED,
     ClusterTime,
     Namespace,
     Operation,
+    id_of_key,
     namespace_of,
     parse_event,
 )
@@ -79,7 +80,8 @@ def glance(event: bytes) -> Event:
                 at += 4
                 time = _new(ClusterTime, _unpack_time(head[2])[::-1])
                 namespace = namespace_of(event[at : at + _unpack_size(event, at)[0]])
-                return _new(Event, (head[1] not in _RAW_DOCUMENT_KINDS, namespace, time, event))
+                if namespace is not UNNAMED:
+                    return _new(Event, (head[1] not in _RAW_DOCUMENT_KINDS, namespace, time, event))
         except struct.error:
             pass  # a damaged event: parsing it says what is wrong
     operation = parse_event(event)
@@ -137,7 +139,9 @@ def _find_change(events: bytes, kind: str, at: int, *, has_document: bool) -> Ch
         return None
     at = end + len(_KEY_NAME)
     end = at + _unpack_size(events, at)[0]
-    id_ = raw.document_id(events[at:end])
+    id_ = id_of_key(events[at:end])
+    if id_ is None or namespace is UNNAMED:
+        return None
     if document is None and kind != "delete":
         if not events.startswith(_DOCUMENT_NAME, end):
             return None
@@ -178,10 +182,11 @@ def touch_at(events: bytes, start: int, end: int) -> Touch:
                 if events.startswith(_KEY_NAME, at):
                     namespace = namespace_of(events[begin:at])
                     at += len(_KEY_NAME)
-                    id_ = raw.document_id(events[at : at + _unpack_size(events, at)[0]])
+                    id_ = id_of_key(events[at : at + _unpack_size(events, at)[0]])
                     time = _new(ClusterTime, _unpack_time(head[2])[::-1])
                     has_document = head[3] is not None or kind == "delete"
-                    return _new(Touch, (namespace, id_, kind, time, has_document, end - start, None))
+                    if id_ is not None and namespace is not UNNAMED:
+                        return _new(Touch, (namespace, id_, kind, time, has_document, end - start, None))
         except struct.error:
             pass  # a damaged event: parsing it says what is wrong
     return _parsed_touch(events[start:end])

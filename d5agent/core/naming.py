@@ -12,7 +12,6 @@ from urllib.parse import quote, unquote
 
 from bson import decode, encode
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.errors import BSONError
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps, loads
 
 from d5agent.core import raw
@@ -69,7 +68,7 @@ def id_to_text(id_: DocumentId) -> str:
 
     ObjectId: 24 hexadecimal digits. Int32: decimal digits. A string stands as it is unless it could be taken for
     something else, then as a JSON string. All others: canonical Extended JSON (version 2), or, where a decoder would
-    change their bytes, `{"$bson": "<base64>"}`.
+    change their bytes or refuse them, `{"$bson": "<base64>"}`.
     """
     if id_[0] == raw.OBJECT_ID:
         return id_[1:].hex()
@@ -82,7 +81,7 @@ def id_to_text(id_: DocumentId) -> str:
             return value if _is_plain(value) else json.dumps(value, ensure_ascii=False)
         text = dumps(value, json_options=_JSON, separators=(",", ":"), ensure_ascii=False)
         return text if text_to_id(text) == id_ else exact
-    except (BSONError, ValueError, TypeError, OverflowError):
+    except Exception:  # noqa: BLE001 -- decoders refuse what a server stores in many ways, and a name never stops capture
         return exact
 
 
@@ -101,13 +100,13 @@ def text_to_id(text: str) -> DocumentId:
 
 def _part(text: str, *, escaped: str = "") -> str:
     """Percent-encode one part of a key; a long one keeps its beginning and gets its sha256 (`~` marks it)."""
-    whole = quote(text, safe="", encoding="utf-8", errors="surrogatepass").replace("~", "%7E")
+    whole = quote(text, safe="", encoding="utf-8", errors="surrogateescape").replace("~", "%7E")
     for character in escaped:
         whole = whole.replace(character, f"%{ord(character):02X}")
     if len(whole) <= _LONGEST:
         return whole
     beginning = re.sub(r"%[0-9A-F]?$", "", whole[:_KEPT])
-    return f"{beginning}~{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return f"{beginning}~{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()}"
 
 
 def segment_key(
@@ -145,7 +144,8 @@ def parse_segment_key(key: str) -> KeyParts:
 def _namespace(database: str | None, collection: str) -> Namespace | None:
     if database is None:
         return None
-    return Namespace(unquote(database), None if collection == DATABASE_LEVEL else unquote(collection))
+    name = None if collection == DATABASE_LEVEL else unquote(collection, errors="surrogateescape")
+    return Namespace(unquote(database, errors="surrogateescape"), name)
 
 
 def commit_key(sequence: int) -> str:

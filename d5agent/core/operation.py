@@ -87,45 +87,67 @@ class Operation(NamedTuple):
         return self.namespace.database == OWN_DATABASE
 
 
+UNNAMED: Final = Namespace(".unnamed")
+"""Of an event that does not say where it happened: no database can begin with a dot."""
+
+
 @lru_cache(maxsize=20_000)
 def namespace_of(value: bytes) -> Namespace:
     """Return the namespace that `ns` or `to` holds; a stream tells of the same few again and again."""
-    database: str | None = None
-    collection: str | None = None
-    for name, part in raw.spans(value).items():
-        if name == b"db":
-            database = raw.text_at(value, part)
-        elif name == b"coll":
-            collection = raw.text_at(value, part)
-    if database is None:
-        raise CorruptDataError("a change event's namespace has no database")
-    return Namespace(database, collection)
+    try:
+        parts = raw.spans(value)
+    except CorruptDataError:
+        return UNNAMED
+    database, collection = parts.get(b"db"), parts.get(b"coll")
+    if database is None or {database[0], collection[0] if collection else raw.STRING} != {raw.STRING}:
+        return UNNAMED
+    names = raw.text_at(value, database), raw.text_at(value, collection) if collection else None
+    # No server has such a name, and a key made of it could be taken for another object's.
+    is_odd = any(name is not None and (not name or name.startswith(".")) for name in names)
+    return UNNAMED if is_odd else Namespace(*names)
+
+
+def id_of_key(key: bytes) -> DocumentId | None:
+    """Return the `_id` in a documentKey; None: there is none that could be found."""
+    try:
+        return raw.document_id(key)
+    except CorruptDataError:
+        return None
 
 
 def parse_event(event: bytes) -> Operation:
     """Return the operation that one raw change event tells of.
 
     The fields are those of MongoDB's change events reference; DocumentDB sends a subset of them. An unknown operation
-    type is no error here: it is captured like any other. CorruptDataError: a field that every event has is missing.
+    type is no error here, and neither is an event that does not say where it happened: it is captured like any other,
+    as an operation of an unknown type. CorruptDataError: it has no place in the stream, a token and a time.
     """
     found = raw.spans(event)
     try:
-        _, token, token_end = found[b"_id"]
-        _, kind, kind_end = found[b"operationType"]
-        time = found[b"clusterTime"]
-        _, namespace, namespace_end = found[b"ns"]
+        token, time = found[b"_id"], found[b"clusterTime"]
     except KeyError as error:
         raise CorruptDataError("a change event lacks a field", field=error.args[0].decode()) from error
+    if (token[0], time[0]) != (raw.DOCUMENT, raw.TIMESTAMP):
+        raise CorruptDataError("a change event's token or time is of another type", types=(token[0], time[0]))
+    namespace = UNNAMED if b"ns" not in found else namespace_of(event[found[b"ns"][1] : found[b"ns"][2]])
     key = found.get(b"documentKey")
     full = found.get(b"fullDocument")
     to = found.get(b"to")
+    moved = UNNAMED if to is None else namespace_of(event[to[1] : to[2]])
     return Operation(
-        event[kind + 4 : kind_end - 1].decode(),
-        namespace_of(event[namespace:namespace_end]),
+        _kind(event, found.get(b"operationType"), namespace),
+        namespace,
         ClusterTime(*raw.timestamp_in(event, time)),
-        event[token:token_end],
-        None if key is None else raw.document_id(event[key[1] : key[2]]),
+        event[token[1] : token[2]],
+        None if key is None else id_of_key(event[key[1] : key[2]]),
         None if full is None or full[0] != raw.DOCUMENT else (full[1], full[2]),
-        None if to is None else namespace_of(event[to[1] : to[2]]),
+        None if moved is UNNAMED else moved,
         event,
     )
+
+
+def _kind(event: bytes, span: raw.Span | None, namespace: Namespace) -> str:
+    if span is None or span[0] != raw.STRING:
+        return "unknown"
+    kind = raw.text_at(event, span)
+    return kind if namespace is not UNNAMED else f"{kind} without a namespace"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from pathlib import Path
+
 import pytest
 from bson import Binary, Code, Decimal128, Int64, ObjectId
 
@@ -11,6 +15,7 @@ from d5agent.core.raw import DocumentId
 from d5agent.errors import CorruptDataError
 from tests.fakes.documents import raw_id
 
+DATA = Path(__file__).parents[1] / "data"
 TIME = ClusterTime(1_793_600_000, 7)
 
 
@@ -126,3 +131,15 @@ def test_what_is_no_segments_key_is_corrupt(key: str) -> None:
 
 def test_commits_are_numbered_with_twelve_digits() -> None:
     assert commit_key(41) == "replication/.log/000000000041.json"
+
+
+@pytest.mark.parametrize("line", (DATA / "keys-1.jsonl").read_text(encoding="utf-8").splitlines())
+def test_keys_are_as_they_have_always_been(line: str) -> None:
+    row = json.loads(line)
+    if "id" in row:
+        id_ = DocumentId(base64.b64decode(row["id"]))
+        assert segment_key(Namespace("shop", "orders"), TIME, id_) == row["key"]
+        assert parse_segment_key(row["key"]).document_id in {id_, None}
+    else:
+        namespace = Namespace(row["database"], row["collection"])
+        assert segment_key(namespace, ClusterTime(1, 2), raw_id(1)) == row["key"]

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d5agent.core.glance import Change, change_at, glance, touch_at
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, parse_event
-from d5agent.errors import CorruptDataError
+from d5agent.core.naming import parse_segment_key
+from d5agent.core.operation import OWN_DATABASE, UNNAMED, ClusterTime, Namespace, parse_event
+from d5agent.core.replay import barrier_of
+from d5agent.core.segment import encode_segment
+from d5agent.errors import CorruptDataError, OperatorError
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS, at, operation, raw_event
 
@@ -57,8 +60,8 @@ def test_what_happens_in_our_own_database_is_ours() -> None:
     assert operation("insert", 1, namespace=Namespace(OWN_DATABASE, "marks")).is_ours
 
 
-@pytest.mark.parametrize("field", ["_id", "operationType", "clusterTime", "ns"])
-def test_an_event_without_a_field_that_each_has_is_corrupt(field: str) -> None:
+@pytest.mark.parametrize("field", ["_id", "clusterTime"])
+def test_an_event_without_a_place_in_the_stream_is_corrupt(field: str) -> None:
     event = decode(raw_event("insert", 1))
     del event[field]
     with pytest.raises(CorruptDataError, match="lacks a field") as caught:
@@ -66,9 +69,49 @@ def test_an_event_without_a_field_that_each_has_is_corrupt(field: str) -> None:
     assert caught.value.facts == {"field": field}
 
 
-def test_a_namespace_without_a_database_is_corrupt() -> None:
-    with pytest.raises(CorruptDataError, match="no database"):
-        operation("insert", 1, ns={"coll": "orders", "more": 1})
+@pytest.mark.parametrize("field", ["_id", "clusterTime"])
+def test_an_event_whose_place_is_of_another_type_is_corrupt(field: str) -> None:
+    with pytest.raises(CorruptDataError, match="another type"):
+        parse_event(encode({**decode(raw_event("insert", 1)), field: 1}))
+
+
+@pytest.mark.parametrize(
+    "ns",
+    [
+        *(None, 1, {}, {"coll": "orders", "more": 1}, {"db": 1}, {"db": "shop", "coll": 1}, {"db": ""}),
+        *({"db": ".log"}, {"db": "shop", "coll": ""}, {"db": "shop", "coll": ".database"}),
+    ],
+)
+def test_an_event_that_does_not_say_where_is_captured_alone_and_never_replayed(ns: object) -> None:
+    event = raw_event("insert", 1, ns=ns)
+    seen, parsed = glance(event), parse_event(event)
+    assert seen == (True, UNNAMED, at(1), event)
+    assert (parsed.kind, parsed.is_barrier) == ("insert without a namespace", True)
+    assert change_at(event, 0, len(event)) == parsed
+    segment = encode_segment([seen])
+    assert segment.key().startswith("replication/.unnamed/.database/")
+    assert parse_segment_key(segment.key()).namespace == UNNAMED
+    with pytest.raises(OperatorError, match="cannot be replayed"):
+        barrier_of(parsed)
+
+
+def test_an_event_without_a_type_is_captured_alone() -> None:
+    event = decode(raw_event("insert", 1))
+    del event["operationType"]
+    assert parse_event(encode(event)).kind == "unknown"
+    assert glance(encode(event)).is_barrier
+
+
+def test_an_event_whose_key_has_no_id_is_captured_without_one() -> None:
+    event = raw_event("insert", 1, documentKey={"shard": 1})
+    assert encode_segment([glance(event)]).document_id is None
+    assert change_at(event, 0, len(event)) == parse_event(event)
+    assert touch_at(event, 0, len(event)).document_id is None
+
+
+def test_a_rename_to_a_name_that_is_none_is_never_replayed() -> None:
+    with pytest.raises(OperatorError, match="cannot be replayed"):
+        barrier_of(operation("rename", 1, to={"db": ".log"}))
 
 
 def test_times_and_names_print_as_they_stand_in_keys() -> None:
