@@ -5,6 +5,7 @@ Each verb imports what it needs (ADR 30): the drivers take longer to import than
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -258,6 +259,8 @@ def drill(
 def main() -> None:
     """Run the command line. The only place that decides exit codes."""
     collect_garbage_rarely()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that is not UTF-8; in JSON its escapes are valid
     try:
         app()
     except AgentError as error:

@@ -6,6 +6,7 @@ import re
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient
@@ -21,12 +22,16 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
+from d5agent.core import raw
+from d5agent.core.operation import OWN_DATABASE
 from d5agent.errors import AgentError, OperatorError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
 Client = AsyncMongoClient[RawBSONDocument]
+# User data is not decoded: a server stores more than a decoder takes.
+RAW: Final = CodecOptions(document_class=RawBSONDocument, unicode_decode_error_handler="backslashreplace")
 APP_NAME: Final = "d5agent"
 SYSTEM_DATABASES: Final = frozenset({"admin", "local", "config"})
 _QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
@@ -122,6 +127,12 @@ def translating(side: str) -> Iterator[None]:
         yield
     except (PyMongoError, BSONError) as error:
         raise translated(error, side) from error
+    except UnicodeEncodeError as error:
+        raise OperatorError(
+            f"a name of a database or collection is not UTF-8: no driver can send it to the {side}",
+            hint="its operations stay in the log: see docs/failure-modes.md, 'a name that is not UTF-8'",
+            name=error.object.encode(errors="surrogateescape"),
+        ) from error
 
 
 @asynccontextmanager
@@ -134,6 +145,7 @@ async def open_mongo(uri: str, *, side: str, pool_size: int = 16) -> AsyncGenera
                 uri,
                 document_class=RawBSONDocument,
                 datetime_conversion="DATETIME_AUTO",  # an error may quote an _id that is a date of the year 40000
+                unicode_decode_error_handler="replace",  # … or one that is not UTF-8
                 appname=APP_NAME,
                 retryWrites=False,  # DocumentDB has none; what is repeated here is safe to repeat
                 readPreference="primary",
@@ -153,6 +165,16 @@ async def open_mongo(uri: str, *, side: str, pool_size: int = 16) -> AsyncGenera
         yield client
     finally:
         await client.close()
+
+
+async def application_databases(client: Client, side: str) -> list[str]:
+    """Return the names of the databases that are neither the server's nor ours."""
+    with translating(side):
+        answer = await client.admin.command({"listDatabases": 1, "nameOnly": True}, codec_options=RAW)
+    reply = bytes(answer.raw)
+    rows = raw.documents_of(reply, raw.spans(reply)[b"databases"][1])
+    names = (raw.text_named(row, b"name") for row in rows)
+    return [name for name in names if name not in SYSTEM_DATABASES | {OWN_DATABASE}]
 
 
 async def hello(client: Client, side: str) -> dict[str, Any]:

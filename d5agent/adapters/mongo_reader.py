@@ -7,15 +7,14 @@ import json
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from bson.codec_options import CodecOptions
 from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import PyMongoError
 
-from d5agent.adapters.mongo import SYSTEM_DATABASES, Client, translating
+from d5agent.adapters.mongo import RAW, Client, application_databases, translating
 from d5agent.adapters.retry import retrying
 from d5agent.core import raw
-from d5agent.core.operation import OWN_DATABASE, Namespace
+from d5agent.core.operation import Namespace
 from d5agent.core.pages import FoundDocuments, RawPage
 from d5agent.errors import OperatorError, TransientError
 from d5agent.ports import CollectionFacts
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 _NAMESPACE_NOT_FOUND: Final = 26
 _KEYS: Final = 200  # of a unique index asked for at a time
 _SIMPLE: Final = {"locale": "simple"}
-# An index may be on a field, or a filter may hold a string, that is not UTF-8.
-_RAW: Final = CodecOptions(document_class=RawBSONDocument, unicode_decode_error_handler="backslashreplace")
 _FIRST_PAGE: Final = 100  # documents
 _MOST_DOCUMENTS: Final = 10_000
 _PAGE_BYTES: Final = 1024 * 1024  # aimed at; the server cuts a page at 16 MiB
@@ -61,12 +58,9 @@ class MongoReader:
 
         async def once() -> list[Namespace]:
             found = []
-            reply = await self._command("admin", {"listDatabases": 1, "nameOnly": True})
-            for database in map(_name, raw.documents_of(reply, raw.spans(reply)[b"databases"][1])):
-                if database in SYSTEM_DATABASES or database == OWN_DATABASE:
-                    continue
+            for database in await application_databases(self._client, self._side):
                 command: dict[str, Any] = {"listCollections": 1, "filter": {"type": "collection"}, "cursor": {}}
-                names = [_name(bytes(row.raw)) for row in await self._documents(database, command)]
+                names = [raw.text_named(bytes(row.raw), b"name") for row in await self._documents(database, command)]
                 found += [Namespace(database, name) for name in names if not name.startswith("system.")]
             return sorted(found, key=str)
 
@@ -115,7 +109,7 @@ class MongoReader:
     async def _documents(self, database: str, command: dict[str, Any]) -> list[RawBSONDocument]:
         """Return all that a command's cursor returns."""
         async with aclosing(self._pages(database, command)) as pages:
-            return [RawBSONDocument(document, _RAW) async for page in pages for document in page]
+            return [RawBSONDocument(document, RAW) async for page in pages for document in page]
 
     async def _command(
         self, database: str, command: dict[str, Any], session: AsyncClientSession | None = None
@@ -123,7 +117,7 @@ class MongoReader:
         try:
             with translating(self._side):
                 async with asyncio.timeout(self._answer_seconds):
-                    reply = await self._client[database].command(command, session=session, codec_options=_RAW)
+                    reply = await self._client[database].command(command, session=session, codec_options=RAW)
         except TimeoutError as error:
             raise TransientError(
                 f"the {self._side} does not answer", hint="it is asked again", seconds=self._answer_seconds
@@ -196,10 +190,6 @@ def _read(reply: bytes) -> tuple[int, str, RawPage]:
     _, start, end = cursor.get(b"nextBatch") or cursor[b"firstBatch"]
     _, collection = raw.text_at(reply, cursor[b"ns"]).split(".", maxsplit=1)  # no database has a dot
     return raw.int64_at(reply, cursor[b"id"]), collection, RawPage(reply[start:end])
-
-
-def _name(row: bytes) -> str:
-    return raw.text_at(row, raw.spans(row)[b"name"])
 
 
 def _is_in(index: UniqueIndex) -> list[Mapping[str, Any]]:

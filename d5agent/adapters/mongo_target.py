@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
-from pymongo.errors import CollectionInvalid, OperationFailure
+from pymongo.errors import OperationFailure
 
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import APP_NAME, Client, translating
@@ -31,6 +32,7 @@ _SIDE: Final = "target"
 _ANSWER_SECONDS: Final = 120  # a majority may take 30 s; a middlebox that forgets a flow answers never
 _DURABLE: Final = WriteConcern("majority", j=True, wtimeout=30_000)
 _NAMESPACE_NOT_FOUND: Final = 26
+_NAMESPACE_EXISTS: Final = 48
 _UNAUTHORIZED: Final = 13
 # All that costs the server something and is not looked at is left out.
 _SERVER_STATUS: Final = {"serverStatus": 1, "repl": 0, "metrics": 0, "locks": 0, "tcmalloc": 0, "storageEngine": 0}
@@ -43,8 +45,12 @@ _OWN_TRANSACTIONS: Final[list[dict[str, Any]]] = [
     # Not retryable writes, which have a number too: they end by themselves.
     {"$match": {"transaction.parameters.autocommit": False, "appName": APP_NAME}},
 ]
-# An error may quote an _id that is a date of the year 40000.
-_LENIENT: Final[CodecOptions[dict[str, Any]]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+# An error may quote an _id that no decoder takes: it stays as it came.
+_LENIENT: Final[CodecOptions[Any]] = CodecOptions(
+    document_class=RawBSONDocument,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="backslashreplace",
+)
 
 
 class MongoTarget:
@@ -97,9 +103,10 @@ class MongoTarget:
         async def once() -> None:
             with translating(_SIDE):
                 try:
-                    await self._client[namespace.database].create_collection(namespace.collection or "")
-                except CollectionInvalid:
-                    return  # it is there
+                    await self._client[namespace.database].command({"create": namespace.collection})
+                except OperationFailure as error:
+                    if error.code != _NAMESPACE_EXISTS:
+                        raise
 
         await self._asked(once)
 
@@ -156,25 +163,21 @@ class MongoTarget:
                 self._may_be_blocked = False
 
     async def _apply(self, barrier: Barrier) -> None:
+        """Send a plain command: the driver's methods refuse names that servers have."""
         namespace = barrier.namespace
-        database = self._client.get_database(namespace.database, write_concern=_DURABLE)
         if barrier.kind == "dropDatabase":
-            await self._client.drop_database(database.name)
+            command: dict[str, Any] = {"dropDatabase": 1}
         elif barrier.rename_to is None:
-            await database.drop_collection(namespace.collection or "")
+            command = {"drop": namespace.collection}
         else:
-            command = {
-                "renameCollection": str(namespace),
-                "to": str(barrier.rename_to),
-                "dropTarget": True,
-                "writeConcern": _DURABLE.document,
-            }
-            try:
-                await self._client.admin.command(command)
-            except OperationFailure as error:
-                # Renamed already, before a crash; or never there, since DocumentDB tells of no empty collection.
-                if error.code != _NAMESPACE_NOT_FOUND:
-                    raise
+            command = {"renameCollection": str(namespace), "to": str(barrier.rename_to), "dropTarget": True}
+        database = self._client["admin" if barrier.rename_to is not None else namespace.database]
+        try:
+            await database.command({**command, "writeConcern": _DURABLE.document})
+        except OperationFailure as error:
+            # Done already, before a crash; or never there, since DocumentDB tells of no empty collection.
+            if error.code != _NAMESPACE_NOT_FOUND:
+                raise
 
     async def _write(self, namespace: Namespace, writes: Sequence[Write], *, may_insert: bool) -> list[Failure]:
         """Send deletes, inserts and replacements as plain commands: the driver's bulk writes decode each document."""
@@ -255,11 +258,11 @@ class MongoTarget:
 
     async def _perform(
         self, namespace: Namespace, commands: Sequence[dict[str, Any]], session: AsyncClientSession
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, Any]:
         """Perform commands in a transaction, up to one that is refused, which ends it; return the last one's answer."""
         number = {"txnNumber": _next_number(session), "autocommit": False}
         database = self._client[namespace.database]
-        answer: dict[str, Any] = {}
+        answer: Mapping[str, Any] = {}
         for at, command in enumerate(commands):
             begin = {} if at else {"startTransaction": True}
             answer = await database.command({**command, **number, **begin}, session=session, codec_options=_LENIENT)
@@ -275,7 +278,7 @@ class MongoTarget:
     ) -> Mapping[str, Any]:
         with translating(_SIDE):
             database = self._client[namespace.database]
-            answer = await database.command(command, session=session, codec_options=_LENIENT)
+            answer: Mapping[str, Any] = await database.command(command, session=session, codec_options=_LENIENT)
         _require_acknowledged(answer)
         return answer
 

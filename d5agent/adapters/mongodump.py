@@ -6,11 +6,11 @@ import os
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from d5agent.adapters.mongo import SYSTEM_DATABASES, Client, hello, translating
+from d5agent.adapters.mongo import Client, application_databases, hello, translating
 from d5agent.adapters.process import Child, run, running
 from d5agent.adapters.retry import retrying
 from d5agent.core.dumping import INSTALL, DumpProgress, check_version, parse_version, without_database
-from d5agent.core.operation import OWN_DATABASE, ClusterTime
+from d5agent.core.operation import ClusterTime
 from d5agent.errors import OperatorError
 from d5agent.ports import ToolVersion
 
@@ -66,9 +66,7 @@ class MongoDump:
         """Return the databases from the settings, else all that applications have."""
 
         async def once() -> list[str]:
-            with translating(self._side):
-                names = await self._client.list_database_names()
-            return sorted(name for name in names if name not in SYSTEM_DATABASES | {OWN_DATABASE})
+            return sorted(await application_databases(self._client, self._side))
 
         return self._databases or await retrying(once, clock=self._clock)
 

@@ -155,7 +155,7 @@ class MirroredStateStore:
 
 
 def _encoded(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n"
+    return json.dumps(value, ensure_ascii=False, indent=1).encode(errors="backslashreplace") + b"\n"
 
 
 def _parsed(body: bytes, where: str, *, hint: str = _HINT_GARBAGE) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from bson.json_util import dumps
 from bson.raw_bson import RawBSONDocument
 
+from d5agent.core.extended_json import to_readable
 from d5agent.core.raw import id_document
 from d5agent.core.replay import Failure
 
@@ -116,6 +116,7 @@ def failure_of(namespace: Namespace, write: Write, error: Mapping[str, Any]) -> 
     is_conflict = error.get("code") == _DUPLICATE_KEY
     message = str(error.get("errmsg", "?"))
     index = message.split(" index: ")[1].split(" ", maxsplit=1)[0] if is_conflict and " index: " in message else ""
-    held = dumps(error["keyValue"]) if is_conflict and "keyValue" in error else message
+    value = error.get("keyValue")
+    held = to_readable(bytes(value.raw)) if is_conflict and isinstance(value, RawBSONDocument) else message
     reason = f"the unique index {index} holds {held} for another document" if is_conflict else message
     return Failure(namespace=namespace, write=write, reason=reason[:_SHOWN], is_conflict=is_conflict, index=index)

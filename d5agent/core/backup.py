@@ -155,7 +155,7 @@ def _archive(value: Mapping[str, Any], key: str) -> Archive:
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _decode(body: bytes, key: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def certificate_of(
 def sealed(certificate: Mapping[str, Any]) -> bytes:
     """Return the certificate's bytes, with the seal."""
     body = {**certificate, _SEAL: _seal_of(certificate)}
-    return json.dumps(body, ensure_ascii=False, indent=1).encode() + b"\n"
+    return json.dumps(body, ensure_ascii=False, indent=1).encode(errors="backslashreplace") + b"\n"
 
 
 def check_certificate(body: bytes | None, link: Link) -> None:
@@ -104,4 +104,4 @@ def _opened(body: bytes) -> dict[str, Any]:
 def _seal_of(certificate: Mapping[str, Any]) -> str:
     """Return the sha256 of the canonical form: one line, keys in order, no space, UTF-8."""
     canonical = json.dumps(certificate, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical.encode(errors="backslashreplace")).hexdigest()

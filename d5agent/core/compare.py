@@ -74,7 +74,7 @@ def _differing(source: bytes, target: bytes, path: str) -> Iterator[str]:
     ours, theirs = ({e.name: e for e in elements(document)} for document in (source, target))
     has_named = False
     for name in {**ours, **theirs}:
-        here = path + name.decode(errors="replace")
+        here = path + name.decode(errors="backslashreplace")
         one, other = ours.get(name), theirs.get(name)
         if one is None or other is None:
             has_named = True

@@ -42,6 +42,11 @@ def to_text(document: bytes) -> str:
     return _text(raw.DOCUMENT, document, 0, _CANONICAL)
 
 
+def to_readable(document: bytes) -> str:
+    """Return a document as people write it: numbers without their types."""
+    return _text(raw.DOCUMENT, document, 0, _READABLE)
+
+
 def value_to_readable(value: DocumentId) -> str:
     """Return one value as people write it: numbers without their types."""
     return _text(value[0], value[1:], 0, _READABLE)

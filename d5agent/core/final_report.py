@@ -114,7 +114,7 @@ def _services(state: PhaseState) -> dict[str, Any]:
 
 def encode_report(report: Mapping[str, Any]) -> bytes:
     """Return the report's bytes."""
-    return json.dumps(report, indent=1, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(report, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def decode_report(body: bytes, *, key: str) -> dict[str, Any]:

@@ -238,6 +238,11 @@ def text_at(document: bytes, span: Span) -> str:
     return document[span[1] + 4 : span[2] - 1].decode(errors="surrogateescape")
 
 
+def text_named(document: bytes, name: bytes) -> str:
+    """Return the text of a document's field, as `text_at` does."""
+    return text_at(document, spans(document)[name])
+
+
 def int64_at(document: bytes, span: Span) -> int:
     """Return an integer element of either size."""
     return int.from_bytes(document[span[1] : span[2]], "little", signed=True)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bson import decode
-from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
-
+from d5agent.core.extended_json import to_text
 from d5agent.errors import OperatorError
 from d5agent.runtime.bucket import open_store
 from d5agent.steps.log_reader import LogReader
@@ -19,9 +16,6 @@ if TYPE_CHECKING:
     from d5agent.core.log import Commit
     from d5agent.core.segment import SegmentRef
     from d5agent.settings import Settings
-
-_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
-_JSON = CANONICAL_JSON_OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_MS)
 
 
 async def list_segments(settings: Settings, keys: list[str]) -> dict[str, Any]:
@@ -34,12 +28,12 @@ async def list_segments(settings: Settings, keys: list[str]) -> dict[str, Any]:
 
 
 async def print_operations(settings: Settings, keys: list[str], write: Callable[[str], object]) -> None:
-    """Write stored operations as canonical Extended JSON, one a line, in the log's order."""
+    """Write stored operations as canonical Extended JSON without a loss, one a line, in the log's order."""
     async with open_store(settings) as store:
         reader = LogReader(store=store)
         async for _, ref in _segments(reader, keys):
             async for operation in reader.segment(ref):
-                write(dumps(decode(operation.raw, _CODEC), json_options=_JSON, ensure_ascii=False) + "\n")
+                write(f"{to_text(operation.raw)}\n")
 
 
 async def check_log(settings: Settings, keys: list[str]) -> dict[str, Any]:

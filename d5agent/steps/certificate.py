@@ -39,7 +39,8 @@ class Certifier:
             at=proof.at,
         )
         key = certificate_key(report.run_id)
-        await self.store.put(certificate_key(report.run_id, "html"), page_of(certificate).encode())
+        page = page_of(certificate).encode(errors="backslashreplace")
+        await self.store.put(certificate_key(report.run_id, "html"), page)
         await self.store.put(key, sealed(certificate))
         return replace(proof, certificate=key, digest=link.digest)
 

@@ -96,7 +96,7 @@ class DeadLetters:
         for key, body in stored.items():
             await self.store.put(key, body)
         letter = _letter(failure, last, holders, sorted(stored))
-        await self.store.put(f"{base}.json", json.dumps(letter, ensure_ascii=False).encode())
+        await self.store.put(f"{base}.json", json.dumps(letter, ensure_ascii=False).encode(errors="backslashreplace"))
         return holders, {f"{base}.json", *stored}
 
     async def _last_operations(self, failures: Sequence[Failure]) -> Mapping[_Place, LastOperation]:

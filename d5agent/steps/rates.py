@@ -24,7 +24,7 @@ async def keep_rate(store: ObjectStore, *, run_id: str, at: str, documents: int,
         return
     note = {"version": _VERSION, "run_id": run_id, "at": at, "documents": documents, "seconds": round(seconds, 3)}
     key = f"{REPORTS}{run_id}{_NAME}{at.replace(':', '')}.json"
-    await store.put(key, json.dumps(note, indent=1, ensure_ascii=False).encode() + b"\n")
+    await store.put(key, json.dumps(note, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
 
 async def known_rate(store: ObjectStore) -> KnownRate | None:

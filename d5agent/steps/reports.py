@@ -20,13 +20,14 @@ async def store_report(store: ObjectStore, report: VerifyReport, *, at: str) -> 
     name = f"{REPORTS}{report.run_id or 'no-run'}/verify-{report.scope}-{at.replace(':', '')}"
     values = report.to_json()
     page = page_of({"kind": "report", "run_id": report.run_id, "issued_at": at, "result": values})
-    await store.put(f"{name}.html", page.encode())
-    await store.put(f"{name}.json", json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n")
+    await store.put(f"{name}.html", page.encode(errors="backslashreplace"))
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    await store.put(f"{name}.json", text.encode(errors="backslashreplace") + b"\n")
     return f"{name}.json"
 
 
 async def store_plan(store: ObjectStore, plan: Mapping[str, Any]) -> str:
     """Store a plan, as JSON values with `run_id` and `at`, and return its key."""
     key = f"{REPORTS}{plan['run_id'] or 'no-run'}/plan-{plan['at'].replace(':', '')}.json"
-    await store.put(key, json.dumps(plan, indent=1, ensure_ascii=False).encode() + b"\n")
+    await store.put(key, json.dumps(plan, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
     return key

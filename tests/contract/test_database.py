@@ -455,3 +455,36 @@ async def test_a_thousand_values_are_asked_for_at_once(database: Database) -> No
     await database.write(namespace, *[{"_id": number, "u": number} for number in range(0, 1_000, 2)])
     (known,) = unique_indexes((await database.reader.facts(namespace)).indexes)
     assert len(await database.reader.holders(namespace, known, [(raw_id(number),) for number in range(1_000)])) == 500
+
+
+@pytest.mark.parametrize("name", ["a..b", "trailing.", "a/b\\c d"])
+async def test_a_collection_of_any_name_is_written_read_listed_renamed_and_dropped(
+    database: Database, name: str
+) -> None:
+    odd, other = database.collection(name), database.collection(f"{name}2.")
+    await database.target.create_collection(odd)
+    await database.target.create_collection(odd)
+    await database.write(odd, {"_id": 1})
+    facts = await database.reader.facts(odd)
+    assert facts.exists
+    assert [await database.reader.count(odd, exactly=exactly) for exactly in (True, False)] == [1, 1]
+    assert list(await database.reader.fetch(odd, [raw_id(1)])) == [raw_id(1)]
+    await database.apply("rename", odd, to=other)
+    assert await database.collections() == [other.collection]
+    assert await database.read(other) == [encode({"_id": 1})]
+    await database.apply("drop", other)
+    assert await database.collections() == []
+
+
+async def test_a_refusal_that_quotes_what_no_decoder_takes_is_told(database: Database) -> None:
+    orders = database.collection("orders")
+    await database.make_unique(orders, SPARSE)
+    value = {"$ref": "c", "$id": {"$numberDecimal": "xx"}, "far": DatetimeMS(2**60)}
+    one, two = (encode({"_id": n, "u": value}).replace(b"xx\0", b"\xff\xfe\0") for n in (1, 2))
+    for document in (one, two):
+        write = Write(id=document_id(document), document=document)
+        failures = await database.target.write(WriteBatch(namespace=orders, writes=(write,)))
+        assert [failure.is_conflict for failure in failures] == ([] if document is one else [True])
+    (index,) = unique_indexes((await database.reader.facts(orders)).indexes)
+    holders = await database.reader.holders(orders, index, keys_of(index, two))
+    assert [document_id(holder) for holder in holders] == [raw_id(1)]

@@ -9,9 +9,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from bson import decode, encode
+from bson import decode
 
-from d5agent.core.raw import DocumentId, document_id, elements, id_document
+from d5agent.core.raw import DocumentId, elements, id_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _NUMBERS: Final = frozenset({0x01, 0x10, 0x12, 0x13})
 _STRING: Final = 0x02
 _DOCUMENT: Final = 0x03
-_NESTING: Final = frozenset({_DOCUMENT, 0x04})
+_ARRAY: Final = 0x04
+_NESTING: Final = frozenset({_DOCUMENT, _ARRAY})
 _CODE_WITH_SCOPE: Final = 0x0F
 _TEXTS: Final = frozenset({_STRING, 0x0E})  # a symbol is a string to the server
 Identity = tuple[int, Fraction, bytes]
@@ -73,21 +74,19 @@ def sparse(field: str) -> frozenset[UniqueIndex]:
 
 @lru_cache(maxsize=100_000)
 def _keys(index: UniqueIndex, document: bytes) -> frozenset[tuple[Identity, ...]]:
-    fields = decode(document)
+    fields = {element.name.decode(errors="replace"): _value_of(document, element) for element in elements(document)}
     is_left_out = index.is_sparse and not any(field in fields for field in index.fields)
     if is_left_out or (index.partial is not None and index.partial not in fields):
         return frozenset()
     return frozenset(itertools.product(*(_elements(fields.get(field)) for field in index.fields)))
 
 
-def _elements(value: object) -> Sequence[Identity]:
-    if not isinstance(value, list):
-        return [identity(_as_id(value))]
-    return [identity(_as_id(element)) for element in value] or [_OF_AN_EMPTY_ARRAY]
-
-
-def _as_id(value: object) -> DocumentId:
-    return document_id(encode({"_id": value}))
+def _elements(value: DocumentId | None) -> Sequence[Identity]:
+    if value is None:
+        return [identity(DocumentId(b"\x0a"))]
+    if value[0] != _ARRAY:
+        return [identity(value)]
+    return [identity(_value_of(value[1:], element)) for element in elements(value[1:])] or [_OF_AN_EMPTY_ARRAY]
 
 
 @lru_cache(maxsize=100_000)
