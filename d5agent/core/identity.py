@@ -28,6 +28,10 @@ _DOUBLE: Final = struct.Struct("<d")
 _DECIMAL: Final = struct.Struct("<QQ")  # the lower half first
 _MOST_DIGITS: Final = 10**34  # a coefficient from there on stands for zero (IEEE 754-2008, section 3.5.2)
 _LARGE: Final = 0b11  # the two bits after the sign
+_MOST_ZEROS: Final = 18  # at the end of an integer of 64 bits
+_INT64_ENDS: Final = 1 << 63
+_FROM_ZERO: Final = bytes(4)
+_BELOW_ZERO: Final = b"\xff" * 4
 _BIAS: Final = 6176  # of a decimal128's exponent
 _NOT_FINITE: Final = {float("inf"): b"i", float("-inf"): b"-i"}
 _NOT_FINITE_DECIMALS: Final = {0b01111000: b"i", 0b11111000: b"-i", 0b01111100: b"nan", 0b11111100: b"nan"}
@@ -40,10 +44,13 @@ def identity_of(value: DocumentId, fold: Callable[[bytes], bytes] | None = None)
 
     `fold`: what a collation makes of the bytes of a string. A value that is damaged is its own bytes.
     """
-    if fold is None and value[0] in _UNIQUE_AS_BYTES:
+    type_ = value[0]
+    if fold is None and type_ in _UNIQUE_AS_BYTES:
         return value
+    if type_ == raw.INT32:  # replay asks for each operation: nearly all `_id`s that are numbers are of this type
+        return b"\x01" + value[1:] + (_BELOW_ZERO if value[-1] & 0x80 else _FROM_ZERO)
     try:
-        return _identity(value[0], value[1:], fold)
+        return _identity(type_, value[1:], fold)
     except (CorruptDataError, IndexError, RecursionError, struct.error):
         return value
 
@@ -61,7 +68,7 @@ def number_of(value: DocumentId) -> Number | bytes | None:
 def _identity(type_: int, body: bytes, fold: Callable[[bytes], bytes] | None) -> bytes:
     number = number_of(DocumentId(bytes((type_,)) + body))
     if number is not None:
-        return b"\x01" + (number if isinstance(number, bytes) else b"%x %d" % number)
+        return _of_number(number)
     if type_ in {raw.STRING, raw.SYMBOL}:
         text = body[4:-1]
         return b"\x02" + _sized(fold(text) if fold else text) + b"\0"
@@ -71,6 +78,17 @@ def _identity(type_: int, body: bytes, fold: Callable[[bytes], bytes] | None) ->
         scope = 4 + 4 + _INT32.unpack_from(body, 4)[0]
         return bytes((type_,)) + _sized(body[8:scope]) + _fields(body[scope:], fold, has_names=True)
     return bytes((type_,)) + body
+
+
+def _of_number(number: Number | bytes) -> Identity:
+    """Return the eight bytes of an integer that has so many, or a text: it begins with another byte."""
+    if isinstance(number, bytes):
+        return b"\x81" + number
+    coefficient, exponent = number
+    whole: int = coefficient * 10**exponent if 0 <= exponent <= _MOST_ZEROS else _INT64_ENDS
+    if -_INT64_ENDS <= whole < _INT64_ENDS:
+        return b"\x01" + whole.to_bytes(8, "little", signed=True)
+    return b"\x81%x %d" % number
 
 
 def _fields(document: bytes, fold: Callable[[bytes], bytes] | None, *, has_names: bool) -> bytes:
