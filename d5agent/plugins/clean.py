@@ -163,7 +163,7 @@ class Clean:
         while keys := await self._some_keys():
             await self.store.delete(keys)
             clearing.deleted += len(keys)
-            await self.states.save(CLEARING, clearing.to_json(), mirrors=False)
+            await self.states.save(CLEARING, clearing.to_json())  # mirrored: another host may write the report
             coordinator.report(step="deleting", deleted=clearing.deleted)
         coordinator.journal.info("log_deleted", objects=clearing.deleted)
 
