@@ -14,11 +14,12 @@ from d5agent.core.services import ACTIVE, Service, Status
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.archive import LogArchive, archive_prefix
 from d5agent.steps.certificate import link_of
-from d5agent.steps.fence import draw_fence
+from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.late import late_operations
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
+    from d5agent.core.log import Link
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
 
@@ -49,8 +50,7 @@ class Clean:
             coordinator.journal.warning("clean_is_forced", at=coordinator.state.forced_at, proof="not asked for")
         if not coordinator.state.is_clearing:
             await self._check_proof(coordinator)
-            await self._read_to_the_end(coordinator)
-            await self._stop_replication(coordinator)
+            await self._stop_replication(coordinator, await self._read_to_the_end(coordinator))
             await coordinator.update(lambda state: replace(state, is_clearing=True))
         clearing = await self._clearing(coordinator)
         await self._close_stream(coordinator, clearing)
@@ -71,11 +71,11 @@ class Clean:
         certificate = await self.store.get(proof.certificate) if proof.certificate else None
         check_certificate(certificate, await link_of(self.store, proof.sequence))
 
-    async def _read_to_the_end(self, coordinator: Coordinator) -> None:
+    async def _read_to_the_end(self, coordinator: Coordinator) -> Link:
         """Draw a fence: replication may have stood still, and what it has not read is in no log."""
         if coordinator.state.status(Service.REPLICATION) not in ACTIVE:
             await coordinator.start(Service.REPLICATION)
-        await draw_fence(
+        link = await draw_fence(
             coordinator,
             source=self.source,
             reader=LogReader(store=self.store),
@@ -83,14 +83,27 @@ class Clean:
             timeout_seconds=self.timeout_seconds,
         )
         await coordinator.go_on()
+        return link
 
-    async def _stop_replication(self, coordinator: Coordinator) -> None:
-        # Drained first: what it holds is then in the log, and counts.
+    async def _stop_replication(self, coordinator: Coordinator, link: Link) -> None:
+        """Stop replication, and see that neither the log nor the stream behind it holds what is not verified.
+
+        Until that is known nothing is deleted, and whatever fails, replication goes on.
+        """
         await coordinator.stop(Service.REPLICATION)
-        late = await late_operations(self.store, coordinator.state.verified)
-        if late:
+        try:
+            async for newer in LogReader(store=self.store).links(after=link):
+                link = newer
+            coordinator.report(step="reading up to a last marker")
+            unread = await operations_to_marker(
+                self.source, link.commit.position, clock=self.clock, timeout_seconds=self.timeout_seconds
+            )
+            late = unread + await late_operations(self.store, coordinator.state.verified)
+            if late:
+                raise _not_verified(late)
+        except OperatorError:
             await coordinator.start(Service.REPLICATION)
-            raise _not_verified(late)
+            raise
 
     async def _clearing(self, coordinator: Coordinator) -> Clearing:
         """Return how far an earlier start has come; of the first, what there is to remove."""

@@ -56,6 +56,7 @@ class Replication:
                 failure = await capture.follow(batches, first)
         if failure is not None:
             raise failure
+        coordinator.report(is_drained=capture.is_drained)
 
     async def _check_source(self, coordinator: Coordinator, *, may_enable: bool) -> None:
         """See that changes are kept, and note beforehand if the agent switches that on: then `clean` switches it off.

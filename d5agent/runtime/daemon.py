@@ -39,7 +39,7 @@ class _Running:
     stopping: asyncio.Event
     task: asyncio.Task[None]
     has_drained: bool = False
-    """Whether its last run ended by itself, without an error: then nothing is left in its hands."""
+    """Whether its last run ended by itself, without an error, and left nothing of what it had begun to read."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,8 +143,8 @@ class Daemon:
     async def stop_as_done(self, service: Service) -> None:
         """End a service for another one; it counts as done only if it has drained.
 
-        TransientError: it was not running, or its drain failed or ran out of time. It is started again, so that what
-        it held, or did not see, is read after all; whoever asked must ask again.
+        TransientError: it was not running, its drain failed or ran out of time, or it left something unread. It is
+        started again, so that what it held, or did not see, is read after all; whoever asked must ask again.
         """
         running = self._running.get(service)
         if running is None and self.state.status(service) is Status.DONE:
@@ -208,7 +208,9 @@ class Daemon:
             while True:
                 began = self.clock.monotonic()
                 error = await self._run_once(service, plugin, stopping, journal)
-                self._running[service].has_drained = error is None
+                self._running[service].has_drained = (
+                    error is None and self.facts[service].get("is_drained") is not False
+                )
                 if error is None or isinstance(error, OperatorError):
                     await self._conclude(service, error, journal)
                     return

@@ -20,7 +20,7 @@ from d5agent.steps.pipeline import Pipeline, Room, read_ahead
 from d5agent.steps.roll_ups import RollUps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from d5agent.core.glance import Event
     from d5agent.core.log import Commit
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from d5agent.ports import ChangeSource, EventBatch, StateStore
     from d5agent.service import Coordinator
     from d5agent.steps.log_writer import LogWriter
+    from d5agent.steps.pipeline import Inbox
 
 TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as operators know it
 GAP: Final = "stream_gap"
@@ -41,7 +42,7 @@ _LOOKS_A_CHECK: Final = 6
 _AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
 _EVENTS_A_TURN: Final = 256
 _NEXT_MARK_SECONDS: Final = 0.2
-_BATCHES_TO_SEAL: Final = 3  # read after the request to stop, so that what is in hand can be committed
+_BATCHES_TO_SEAL: Final = 3  # read after the request to stop, beside those in the inbox, so that a drain ends
 
 
 def position_to_json(sequence: int, position: Position) -> dict[str, object]:
@@ -88,6 +89,8 @@ class Capture:
         self._is_caught_up = False
         self._not_kept: NotKeptError | None = None
         self._holds_operations = writer.total.operations > 0
+        self.is_drained = False
+        """Whether capture was stopped with nothing left, neither in the segmenter nor in the inbox."""
 
     async def begin(self, position: Position, *, after: ClusterTime) -> None:
         """Note where the log begins, as its first commit: `after` is the source's time before the stream was opened."""
@@ -117,7 +120,7 @@ class Capture:
         try:
             await self._handle(first)
             async with read_ahead(batches, self._ahead) as inbox:
-                await self._follow(aiter(inbox))
+                await self._follow(inbox)
         except AgentError as error:
             failure = error
         last = self._segmenter.drain()
@@ -125,15 +128,18 @@ class Capture:
             await self._pipeline.take(last)
         return failure
 
-    async def _follow(self, batches: AsyncIterator[EventBatch]) -> None:
-        left = _BATCHES_TO_SEAL
-        async for batch in batches:
+    async def _follow(self, inbox: Inbox) -> None:
+        """Work on batches until the service is to stop and nothing is left, or as many as can be waited for."""
+        left: int | None = None
+        async for batch in inbox:
             await self._handle(batch)
             if self._not_kept is not None:
                 raise self._not_kept
             if self._coordinator.stopping.is_set():
-                left -= 1
-                if self._segmenter.is_empty or self._segmenter.is_sealed or left == 0:
+                left = (len(inbox) + _BATCHES_TO_SEAL if left is None else left) - 1
+                # An open transaction can be committed only once it is read whole; a busy stream never ends.
+                self.is_drained = not inbox and (self._segmenter.is_empty or self._segmenter.is_sealed)
+                if self.is_drained or left == 0:
                     return
 
     async def _handle(self, batch: EventBatch) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.glance import glance
 from d5agent.core.services import Service, Status
 from d5agent.errors import OperatorError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 
 if TYPE_CHECKING:
     from d5agent.core.log import Link
-    from d5agent.core.operation import ClusterTime
+    from d5agent.core.operation import ClusterTime, Position
     from d5agent.core.raw import DocumentId
     from d5agent.ports import ChangeSource, Clock
     from d5agent.service import Coordinator
@@ -47,6 +48,26 @@ async def draw_fence(
         await coordinator.wait("the fence to come out of the stream and be stored")
 
 
+async def operations_to_marker(source: ChangeSource, after: Position, *, clock: Clock, timeout_seconds: float) -> int:
+    """Write a marker, read the stream up to it, and return how many operations of others come before it.
+
+    For when nobody captures any more: what the log does not hold yet is counted, not stored. OperatorError: the marker
+    does not come out of the stream in time.
+    """
+    mark_id = new_mark_id("end")
+    await source.mark(mark_id)
+    marker, count, began = mark_document_id(mark_id), 0, clock.monotonic()
+    async with source.stream(after) as batches:
+        while True:
+            batch = await anext(batches)
+            for event in map(glance, batch.events):
+                if not event.is_ours:
+                    count += 1
+                elif event.document_id == marker:
+                    return count
+            _check_patience(clock.monotonic() - began, timeout_seconds)
+
+
 def _check(coordinator: Coordinator, *, waited: float, timeout_seconds: float) -> None:
     """Raise when there is nothing more to wait for."""
     status = coordinator.state.status(Service.REPLICATION)
@@ -57,10 +78,14 @@ def _check(coordinator: Coordinator, *, waited: float, timeout_seconds: float) -
             hint=row.hint or "type: d5agent start replication; then start this again",
             replication=row.error or row.reason,
         )
+    _check_patience(waited, timeout_seconds)
+
+
+def _check_patience(waited: float, timeout_seconds: float) -> None:
     if waited > timeout_seconds:
         raise OperatorError(
-            "the fence did not come out of the stream",
-            hint="is replication running? see d5agent status",
+            "the fence marker did not come out of the stream",
+            hint="is replication running? does the stream lag? see d5agent status",
             after_seconds=timeout_seconds,
         )
 

@@ -58,6 +58,10 @@ class Inbox:
         self._arrived = asyncio.Event()
         self._error: AgentError | None = None
 
+    def __len__(self) -> int:
+        """How many batches wait here."""
+        return len(self._batches)
+
     async def fill(self, batches: AsyncGenerator[EventBatch]) -> None:
         """Read on while there is room. The stream's error is kept until what came before it is worked on."""
         try:

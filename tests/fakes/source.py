@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from bson import decode, encode
+from typing_extensions import override
 
 from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position
 from d5agent.errors import NotKeptError, OperatorError
@@ -103,3 +104,23 @@ class FakeChangeSource:
     def _position(self, at: int) -> Position:
         """Return where the stream goes on; the time beside it is the server's own, as in every reply."""
         return Position(cluster_time=self.cluster.now(), token=encode({"_data": f"-{token_data(at)}"}))
+
+
+class LaggingSource(FakeChangeSource):
+    """A server whose stream is behind its writes: until a moment it sends nothing, as if there were nothing.
+
+    As unkind as a real one: each empty reply has the server's own time beside the token, and it moves on.
+    """
+
+    silent_until = 0.0
+
+    @override
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        token = after.token
+        async with aclosing(super()._batches(after)) as batches:
+            async for batch in batches:
+                while self.clock.monotonic() < self.silent_until:
+                    yield EventBatch(events=[], position=Position(cluster_time=self.cluster.now(), token=token))
+                    await self.clock.sleep(_AWAIT_SECONDS)
+                yield batch
+                token = batch.position.token if batch.position is not None else token

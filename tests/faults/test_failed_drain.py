@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,20 +15,20 @@ from d5agent.core.naming import SEGMENTS
 from d5agent.core.operation import Namespace
 from d5agent.core.services import ACTIVE, Phase, Service, Status
 from d5agent.errors import OperatorError, TransientError
-from d5agent.ports import EventBatch
 from d5agent.runtime.daemon import Daemon
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import insert
 from tests.fakes.mortal import Life
-from tests.fakes.source import FakeChangeSource
+from tests.fakes.source import FakeChangeSource, LaggingSource
 from tests.fakes.store import FakeStateStore
-from tests.faults.world import CAPTURE, RESTORE, GuardedStore, World, all_is_clean
+from tests.faults.world import CAPTURE, RESTORE, Act, GuardedStore, World, all_is_clean
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from d5agent.core.operation import Position
     from d5agent.errors import AgentError
+    from d5agent.ports import EventBatch
     from d5agent.service import Coordinator
 
 LATE = Namespace("shop", "late")
@@ -106,20 +107,22 @@ async def test_what_the_store_refuses_while_clean_begins_is_not_cleaned_away(*, 
 
 @dataclass(slots=True, kw_only=True)
 class Holding:
-    """A service that cannot store what it holds when it is to stop, for so many times."""
+    """A service that cannot store what it holds when it is to stop, for so many times; None: it leaves some unread."""
 
-    failures: list[AgentError]
+    failures: list[AgentError | None]
     drains: bool = True
 
     async def run(self, coordinator: Coordinator) -> None:
         while not coordinator.stopping.is_set():
             await coordinator.wait("to be stopped")
-        if self.failures:
-            raise self.failures.pop()
+        coordinator.report(is_drained=not self.failures)
+        error = self.failures.pop() if self.failures else None
+        if error is not None:
+            raise error
 
 
-@pytest.mark.parametrize("error", [TransientError("away", hint=""), OperatorError("refused", hint="")])
-async def test_a_drain_that_fails_does_not_count_and_the_service_is_started_again(error: AgentError) -> None:
+@pytest.mark.parametrize("error", [TransientError("away", hint=""), OperatorError("refused", hint=""), None])
+async def test_a_drain_that_fails_does_not_count_and_the_service_is_started_again(error: AgentError | None) -> None:
     clock, failures = FakeClock(), [error]
     daemon = Daemon(
         plugins={Service.REPLICATION: lambda: Holding(failures=failures)},
@@ -143,23 +146,6 @@ async def test_a_drain_that_fails_does_not_count_and_the_service_is_started_agai
             daemon.end()
 
 
-class LaggingSource(FakeChangeSource):
-    """A server whose stream is behind its writes: until a moment it sends nothing, as if there were nothing."""
-
-    silent_until = 0.0
-
-    @override
-    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
-        position: Position | None = after
-        async with aclosing(super()._batches(after)) as batches:
-            async for batch in batches:
-                while self.clock.monotonic() < self.silent_until:
-                    yield EventBatch(events=[], position=position)
-                    await self.clock.sleep(0.5)
-                yield batch
-                position = batch.position
-
-
 @pytest.mark.parametrize("stops_before", [False, True])
 async def test_what_the_stream_has_not_sent_yet_is_not_cleaned_away(*, stops_before: bool) -> None:
     world = World()
@@ -181,4 +167,69 @@ async def test_what_the_stream_has_not_sent_yet_is_not_cleaned_away(*, stops_bef
     script = (*CAPTURE, *RESTORE, a_late_write_that_nobody_has_seen, nothing_is_deleted, all_is_clean)
     assert await world.live(Life(None), script)
     assert LATE in world.contents()
+    assert world.target.database.contents() == world.contents()
+
+
+class MarkerStore(GuardedStore):
+    """Calls `on_marker` once, right after a fence marker is stored and before the commit that names it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_marker: Callable[[], None] | None = None
+
+    @override
+    async def put_once(self, key: str, body: bytes) -> bool:
+        is_stored = await super().put_once(key, body)
+        if self.on_marker is not None and key.startswith(f"{SEGMENTS}d5agent/marks/") and "_fence-" in key:
+            act, self.on_marker = self.on_marker, None
+            act()
+        return is_stored
+
+
+async def clean_behind(store: MarkerStore, on_marker: Callable[[], None], world: World, daemon: Daemon) -> bool:
+    """Start the clean-up; once its fence is drawn, something comes behind it. Wait until clean has given up."""
+    if daemon.state.phase is Phase.RESTORE:
+        store.on_marker = on_marker
+        await daemon.start(Service.MONITOR_RESTORE)
+    assert daemon.state.phase is not Phase.IDLE, "it was cleaned away"
+    assert not any(key.startswith("reports/") and key.endswith("final.json") for key in world.store.objects)
+    return daemon.state.status(Service.CLEAN) is Status.FAILED
+
+
+class SlowSource(FakeChangeSource):
+    """Sends one event a batch and takes its time, so that a transaction is read in many batches."""
+
+    @override
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        async with aclosing(super()._batches(after)) as batches:
+            async for batch in batches:
+                yield batch
+                await self.clock.sleep(0.1 if batch.events else 0)
+
+
+async def test_an_open_transaction_is_not_cleaned_away() -> None:
+    store = MarkerStore()
+    world = World(store=store)
+    world.source = SlowSource(cluster=world.cluster, clock=world.clock, batch_sizes=(1,))
+    documents = [insert(LATE, {"_id": number}) for number in range(12)]
+    clean = partial(clean_behind, store, lambda: world.cluster.apply(*documents))
+    script: tuple[Act, ...] = (*CAPTURE, *RESTORE, clean, nothing_is_deleted, all_is_clean)
+    assert await world.live(Life(None), script)
+    assert len(world.target.database.contents()[LATE]) == len(documents)
+    assert world.target.database.contents() == world.contents()
+
+
+async def test_a_write_behind_the_last_commit_is_not_cleaned_away() -> None:
+    store = MarkerStore()
+    world = World(store=store)
+    source = world.source = LaggingSource(cluster=world.cluster, clock=world.clock)
+
+    def write_unseen() -> None:
+        source.silent_until = world.clock.monotonic() + 60
+        world.cluster.apply(insert(LATE, {"_id": 1}))
+
+    clean = partial(clean_behind, store, write_unseen)
+    script: tuple[Act, ...] = (*CAPTURE, *RESTORE, clean, nothing_is_deleted, all_is_clean)
+    assert await world.live(Life(None), script)
+    assert LATE in world.target.database.contents()
     assert world.target.database.contents() == world.contents()

@@ -102,7 +102,7 @@ async def test_writes_that_do_not_end_are_given_up_with_a_hint() -> None:
 
 async def test_a_mark_that_does_not_come_out_is_given_up_with_a_hint() -> None:
     stage = await ready(Stage())  # and no replication runs
-    with pytest.raises(OperatorError, match="the fence did not come out") as failed:
+    with pytest.raises(OperatorError, match="the fence marker did not come out") as failed:
         await monitor(stage).run(stage.coordinator)
     assert "is replication running?" in failed.value.hint
     assert stage.coordinator.reasons == [MARK]

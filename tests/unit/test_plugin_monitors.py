@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typing_extensions import override
 
 from d5agent.core.ending import ask_power_off, forced
 from d5agent.core.final_report import Clearing
@@ -21,6 +22,7 @@ from d5agent.steps.log_reader import LogReader
 from tests.fakes.cluster import insert
 from tests.fakes.coordinator import SINCE
 from tests.fakes.machine import FakePowerSwitch
+from tests.fakes.source import LaggingSource
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.store import FakeObjectStore
 
@@ -116,6 +118,28 @@ async def test_clean_refuses_when_operations_came_after_the_proof_and_replicatio
     assert stage.source.is_enabled
     assert stage.coordinator.started == [Service.REPLICATION]
     assert stage.coordinator.state.status(Service.REPLICATION) is Status.PENDING
+    assert not stage.coordinator.state.is_clearing
+
+
+class MuteSource(LaggingSource):
+    """Sends nothing more once the last marker is written, which is after replication was stopped."""
+
+    @override
+    async def mark(self, mark_id: str) -> bool:
+        if mark_id.startswith("end-"):
+            self.silent_until = self.clock.monotonic() + 1_000
+        return await super().mark(mark_id)
+
+
+async def test_a_last_marker_that_is_not_read_keeps_the_log() -> None:
+    stage = await proved(Stage())
+    stage.source = MuteSource(cluster=stage.cluster, clock=stage.clock)
+    before = dict(stage.store.objects)
+    with pytest.raises(OperatorError, match="the fence marker did not come out") as refused:
+        await run_clean(stage)
+    assert refused.value.facts == {"after_seconds": 60}
+    assert before.items() <= stage.store.objects.items()
+    assert stage.coordinator.started == [Service.REPLICATION]
     assert not stage.coordinator.state.is_clearing
 
 

@@ -242,6 +242,43 @@ async def test_a_stop_in_the_middle_of_a_busy_stream_leaves_the_rest_to_the_next
     assert await stage.stored() == stage.happened()
 
 
+class BurstSource(FakeChangeSource):
+    """Sends an empty batch first, and events right behind it: both are read before either is worked on."""
+
+    @override
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        async with aclosing(super()._batches(after)) as batches:
+            async for batch in batches:
+                if batch.events:
+                    yield replace(batch, events=[], position=None)
+                yield batch
+
+
+async def test_a_stop_leaves_nothing_in_the_inbox() -> None:
+    stage = Stage()
+    source = BurstSource(cluster=stage.cluster, clock=stage.clock)
+    async with stage.running(stage.replication(source=source)):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        stage.cluster.apply(insert(ORDERS, {"_id": 1}))
+        stage.coordinator.stopping.set()
+    assert await stage.stored() == stage.happened()
+    assert stage.coordinator.facts["is_drained"] is True
+
+
+async def test_a_stop_inside_a_transaction_is_not_drained() -> None:
+    stage = Stage()
+    slow = HeldSource(cluster=stage.cluster, clock=stage.clock, batch_sizes=(1,))
+    slow.flows = True
+    async with stage.running(stage.replication(source=slow)) as service:
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        stage.cluster.apply(*[insert(ORDERS, {"_id": number}) for number in range(12)])
+        stage.coordinator.stopping.set()
+        await until(stage.clock, service.done)
+    assert stage.coordinator.facts["is_drained"] is False
+    await stage.capture()
+    assert await stage.stored() == stage.happened()
+
+
 async def test_a_drop_stands_in_a_commit_of_its_own_whatever_surrounds_it() -> None:
     stage = Stage()
     await stage.capture(
