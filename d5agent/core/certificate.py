@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.naming import commit_key
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from d5agent.core.log import Link
     from d5agent.core.report import VerifyReport
+    from d5agent.core.services import Fence, PhaseState
     from d5agent.core.timeline import Timeline
 
 REPORTS: Final = "reports/"
@@ -28,6 +30,34 @@ _HINT: Final = "nothing was deleted; type: d5agent start restore, which verifies
 def certificate_key(run_id: str, form: str = "json") -> str:
     """Return where the certificate of a run is; `form`: json or html."""
     return f"{REPORTS}{run_id}/certificate.{form}"
+
+
+def proved_fence(state: PhaseState) -> Fence:
+    """Return the fence that a certificate may rest on. OperatorError: it is not proved that the stream is drained."""
+    fence = state.fence
+    if fence is None:
+        raise OperatorError(
+            "restore has no fence: it is not proved that the stream is drained",
+            hint="type: d5agent start restore, which starts monitor-replication first",
+        )
+    if not fence.marker:
+        raise OperatorError(
+            "the fence was drawn without a marker: it is not proved that the stream is drained",
+            hint="type: d5agent start restore; in live mode then d5agent cutover",
+            at=fence.at,
+        )
+    return fence
+
+
+def end_of_stream(fence: Fence) -> dict[str, Any]:
+    """Return how it was proved that the log holds all that happened on the source before the fence."""
+    return {
+        "proof": "marker",
+        "marker": fence.marker,
+        "commit": commit_key(fence.sequence),
+        "cluster_time": list(fence.cluster_time),
+        "at": fence.at,
+    }
 
 
 def certificate_of(

@@ -74,15 +74,17 @@ class ServiceState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fence:
-    """The proof that the stream is drained: the commit that holds the agent's last mark, and that mark's time.
+    """The proof that the stream is drained: the commit that holds the fence marker, and that marker's own time.
 
-    `read_only_at`: when a cutover had made the application read-only; empty where somebody else did it.
+    `read_only_at`: when a cutover had made the application read-only; empty where somebody else did it. `marker`: the
+    marker's `_id`; empty in the state of an agent that drew fences without one, which proves nothing.
     """
 
     sequence: int
     cluster_time: ClusterTime
     at: str
     read_only_at: str = ""
+    marker: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

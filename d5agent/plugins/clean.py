@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CLEARING: Final = "clearing"
 """The state that holds what is being removed, and how far that is."""
+_AGAIN: Final = "d5agent start clean"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,15 +76,16 @@ class Clean:
         """Draw a fence: replication may have stood still, and what it has not read is in no log."""
         if coordinator.state.status(Service.REPLICATION) not in ACTIVE:
             await coordinator.start(Service.REPLICATION)
-        link = await draw_fence(
+        marker = await draw_fence(
             coordinator,
             source=self.source,
             reader=LogReader(store=self.store),
             clock=self.clock,
             timeout_seconds=self.timeout_seconds,
+            again=_AGAIN,
         )
         await coordinator.go_on()
-        return link
+        return marker.link
 
     async def _stop_replication(self, coordinator: Coordinator, link: Link) -> None:
         """Stop replication, and see that neither the log nor the stream behind it holds what is not verified.
@@ -96,7 +98,11 @@ class Clean:
                 link = newer
             coordinator.report(step="reading up to a last marker")
             unread = await operations_to_marker(
-                self.source, link.commit.position, clock=self.clock, timeout_seconds=self.timeout_seconds
+                self.source,
+                link.commit.position,
+                clock=self.clock,
+                timeout_seconds=self.timeout_seconds,
+                again=_AGAIN,
             )
             late = unread + await late_operations(self.store, coordinator.state.verified)
             if late:

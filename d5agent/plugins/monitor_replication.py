@@ -10,7 +10,7 @@ from d5agent.core.log import foreign_operations
 from d5agent.core.services import Fence, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.steps.backups import wait_for_backup
-from d5agent.steps.fence import draw_fence
+from d5agent.steps.fence import draw_fence, write_marker
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class MonitorReplication:
         if self.application is not None:
             await self._cut_over(coordinator, self.application)
             return
+        # Refused at once, not after the wait for running writes.
+        await write_marker(self.source, "probe", again=self._again)
         await self._drain(coordinator)
         await wait_for_backup(coordinator, self.store, "target")
         await coordinator.start(Service.RESTORE)
@@ -48,6 +50,8 @@ class MonitorReplication:
         if coordinator.state.fence is not None:
             return  # drawn before a crash of ours; restore has seen it, or will
         try:
+            # Refused before the application is made read-only.
+            await write_marker(self.source, "probe", again=self._again)
             while not coordinator.facts_of(Service.RESTORE).get("can_cutover"):
                 self._check_restore(coordinator)
                 await coordinator.wait("restore to catch up; then the application is made read-only")
@@ -72,22 +76,26 @@ class MonitorReplication:
     async def _drain(self, coordinator: Coordinator, *, read_only_at: str = "") -> None:
         """Wait for running writes, draw the fence, and publish it once it is quiet behind it."""
         await self._wait_for_writes(coordinator)
-        link = await draw_fence(
+        marker = await draw_fence(
             coordinator,
             source=self.source,
             reader=LogReader(store=self.store),
             clock=self.clock,
             timeout_seconds=self.timeout_seconds,
+            again=self._again,
         )
-        await self._wait_for_quiet(coordinator, link)
+        await self._wait_for_quiet(coordinator, marker.link)
         fence = Fence(
-            sequence=link.commit.sequence,
-            cluster_time=link.commit.position.cluster_time,
+            sequence=marker.link.commit.sequence,
+            cluster_time=marker.cluster_time,
             at=self.clock.now().isoformat(timespec="milliseconds"),
             read_only_at=read_only_at,
+            marker=marker.id,
         )
         await coordinator.update(lambda state: replace(state, fence=fence))
-        coordinator.journal.info("fence_drawn", sequence=fence.sequence, cluster_time=str(fence.cluster_time))
+        coordinator.journal.info(
+            "fence_drawn", sequence=fence.sequence, marker=fence.marker, cluster_time=str(fence.cluster_time)
+        )
 
     async def _wait_for_writes(self, coordinator: Coordinator) -> None:
         began = self.clock.monotonic()
@@ -110,9 +118,12 @@ class MonitorReplication:
                 if foreign_operations(link.commit):
                     quiet_since = self.clock.monotonic()
 
+    @property
+    def _again(self) -> str:
+        return "d5agent start restore" if self.application is None else "d5agent cutover"
+
     def _advice(self, what: str) -> str:
-        again = "d5agent start restore" if self.application is None else "d5agent cutover"
-        return f"make the application's user read-only (Lambda restore-replication), {what}; then type: {again}"
+        return f"make the application's user read-only (Lambda restore-replication), {what}; then type: {self._again}"
 
     def _check_patience(self, began: float, message: str, hint: str, **facts: object) -> None:
         if self.clock.monotonic() - began > self.timeout_seconds:

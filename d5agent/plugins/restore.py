@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.certificate import proved_fence
 from d5agent.core.cutover import is_ready, lag_seconds
 from d5agent.core.operation import ClusterTime
 from d5agent.core.pace import Pace
@@ -65,8 +66,8 @@ class Restore:
         self._applied = None  # tried again after a failure: what was read ahead then was not applied
         if self.is_live:
             await wait_for_backup(coordinator, self.store, "target")
-        else:
-            self._check_fence(coordinator)
+        if not self.is_live or coordinator.state.fence is not None:
+            proved_fence(coordinator.state)
         checkpoint = await load_checkpoint(self.states, coordinator.state.run_id)
         await self._check_log(coordinator, reader)
         replayer, progress = self._replayer(coordinator, reader, checkpoint)
@@ -86,13 +87,6 @@ class Restore:
         report.operations = checkpoint.operations
         coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
         await self._conclude(coordinator, self._proof(checkpoint, report), report)
-
-    def _check_fence(self, coordinator: Coordinator) -> None:
-        if coordinator.state.fence is None:
-            raise OperatorError(
-                "restore has no fence: it is not proved that the stream is drained",
-                hint="type: d5agent start restore, which starts monitor-replication first",
-            )
 
     async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> None:
         """Refuse a broken log before anything is written."""

@@ -48,7 +48,7 @@ async def check(settings: Settings) -> dict[str, Any]:
         await row("state directory", lambda: _check_directory(settings))
         await row("bucket", lambda: _check_store(adapters))
         await row("source", lambda: _check_source(adapters))
-        await row("source, marks", lambda: _check_mark(adapters), needs="source")
+        await row("source, fence marker", lambda: _check_mark(adapters), needs="source")
         await row("source, reading", lambda: _check_collections(adapters), needs="source")
         await row("target", lambda: _check_target(adapters))
         await row("clock", lambda: _check_clock(adapters), needs="source")
@@ -86,8 +86,9 @@ async def _check_source(adapters: Adapters) -> str:
 async def _check_mark(adapters: Adapters) -> str:
     if not await adapters.source.mark(f"check-{adapters.clock.now().isoformat()}"):
         raise OperatorError(
-            "the agent's user may not write marks",
-            hint="grant it insert on the database d5agent: the fence is then a proof, not a waiting time",
+            "the agent's user may not write the fence marker",
+            hint="grant it insert on the database d5agent (docs/privileges.md): without it restore, cutover and clean "
+            "are refused",
         )
     return "may be written"
 

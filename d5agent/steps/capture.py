@@ -12,7 +12,6 @@ from d5agent.core.glance import glance
 from d5agent.core.log import is_rollup_due, token_to_json
 from d5agent.core.operation import parse_event
 from d5agent.core.segmenter import Cut, Segmenter
-from d5agent.core.services import ACTIVE, Service
 from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError, UnclassifiedError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 from d5agent.steps.parallel import beside
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as operators know it
 GAP: Final = "stream_gap"
 _IDLE_SECONDS: Final = 60
-_IDLE_SECONDS_BEFORE_FENCE: Final = 1
 _MIRROR_SECONDS: Final = 60  # of the position's copy: whoever carries on reads the commits
 _WATCH_SECONDS: Final = 10
 _LOOKS_A_CHECK: Final = 6
@@ -103,12 +101,19 @@ class Capture:
             yield
 
     async def become_ready(self) -> None:
-        """Write a mark that must come out of the stream; without the right to write, be ready at once."""
+        """Write a marker that must come out of the stream.
+
+        Without the right to write, capture is ready at once: its beginning is stored, and capturing loses nothing. Its
+        end cannot be proved then, so neither restore nor clean goes on before the right is there (steps/fence.py).
+        """
         mark_id = new_mark_id("ready")
         if await self._source.mark(mark_id):
             self._mark = mark_document_id(mark_id)
         else:
-            self._coordinator.journal.warning("mark_not_written", hint="grant the agent's user insert on d5agent")
+            self._coordinator.journal.warning(
+                "marker_not_written",
+                hint="restore, cutover and clean are refused: grant the agent's user insert on the database d5agent",
+            )
             await self._set_ready()
 
     async def follow(self, batches: AsyncGenerator[EventBatch], first: EventBatch) -> AgentError | None:
@@ -195,15 +200,10 @@ class Capture:
         due = self._segmenter.tick(now=now)
         if due is not None:
             await self._pipeline.take(due)
-        elif self._segmenter.is_empty and now - self._committed_at >= self._idle_seconds() and batch.position:
+        elif self._segmenter.is_empty and now - self._committed_at >= _IDLE_SECONDS and batch.position:
             # An old position makes the server read its log from there, and one day it is too old.
             self._committed_at = now
             await self._pipeline.take(Cut(segments=(), position=batch.position))
-
-    def _idle_seconds(self) -> float:
-        # Without a mark, the fence is a position that has passed a time: it must not take a minute to see it.
-        fencing = self._coordinator.state.status(Service.MONITOR_REPLICATION) in ACTIVE
-        return _IDLE_SECONDS_BEFORE_FENCE if fencing else _IDLE_SECONDS
 
     async def _note(self, commit: Commit) -> None:
         """Let the local copy of the position follow a commit, and say what it holds."""

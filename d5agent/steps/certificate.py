@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from d5agent.core.certificate import certificate_key, certificate_of, check_certificate, sealed
+from d5agent.core.certificate import (
+    certificate_key,
+    certificate_of,
+    check_certificate,
+    end_of_stream,
+    proved_fence,
+    sealed,
+)
 from d5agent.core.log import Link, decode_commit, digest
 from d5agent.core.naming import commit_key
 from d5agent.core.page import page_of
@@ -27,17 +34,21 @@ class Certifier:
     issuer: dict[str, str]
 
     async def certify(self, state: PhaseState, proof: Verified, report: VerifyReport) -> Verified:
-        """Store the certificate of a proof; return the proof with its key and the hash of the log's last commit."""
+        """Store the certificate of a proof; return the proof with its key and the hash of the log's last commit.
+
+        OperatorError: no marker proves that the log holds all of the stream.
+        """
+        fence = proved_fence(state)
         link = await link_of(self.store, proof.sequence)
-        fence = state.fence
         certificate = certificate_of(
             report,
             link,
             self.timeline,
             issuer=self.issuer,
-            read_only_since=(fence.read_only_at if fence is not None else "") or state.since,
+            read_only_since=fence.read_only_at or state.since,
             at=proof.at,
         )
+        certificate["end_of_stream"] = end_of_stream(fence)
         key = certificate_key(report.run_id)
         page = page_of(certificate).encode(errors="backslashreplace")
         await self.store.put(certificate_key(report.run_id, "html"), page)

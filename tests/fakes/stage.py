@@ -171,11 +171,15 @@ class Stage:
     async def draw_fence(self) -> None:
         """Let the state say that the stream was drained, up to the log's end."""
         last = (await self.commits())[-1]
-        fence = Fence(sequence=last.sequence, cluster_time=last.position.cluster_time, at=SINCE)
+        fence = Fence(
+            sequence=last.sequence, cluster_time=last.position.cluster_time, at=SINCE, marker="fence-of-the-stage"
+        )
         self.coordinator.state = replace(self.coordinator.state, fence=fence, ready_at=SINCE, phase=Phase.RESTORE)
 
     async def prove(self) -> None:
         """Let the state say that restore has verified the log, up to its end, with its certificate in the store."""
+        if self.coordinator.state.fence is None:
+            await self.draw_fence()
         last = (await self.commits())[-1]
         proof = Verified(sequence=last.sequence, operations=last.total.operations, compared=1, at=SINCE)
         report = VerifyReport(scope="touched", run_id="run", sequence=last.sequence, compared=1)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.certificate import certificate_of
+from d5agent.core.certificate import certificate_of, end_of_stream
 from d5agent.core.charts import clock, duration, number, rates
 from d5agent.core.compare import Difference, DifferenceKind
 from d5agent.core.log import Commit, Link, Total, Writer
@@ -17,6 +17,7 @@ from d5agent.core.operation import ClusterTime, Namespace, Position
 from d5agent.core.page import page_of
 from d5agent.core.repair import LastEvent, Repair
 from d5agent.core.report import NAMED, VerifyReport
+from d5agent.core.services import Fence
 from d5agent.core.timeline import Timeline
 from tests.fakes.documents import raw_id
 
@@ -89,7 +90,8 @@ def certificate(*, is_equal: bool = True, timeline: Timeline | None = None) -> d
         position=Position(cluster_time=ClusterTime(1_793_600_000, 8), token=None),
         total=Total(operations=1234, bytes=500, segments=2),
     )
-    return certificate_of(
+    fence = Fence(sequence=6, cluster_time=ClusterTime(1_793_600_000, 7), at="", marker="fence-1")
+    written = certificate_of(
         found(is_equal=is_equal),
         Link(commit=commit, digest="d" * 64),
         timeline or Timeline(),
@@ -97,6 +99,7 @@ def certificate(*, is_equal: bool = True, timeline: Timeline | None = None) -> d
         read_only_since="2026-11-02T08:44:00+00:00",
         at="2026-11-02T08:45:30+00:00",
     )
+    return {**written, "end_of_stream": end_of_stream(fence)}
 
 
 def busy() -> Timeline:
@@ -122,6 +125,7 @@ def test_a_certificate_says_what_an_auditor_asks() -> None:
         "in replication/.log/000000000005.json",
         "index a_1 is missing in the target",
         "d" * 64,
+        "proved by the marker fence-1, stored in replication/.log/000000000006.json",
         "restore: replay",
         "How far capture was behind the source (at most 3 s)",
         "Operations replayed a second (at most 1,000 /s)",

@@ -64,7 +64,7 @@ def test_yesterdays_state_is_read_and_what_came_later_has_its_default() -> None:
         "opened_stream": False,
         "forced_at": "",
         "power_off": None,
-        "fence": {**value["fence"], "read_only_at": ""},
+        "fence": {**value["fence"], "read_only_at": "", "marker": ""},
         "verified": {**value["verified"], "certificate": "", "digest": ""},
     }
 

@@ -25,7 +25,7 @@ READY = PhaseState(
     ready_at=NOW,
     services={Service.REPLICATION: ServiceState(status=Status.RUNNING, since=NOW)},
 )
-FENCE = Fence(sequence=1, cluster_time=ClusterTime(1, 1), at=NOW)
+FENCE = Fence(sequence=1, cluster_time=ClusterTime(1, 1), at=NOW, marker="fence-1")
 LIVE = phase.start(READY, Phase.RESTORE, now=NOW, new_run_id="x", is_live=True)
 
 
@@ -230,6 +230,14 @@ async def test_writes_that_do_not_end_within_the_time_end_the_cutover_and_the_hi
     assert "then type: d5agent cutover" in failed.value.hint
     assert failed.value.hint.endswith(CALL_OFF)
     assert (live.application.told, live.stage.coordinator.state.fence) == (["refuse"], None)
+
+
+async def test_a_cutover_without_a_marker_leaves_the_application_alone(live: Live) -> None:
+    live.stage.source.may_write = False
+    with pytest.raises(OperatorError, match="the fence marker cannot be written") as failed:
+        await cutting_over(live)
+    assert "insert on the database d5agent (docs/privileges.md), then type: d5agent cutover" in failed.value.hint
+    assert (live.application.told, live.stage.coordinator.state.fence) == ([], None)
 
 
 async def test_the_application_writes_on_until_restore_has_caught_up(live: Live) -> None:

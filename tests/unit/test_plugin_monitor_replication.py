@@ -10,6 +10,8 @@ import pytest
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.plugins.monitor_replication import MonitorReplication
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.marks import mark_document_id
 from tests.fakes.cluster import insert
 from tests.fakes.stage import ORDERS, Stage, until
 
@@ -81,7 +83,7 @@ async def test_running_writes_are_waited_for_and_named() -> None:
     stage.coordinator.on_wait = end_of_writes
     async with stage.running(stage.replication()):
         await until(stage.clock, lambda: len(stage.cluster) > marks)
-        marks = len(stage.cluster)
+        marks = len(stage.cluster) + 1  # with the one that shows that marks may be written
         await monitor(stage).run(stage.coordinator)
     assert stage.coordinator.reasons[:2] == [
         "2 running writes to end: update on shop.orders since 3 s",
@@ -109,44 +111,24 @@ async def test_a_mark_that_does_not_come_out_is_given_up_with_a_hint() -> None:
     assert stage.coordinator.started == []
 
 
-async def test_without_marks_the_fence_is_a_position_past_it_that_told_of_nothing_new() -> None:
+async def test_without_a_marker_nothing_is_waited_for_and_no_fence_is_drawn() -> None:
     stage = await ready(Stage())
-    stage.cluster.moves_while_idle = True
-    stage.source.may_write = False
-    async with stage.running(stage.replication()):
-        before = stage.cluster.now()
+    stage.source.may_write, stage.source.writes = False, ["update on shop.orders since 3 s"]
+    with pytest.raises(OperatorError, match="the fence marker cannot be written") as refused:
         await monitor(stage).run(stage.coordinator)
-    fence = stage.coordinator.state.fence
-    assert fence is not None
-    assert fence.cluster_time > before
-    commits = await stage.commits()
-    assert [commits[fence.sequence + back].segments for back in (-1, 0)] == [(), ()]
-    assert len(stage.coordinator.journal.facts_of("mark_not_written")) == 2  # replication says so too
+    assert refused.value.hint.endswith("(docs/privileges.md), then type: d5agent start restore")
+    assert (stage.coordinator.reasons, stage.coordinator.started, stage.coordinator.state.fence) == ([], [], None)
 
 
-async def test_without_marks_an_operation_after_the_fence_proves_it() -> None:
+async def test_the_fence_is_the_marker_itself_and_its_own_time() -> None:
     stage = await ready(Stage())
-    stage.source.may_write = False
-    once(stage, MARK, lambda: stage.cluster.apply(insert(ORDERS, {"_id": "after"})))
     async with stage.running(stage.replication()):
         await monitor(stage).run(stage.coordinator)
     fence = stage.coordinator.state.fence
     assert fence is not None
-    assert (await stage.commits())[fence.sequence].segments
-
-
-async def test_without_marks_a_commit_of_older_operations_proves_nothing() -> None:
-    stage = await ready(Stage())
-    stage.cluster.moves_while_idle = True
-    stage.source.may_write = False
-    async with stage.running(stage.replication(max_segment_seconds=3)):
-        await stage.clock.sleep(5)
-        stage.cluster.apply(insert(ORDERS, {"_id": "before"}))
-        await monitor(stage).run(stage.coordinator)
-    fence = stage.coordinator.state.fence
-    assert fence is not None
-    (older,) = [c for c in await stage.commits() if c.sequence > 2 and c.segments]
-    assert fence.sequence >= older.sequence + 2  # that many positions told of nothing new
+    commit = (await stage.commits())[fence.sequence]
+    markers = [o async for o in LogReader(store=stage.store).operations(commit, only_own=True)]
+    assert [o.cluster_time for o in markers if o.document_id == mark_document_id(fence.marker)] == [fence.cluster_time]
 
 
 async def test_quiet_is_waited_for_when_asked_for_and_begins_anew_with_each_operation() -> None:

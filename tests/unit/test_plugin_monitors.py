@@ -22,7 +22,7 @@ from d5agent.steps.log_reader import LogReader
 from tests.fakes.cluster import insert
 from tests.fakes.coordinator import SINCE
 from tests.fakes.machine import FakePowerSwitch
-from tests.fakes.source import LaggingSource
+from tests.fakes.source import FakeChangeSource, LaggingSource
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.store import FakeObjectStore
 
@@ -139,6 +139,24 @@ async def test_a_last_marker_that_is_not_read_keeps_the_log() -> None:
         await run_clean(stage)
     assert refused.value.facts == {"after_seconds": 60}
     assert before.items() <= stage.store.objects.items()
+    assert stage.coordinator.started == [Service.REPLICATION]
+    assert not stage.coordinator.state.is_clearing
+
+
+async def test_a_last_marker_that_cannot_be_written_keeps_the_log() -> None:
+    class Withdrawn(FakeChangeSource):
+        """Takes the right to write away after clean has drawn its fence."""
+
+        @override
+        async def mark(self, mark_id: str) -> bool:
+            self.may_write = not mark_id.startswith("end-")
+            return await super().mark(mark_id)
+
+    stage = await proved(Stage())
+    stage.source = Withdrawn(cluster=stage.cluster, clock=stage.clock)
+    with pytest.raises(OperatorError, match="the fence marker cannot be written") as refused:
+        await run_clean(stage)
+    assert refused.value.hint.endswith("then type: d5agent start clean")
     assert stage.coordinator.started == [Service.REPLICATION]
     assert not stage.coordinator.state.is_clearing
 

@@ -94,6 +94,15 @@ async def test_a_restore_ends_with_both_sides_equal_and_proves_it() -> None:
     link = await link_of(stage.store, proof.sequence)
     assert (proof.certificate, proof.digest) == ("reports/run/certificate.json", link.digest)
     check_certificate(stage.store.objects[proof.certificate], link)
+    fence = stage.coordinator.state.fence
+    assert fence is not None
+    assert json.loads(stage.store.objects[proof.certificate])["end_of_stream"] == {
+        "proof": "marker",
+        "marker": fence.marker,
+        "commit": f"replication/.log/{fence.sequence:012d}.json",
+        "cluster_time": list(fence.cluster_time),
+        "at": fence.at,
+    }
     assert b"Both databases are equal" in stage.store.objects["reports/run/certificate.html"]
     facts = stage.coordinator.facts
     assert facts["operations_applied"] == facts["operations_total"] == last.total.operations
@@ -117,9 +126,35 @@ async def test_a_restore_without_a_fence_is_refused() -> None:
     assert "d5agent start restore" in refused.value.hint
 
 
+async def test_a_fence_without_a_marker_is_refused() -> None:
+    stage = await captured(Stage())
+    fence = stage.coordinator.state.fence
+    assert fence is not None
+    stage.coordinator.state = replace(stage.coordinator.state, fence=replace(fence, marker=""))
+    stage.target.before_each = must_not_write
+    for is_live in (False, True):
+        stage.store.objects["dump/run/target/manifest.json"] = b"{}"
+        with pytest.raises(OperatorError, match="drawn without a marker") as refused:
+            await stage.restore(is_live=is_live).run(stage.coordinator)
+        assert "d5agent start restore" in refused.value.hint
+
+
+async def test_a_fence_that_is_dropped_during_a_restore_leaves_no_certificate() -> None:
+    stage = await captured(Stage())
+
+    def drop_fence() -> None:  # what `d5agent start monitor-replication` does meanwhile
+        stage.coordinator.state = replace(stage.coordinator.state, fence=None)
+
+    stage.target.before_each = drop_fence
+    with pytest.raises(OperatorError, match="restore has no fence"):
+        await stage.restore().run(stage.coordinator)
+    assert stage.coordinator.state.verified is None
+    assert not [key for key in stage.store.objects if "certificate" in key]
+
+
 async def test_an_empty_log_is_refused() -> None:
     stage = Stage()
-    fence = Fence(sequence=0, cluster_time=stage.cluster.now(), at=SINCE)
+    fence = Fence(sequence=0, cluster_time=stage.cluster.now(), at=SINCE, marker="fence-1")
     stage.coordinator.state = replace(stage.coordinator.state, fence=fence)
     with pytest.raises(OperatorError, match="the log is empty"):
         await stage.restore().run(stage.coordinator)
