@@ -49,14 +49,18 @@ def proved_fence(state: PhaseState) -> Fence:
     return fence
 
 
-def end_of_stream(fence: Fence) -> dict[str, Any]:
-    """Return how it was proved that the log holds all that happened on the source before the fence."""
+def end_of_stream(fence: Fence, *, operations_after: int) -> dict[str, Any]:
+    """Return how it was proved that the log holds all that happened on the source before the fence.
+
+    `operations_after`: so many operations of others the certified log holds behind the marker.
+    """
     return {
         "proof": "marker",
         "marker": fence.marker,
         "commit": commit_key(fence.sequence),
         "cluster_time": list(fence.cluster_time),
         "at": fence.at,
+        "operations_after": operations_after,
     }
 
 

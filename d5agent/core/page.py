@@ -94,7 +94,8 @@ def _facts(document: Mapping[str, Any]) -> str:
     if log is not None:
         facts.append(("Operations in the log", f"{log['operations']:,}"))
         end = document["end_of_stream"]
-        facts.append(("End of the stream", f"proved by the marker {end['marker']}, stored in {end['commit']}"))
+        said = f"proved by the marker {end['marker']}, stored in {end['commit']}"
+        facts.append(("End of the stream", f"{said}; operations after it: {end['operations_after']:,}"))
         began = datetime.fromisoformat(document["read_only_since"])
         window = (datetime.fromisoformat(document["issued_at"]) - began).total_seconds()
         facts.append(("Read-only window", f"{duration(window)}, from {document['read_only_since']}"))

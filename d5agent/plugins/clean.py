@@ -13,10 +13,9 @@ from d5agent.core.phase import finish
 from d5agent.core.services import ACTIVE, Service, Status
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.archive import LogArchive, archive_prefix
-from d5agent.steps.certificate import link_of
 from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.late import late_operations
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
     from d5agent.core.log import Link

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.core.log import ROLLUPS
 from d5agent.errors import CorruptDataError
-from d5agent.steps.certificate import link_of
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:

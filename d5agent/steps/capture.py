@@ -13,6 +13,7 @@ from d5agent.core.log import is_rollup_due, token_to_json
 from d5agent.core.operation import parse_event
 from d5agent.core.segmenter import Cut, Segmenter
 from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError, UnclassifiedError
+from d5agent.steps.after_fence import AfterFence
 from d5agent.steps.marks import mark_document_id, new_mark_id
 from d5agent.steps.parallel import beside
 from d5agent.steps.pipeline import Pipeline, Room, read_ahead
@@ -37,7 +38,6 @@ _IDLE_SECONDS: Final = 60
 _MIRROR_SECONDS: Final = 60  # of the position's copy: whoever carries on reads the commits
 _WATCH_SECONDS: Final = 10
 _LOOKS_A_CHECK: Final = 6
-_AFTER_FENCE_LINES: Final = 1000  # one line in the journal for so many operations after the fence
 _EVENTS_A_TURN: Final = 256
 _NEXT_MARK_SECONDS: Final = 0.2
 _BATCHES_TO_SEAL: Final = 3  # read after the request to stop, beside those in the inbox, so that a drain ends
@@ -83,7 +83,7 @@ class Capture:
         self._rollup_due = asyncio.Event()
         self._rollup_due.set()  # a crash may have left one out
         self._mark: DocumentId | None = None
-        self._after_fence = 0
+        self._after_fence = AfterFence(coordinator=coordinator, writer=writer)
         self._is_caught_up = False
         self._not_kept: NotKeptError | None = None
         self._holds_operations = writer.total.operations > 0
@@ -149,7 +149,8 @@ class Capture:
 
     async def _handle(self, batch: EventBatch) -> None:
         now = self._clock.monotonic()
-        segmenter, fence = self._segmenter, self._coordinator.state.fence
+        segmenter = self._segmenter
+        await self._after_fence.look()
         for number, event in enumerate(await self._belonging(batch.events), 1):
             if number % _EVENTS_A_TURN == 0:
                 await self._clock.sleep(0)  # the next reply is read, and the one after it asked for, meanwhile
@@ -158,8 +159,8 @@ class Capture:
                 await self._pipeline.take(cut)
             if operation.is_ours:
                 await self._look_for_mark(operation)
-            elif fence is not None and operation.cluster_time > fence.cluster_time:
-                self._tell_after_fence(operation)
+            else:
+                self._after_fence.add(operation)
             if batch.is_reduced:
                 self._tell_reduced(parse_event(event))
         if not batch.events:
@@ -264,20 +265,12 @@ class Capture:
             self._not_kept = error  # raised where the stream is followed, so that what is in hand is stored first
 
     async def _look_for_mark(self, operation: Event) -> None:
-        if self._mark is not None and operation.document_id == self._mark:
+        id_ = operation.document_id
+        if id_ is not None:
+            self._after_fence.pass_marker(id_)
+        if self._mark is not None and id_ == self._mark:
             self._mark = None
             await self._set_ready()
-
-    def _tell_after_fence(self, operation: Event) -> None:
-        """Make an application's write after the fence known; it is not lost."""
-        self._after_fence += 1
-        if self._after_fence % _AFTER_FENCE_LINES == 1:
-            self._coordinator.journal.warning(
-                "operation_after_fence",
-                namespace=str(operation.namespace),
-                cluster_time=str(operation.cluster_time),
-                count=self._after_fence,
-            )
 
     def _tell_reduced(self, operation: Operation) -> None:
         self._coordinator.journal.warning(
@@ -308,6 +301,6 @@ class Capture:
             segments=total.segments,
             last_cluster_time=list(last.commit.position.cluster_time),
             is_caught_up=self._is_caught_up,
-            operations_after_fence=self._after_fence,
+            operations_after_fence=self._after_fence.count,
             queue_bytes=self._ahead.held + self._segmenter.bytes + self._uploading.held,
         )

@@ -13,10 +13,10 @@ from d5agent.core.certificate import (
     proved_fence,
     sealed,
 )
-from d5agent.core.log import Link, decode_commit, digest
-from d5agent.core.naming import commit_key
 from d5agent.core.page import page_of
-from d5agent.errors import AgentError, CorruptDataError, TransientError
+from d5agent.errors import AgentError, TransientError
+from d5agent.steps.late import operations_behind
+from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
     from d5agent.core.report import VerifyReport
@@ -48,21 +48,13 @@ class Certifier:
             read_only_since=fence.read_only_at or state.since,
             at=proof.at,
         )
-        certificate["end_of_stream"] = end_of_stream(fence)
+        behind = await operations_behind(LogReader(store=self.store), fence, until=proof.sequence)
+        certificate["end_of_stream"] = end_of_stream(fence, operations_after=behind)
         key = certificate_key(report.run_id)
         page = page_of(certificate).encode(errors="backslashreplace")
         await self.store.put(certificate_key(report.run_id, "html"), page)
         await self.store.put(key, sealed(certificate))
         return replace(proof, certificate=key, digest=link.digest)
-
-
-async def link_of(store: ObjectStore, sequence: int) -> Link:
-    """Return one commit of the log, and its hash. CorruptDataError: it is missing."""
-    key = commit_key(sequence)
-    body = await store.get(key)
-    if body is None:
-        raise CorruptDataError("a commit is missing in the log", hint="bring it back (bucket versioning)", key=key)
-    return Link(commit=decode_commit(body, key=key), digest=digest(body))
 
 
 async def certificate_state(store: ObjectStore, proof: Verified | None) -> dict[str, object] | None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from d5agent.steps.certificate import link_of
+from d5agent.steps.log_reader import link_of
 
 if TYPE_CHECKING:
     from d5agent.core.repair import Repair

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d5agent.core.log import foreign_operations
-from d5agent.steps.log_reader import LogReader
+from d5agent.core.log import foreign_operations, is_own
+from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
     from d5agent.core.log import Link
-    from d5agent.core.services import Verified
+    from d5agent.core.services import Fence, Verified
     from d5agent.ports import ObjectStore
 
 
 async def operations_after(reader: LogReader, last: Link | None) -> int:
     """Return how many operations of others the log holds behind a commit."""
     return sum([foreign_operations(link.commit) async for link in reader.links(after=last)])
+
+
+async def operations_behind(reader: LogReader, fence: Fence, *, until: int) -> int:
+    """Return how many operations of others the log holds behind the fence marker, up to and including a commit.
+
+    By their place in the log, whenever they were read. In the marker's own commit, what has a later time is behind it.
+    """
+    link = await link_of(reader.store, fence.sequence)
+    behind = 0
+    if any(ref.last > fence.cluster_time and not is_own(ref) for ref in link.commit.segments):
+        async for operation in reader.operations(link.commit):
+            behind += not operation.is_ours and operation.cluster_time > fence.cluster_time
+    async for newer in reader.links(after=link):
+        if newer.commit.sequence > until:
+            break
+        behind += foreign_operations(newer.commit)
+    return behind
 
 
 async def late_operations(store: ObjectStore, verified: Verified | None) -> int:

@@ -268,6 +268,15 @@ class LogReader:
         return body
 
 
+async def link_of(store: ObjectStore, sequence: int) -> Link:
+    """Return one commit of the log, and its hash. CorruptDataError: it is missing."""
+    key = commit_key(sequence)
+    body = await store.get(key)
+    if body is None:
+        raise CorruptDataError("a commit is missing in the log", hint="bring it back (bucket versioning)", key=key)
+    return Link(commit=decode_commit(body, key=key), digest=digest(body))
+
+
 def _missing(key: str) -> CorruptDataError:
     return CorruptDataError(
         "an object of the log is missing",

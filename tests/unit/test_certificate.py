@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from d5agent.errors import CorruptDataError, TransientError
-from d5agent.steps.certificate import certificate_state, link_of
+from d5agent.steps.certificate import certificate_state
+from d5agent.steps.log_reader import link_of
 from tests.fakes.cluster import insert
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.store import DownStore, FakeObjectStore

@@ -99,7 +99,7 @@ def certificate(*, is_equal: bool = True, timeline: Timeline | None = None) -> d
         read_only_since="2026-11-02T08:44:00+00:00",
         at="2026-11-02T08:45:30+00:00",
     )
-    return {**written, "end_of_stream": end_of_stream(fence)}
+    return {**written, "end_of_stream": end_of_stream(fence, operations_after=6)}
 
 
 def busy() -> Timeline:
@@ -125,7 +125,7 @@ def test_a_certificate_says_what_an_auditor_asks() -> None:
         "in replication/.log/000000000005.json",
         "index a_1 is missing in the target",
         "d" * 64,
-        "proved by the marker fence-1, stored in replication/.log/000000000006.json",
+        "proved by the marker fence-1, stored in replication/.log/000000000006.json; operations after it: 6",
         "restore: replay",
         "How far capture was behind the source (at most 3 s)",
         "Operations replayed a second (at most 1,000 /s)",

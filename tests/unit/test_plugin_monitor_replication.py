@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,26 @@ async def test_the_fence_is_the_marker_itself_and_its_own_time() -> None:
     commit = (await stage.commits())[fence.sequence]
     markers = [o async for o in LogReader(store=stage.store).operations(commit, only_own=True)]
     assert [o.cluster_time for o in markers if o.document_id == mark_document_id(fence.marker)] == [fence.cluster_time]
+
+
+async def test_a_certificate_counts_what_came_behind_the_marker() -> None:
+    stage = await ready(Stage())
+    writes = iter(range(1, 7))
+
+    def write_behind(reason: str) -> None:
+        number = next(writes, None) if reason.startswith("2") else None
+        if number is not None:
+            stage.cluster.apply(insert(ORDERS, {"_id": number}))
+
+    stage.coordinator.on_wait = write_behind
+    async with stage.running(stage.replication()):
+        await monitor(stage, quiet_seconds=2).run(stage.coordinator)
+        await until(stage.clock, lambda: stage.coordinator.facts["operations_after_fence"] == 6)
+    assert stage.coordinator.journal.facts_of("operation_after_fence")
+    await stage.restore().run(stage.coordinator)
+    certificate = json.loads(stage.store.objects["reports/run/certificate.json"])
+    assert certificate["end_of_stream"]["operations_after"] == 6
+    assert stage.target.database.contents() == stage.foreign_contents()
 
 
 async def test_quiet_is_waited_for_when_asked_for_and_begins_anew_with_each_operation() -> None:

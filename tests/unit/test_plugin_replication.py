@@ -11,10 +11,13 @@ import pytest
 from typing_extensions import override
 
 from d5agent.core.operation import Namespace
+from d5agent.core.services import Fence
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
+from d5agent.steps.fence import draw_fence
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.roll_ups import RollUps
-from tests.fakes.cluster import drop, insert, update
+from tests.fakes.cluster import delete, drop, insert, update
+from tests.fakes.coordinator import SINCE
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import FakeObjectStore
@@ -208,6 +211,66 @@ async def test_operations_after_the_fence_are_captured_and_reported_at_once_but_
         (1, "shop.orders"),
         (1001, "shop.orders"),
     ]
+
+
+async def drawn(stage: Stage) -> Fence:
+    """Write a marker, with three operations behind it in its own commit and three in a later one; not published yet."""
+
+    def write_behind(_: str) -> None:
+        if len(stage.happened()) < 5:
+            stage.cluster.apply(insert(ORDERS, {"_id": len(stage.cluster)}))
+
+    stage.coordinator.on_wait = write_behind
+    reader = LogReader(store=stage.store)
+    marker = await draw_fence(
+        stage.coordinator, source=stage.source, reader=reader, clock=stage.clock, timeout_seconds=60, again=""
+    )
+    stage.coordinator.on_wait = lambda _: None
+    assert sum(ref.count for ref in marker.link.commit.segments) == 4
+    for number in range(3):
+        stage.cluster.apply(insert(ORDERS, {"_id": -number}))
+    await stage.wait_until_captured()
+    return Fence(sequence=marker.link.commit.sequence, cluster_time=marker.cluster_time, at=SINCE, marker=marker.id)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_writes_before_the_fence_is_published_are_reported(*, restarts: bool) -> None:
+    stage = Stage()
+    coordinator = stage.coordinator
+    async with stage.running(stage.replication()):
+        await until(stage.clock, lambda: coordinator.state.ready_at)
+        stage.cluster.apply(insert(ORDERS, {"_id": "before"}))
+        await stage.wait_until_captured()
+        stage.cluster.apply(delete(ORDERS, "before"))
+        await stage.wait_until_captured()
+        await stage.clock.sleep(2)
+        before = len(stage.happened())
+        assert before == 2
+        fence = await drawn(stage)
+        if not restarts:
+            coordinator.state = replace(coordinator.state, fence=fence)
+            await until(stage.clock, lambda: coordinator.facts["operations_after_fence"])
+            assert coordinator.facts["operations_after_fence"] == 6
+    if restarts:
+        async with stage.running(stage.replication()):
+            await stage.clock.sleep(2)
+            assert coordinator.facts["operations_after_fence"] == 0
+            coordinator.state = replace(coordinator.state, fence=fence)
+            stage.cluster.apply(insert(ORDERS, {"_id": "later"}))
+            await stage.wait_until_captured()
+            assert coordinator.facts["operations_after_fence"] == 7
+    assert coordinator.journal.facts_of("operation_after_fence")[0]["count"] == 6
+
+
+async def test_a_fence_whose_commit_is_gone_stops_no_capture() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    fence = Fence(sequence=100, cluster_time=stage.cluster.now(), at=SINCE, marker="fence-gone")
+    stage.coordinator.state = replace(stage.coordinator.state, fence=fence)
+    await stage.capture(insert(ORDERS, {"_id": 2}))
+    assert stage.coordinator.facts["operations_after_fence"] == 1
+    (warning,) = stage.coordinator.journal.facts_of("operations_after_fence_not_counted")
+    assert "a commit is missing" in str(warning["error"])
 
 
 async def test_a_stopped_replication_commits_what_is_in_its_hand() -> None:

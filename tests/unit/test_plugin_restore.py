@@ -15,7 +15,7 @@ from d5agent.core.operation import Namespace
 from d5agent.core.replay import Failure
 from d5agent.core.services import Fence
 from d5agent.errors import CorruptDataError, OperatorError, TransientError
-from d5agent.steps.certificate import link_of
+from d5agent.steps.log_reader import link_of
 from tests.fakes.cluster import insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
@@ -102,6 +102,7 @@ async def test_a_restore_ends_with_both_sides_equal_and_proves_it() -> None:
         "commit": f"replication/.log/{fence.sequence:012d}.json",
         "cluster_time": list(fence.cluster_time),
         "at": fence.at,
+        "operations_after": 0,
     }
     assert b"Both databases are equal" in stage.store.objects["reports/run/certificate.html"]
     facts = stage.coordinator.facts
