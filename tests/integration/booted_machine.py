@@ -40,7 +40,7 @@ _HARDENED: Final = (
 )
 
 
-def until(done: Callable[[], _Result], *, what: str, seconds: float = 20) -> _Result:
+def until(done: Callable[[], _Result], *, what: str, seconds: float = 120) -> _Result:
     """Return the first answer that is true; AssertionError if none comes."""
     deadline = time.monotonic() + seconds
     while not (result := done()):

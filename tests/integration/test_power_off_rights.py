@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -59,9 +60,21 @@ def may_power_off(machine: Machine, user: str) -> str:
 
 
 def put(machine: Machine, rule: str) -> None:
-    """Install a rule in the running machine, and wait until polkit has read it."""
-    machine.run("install", "-m", "0644", "/dev/stdin", "/etc/polkit-1/rules.d/49-d5agent.rules", stdin=rule)
-    until(lambda: may_power_off(machine, "d5agent") == 's "yes"', what="polkit lets d5agent power off")
+    """Install a rule in the running machine, and wait until polkit has read it.
+
+    On a busy machine polkit once did not notice that a rule had been replaced: it is written again then.
+    """
+
+    def is_read() -> bool:
+        machine.run("install", "-m", "0644", "/dev/stdin", "/etc/polkit-1/rules.d/49-d5agent.rules", stdin=rule)
+        deadline = time.monotonic() + 5
+        while may_power_off(machine, "d5agent") != 's "yes"':
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    until(is_read, what="polkit lets d5agent power off")
 
 
 def log_in(machine: Machine) -> None:
