@@ -31,7 +31,7 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 -- a folder of our own in it
-_MEMORY_BYTES: Final = 12 * 1024**3  # four workers fill up to ten with servers and what these store
+_MEMORY_BYTES: Final = 12 * 1024**3  # four workers were seen to write 4 GiB, and their processes to take as much
 _LAST_LINES: Final = 40
 _END_SECONDS: Final = 10.0
 # It waits until the run has ended, however it did, and for its last processes to let go of their files.
