@@ -11,7 +11,7 @@ from d5agent.core.final_report import Clearing, encode_report, final_report, fin
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.phase import finish
 from d5agent.core.services import ACTIVE, Service, Status
-from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.steps.archive import LogArchive, archive_prefix
 from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.late import late_operations
@@ -106,7 +106,7 @@ class Clean:
             late = unread + await late_operations(self.store, coordinator.state.verified)
             if late:
                 raise _not_verified(late)
-        except OperatorError:
+        except AgentError:  # one that may pass, too: clean might fail for it, and capture must not stand still
             await coordinator.start(Service.REPLICATION)
             raise
 

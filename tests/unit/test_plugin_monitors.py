@@ -14,7 +14,7 @@ from d5agent.core.ending import ask_power_off, forced
 from d5agent.core.final_report import Clearing
 from d5agent.core.phase import to_resume
 from d5agent.core.services import Phase, Service, Status
-from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.errors import AgentError, CorruptDataError, OperatorError, UnclassifiedError
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_restore import MonitorRestore
@@ -80,7 +80,7 @@ async def run_clean(stage: Stage, service: Clean | None = None) -> int:
         coordinator.on_stop = end_replication
         try:
             await service.run(coordinator)
-        except OperatorError as error:
+        except AgentError as error:
             refusal = error
         else:
             return found[0]
@@ -157,6 +157,24 @@ async def test_a_last_marker_that_cannot_be_written_keeps_the_log() -> None:
     with pytest.raises(OperatorError, match="the fence marker cannot be written") as refused:
         await run_clean(stage)
     assert refused.value.hint.endswith("then type: d5agent start clean")
+    assert stage.coordinator.started == [Service.REPLICATION]
+    assert not stage.coordinator.state.is_clearing
+
+
+async def test_a_last_marker_that_fails_for_an_unknown_reason_keeps_capture_going() -> None:
+    class Refusing(FakeChangeSource):
+        """Answers the last marker with an error that nobody has a name for."""
+
+        @override
+        async def mark(self, mark_id: str) -> bool:
+            if mark_id.startswith("end-"):
+                raise UnclassifiedError("the source refused it", hint="")
+            return await super().mark(mark_id)
+
+    stage = await proved(Stage())
+    stage.source = Refusing(cluster=stage.cluster, clock=stage.clock)
+    with pytest.raises(UnclassifiedError):
+        await run_clean(stage)
     assert stage.coordinator.started == [Service.REPLICATION]
     assert not stage.coordinator.state.is_clearing
 
