@@ -21,7 +21,7 @@ from d5agent.runtime.garbage import collect_garbage_rarely, skip_last_collection
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from d5agent.settings import Settings
+    from d5agent.settings import Settings, TargetSettings
 
 app = typer.Typer(
     help="The way back from Amazon DocumentDB to MongoDB.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -50,9 +50,12 @@ def serve(config: Config = None) -> None:
     from d5agent.runtime.logs import configure_logs
     from d5agent.runtime.serve import serve as serve_daemon
 
+    def read_target() -> TargetSettings:
+        return _settings(config).target
+
     configure_logs(to_journald="JOURNAL_STREAM" in os.environ)  # noqa: TID251 -- says who reads our output
     notify_socket = os.environ.get("NOTIFY_SOCKET")  # noqa: TID251 -- systemd's, not a setting
-    _end(_run(serve_daemon(settings, notify_socket=notify_socket)))
+    _end(_run(serve_daemon(settings, read_target=read_target, notify_socket=notify_socket)))
 
 
 @app.command()
@@ -66,10 +69,14 @@ def start(
             "--force", metavar="RUN_ID", help="With clean: delete the log of this run though nothing proves it."
         ),
     ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option("--mode", help="With restore: read-only first, or while applications write on; kept for the run."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Start a service or a phase."""
-    request = {"verb": "start", "name": name, "follow": follow, "force": force}
+    request = {"verb": "start", "name": name, "follow": follow, "force": force, "mode": mode}
     _end(_run(_ask(_settings(config), request)))
 
 

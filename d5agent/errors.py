@@ -58,6 +58,10 @@ class NotKeptError(OperatorError):
     """The source does not keep its changes, or did not for a while: what it has not told is lost to the stream."""
 
 
+class NotGivenError(OperatorError):
+    """What is needed for this has not been given yet, and may come later: a URI, or the value of a secret."""
+
+
 class CorruptDataError(OperatorError):
     """Stored bytes are not what was stored: nothing more may be built upon them."""
 

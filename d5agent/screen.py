@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.live import Live
@@ -58,14 +58,20 @@ def print_answer(answer: dict[str, Any]) -> None:
         console.print(f"  next: {answer['hint']}")
 
 
+_MARKS: Final = {"ok": "[green]ok[/]", "no": "[bold red]no[/]", "later": "[yellow]later[/]"}
+_NEEDED: Final = {"now": "now", "restore": "for restore", "clean": "for clean"}
+
+
 def check_table(values: dict[str, Any]) -> RenderableType:
     """Return the preflight's result as a table."""
-    table = Table(title="ready to work" if values["ok"] else "not ready", title_justify="left")
-    for column in ("", "what", "found", "next"):
+    ready = [phase for phase, is_ready in values["ready"].items() if is_ready]
+    title = f"ready for {', '.join(ready)}" if ready else "not ready"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "what", "needed", "found", "next"):
         table.add_column(column)
     for row in values["checks"]:
-        mark = "[green]ok[/]" if row["ok"] else "[bold red]no[/]"
-        table.add_row(mark, row["what"], escaped(row["found"]), escaped(row["hint"]))
+        mark, needed = _MARKS[row["state"]], _NEEDED[row["needed"]]
+        table.add_row(mark, row["what"], needed, escaped(row["found"]), escaped(row["hint"]))
     return table
 
 

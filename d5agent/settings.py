@@ -62,7 +62,7 @@ class SourceSettings(_DatabaseSection):
 
 
 class TargetSettings(_DatabaseSection):
-    """Where they are replayed."""
+    """Where they are replayed. Capture needs none of it: it may be written later."""
 
 
 class StoreSettings(_Section):
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     )
 
     source: SourceSettings
-    target: TargetSettings
+    target: TargetSettings = TargetSettings()
     store: StoreSettings
     state: StateSettings = StateSettings()
     capture: CaptureSettings = CaptureSettings()

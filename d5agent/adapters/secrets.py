@@ -10,12 +10,18 @@ from urllib.parse import quote
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
-from d5agent.errors import OperatorError, TransientError
+from d5agent.errors import NotGivenError, OperatorError, TransientError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _WANTED: Final = "a JSON object with uri, or with username, password, host and port"
+_NOT_FOUND: Final = "ResourceNotFoundException"  # also for a secret that exists and has no value yet
+_NO_VALUE: Final = (
+    f"is that its name, in this region? Has it a value yet ({_WANTED})? If not, type: "
+    "aws secretsmanager put-secret-value --secret-id {} --secret-string file://FILE; then start again what failed"
+)
+_NO_RIGHT: Final = "may the instance's role read it (secretsmanager:GetSecretValue on {})?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +38,7 @@ class UriOrigin:
         if self.uri is not None:
             return self.uri
         if self.secret_id is not None:
-            body = await _secret(self.secret_id, endpoint_url=endpoint_url, region=region)
+            body = await _secret(self.secret_id, self.side, endpoint_url=endpoint_url, region=region)
             return uri_from_secret(body, self.side)
         return self._credential()
 
@@ -42,13 +48,14 @@ class UriOrigin:
                 return (self.credentials / f"{self.side}.uri").read_text(encoding="utf-8").strip()
         except OSError:
             pass  # the same as no credentials at all
-        raise OperatorError(
+        raise NotGivenError(
             f"no URI for the {self.side}",
-            hint=f"give [{self.side}] uri or secret_id, or the systemd credential {self.side}.uri",
+            hint=f"give [{self.side}] uri or secret_id, or the systemd credential {self.side}.uri; then start again "
+            "what failed",
         )
 
 
-async def _secret(secret_id: str, *, endpoint_url: str | None, region: str | None) -> str:
+async def _secret(secret_id: str, side: str, *, endpoint_url: str | None, region: str | None) -> str:
     """Return a secret's text (GetSecretValue)."""
     try:
         async with get_session().create_client(
@@ -57,11 +64,9 @@ async def _secret(secret_id: str, *, endpoint_url: str | None, region: str | Non
             answer = await client.get_secret_value(SecretId=secret_id)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", "?"))
-        raise OperatorError(
-            "the secret cannot be read",
-            hint="does it exist in this region, and may the instance's role read it (secretsmanager:GetSecretValue)?",
-            secret_id=secret_id,
-            code=code,
+        kind, hint = (NotGivenError, _NO_VALUE) if code == _NOT_FOUND else (OperatorError, _NO_RIGHT)
+        raise kind(
+            f"the {side}'s secret cannot be read", hint=hint.format(secret_id), secret_id=secret_id, code=code
         ) from error
     except (BotoCoreError, OSError) as error:
         raise TransientError(
@@ -69,7 +74,7 @@ async def _secret(secret_id: str, *, endpoint_url: str | None, region: str | Non
             hint="has this machine a way to it (VPC endpoint, security group) and a role? then try again",
             reason=type(error).__name__,
         ) from error
-    return str(answer["SecretString"])
+    return str(answer.get("SecretString", ""))  # a binary secret has none
 
 
 def uri_from_secret(body: str, side: str) -> str:

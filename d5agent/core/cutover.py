@@ -1,4 +1,4 @@
-"""What an operator may ask of a live restore and when: pausing it, and calling its cutover off."""
+"""What an operator may ask of a restore and when: its mode, pausing it, and calling its cutover off."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.horizon import CAUGHT_UP_SECONDS
-from d5agent.core.services import ACTIVE, PhaseState, Service, ServiceState, Status
+from d5agent.core.services import ACTIVE, MODES, Phase, PhaseState, Service, ServiceState, Status
 from d5agent.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -18,6 +18,25 @@ _READY_SECONDS: Final = 3.0
 _READY_CARRIED: Final = 10_000
 _ENDED_BADLY: Final = frozenset({Status.FAILED, Status.STOPPED})
 MAY_BE_READ_ONLY: Final = "the application may be read-only: d5agent cutover --call-off lets it write again"
+
+
+def in_mode(state: PhaseState, request: Service | Phase, mode: str, *, is_live: bool) -> PhaseState:
+    """Return the state in which this run is restored in a mode. RefusedError: nothing to restore, or not now.
+
+    `is_live`: the mode until now. A restore that is under way keeps it: what one mode has proved, the other has not.
+    """
+    if request is not Phase.RESTORE:
+        raise RefusedError(f"{request} has no mode", hint="only: d5agent start restore --mode MODE")
+    if mode not in MODES:
+        raise RefusedError(f"there is no mode called {mode!r}", hint=f"one of: {', '.join(MODES)}")
+    at_work = any(state.status(s) in {Status.PENDING, *ACTIVE} for s in (Service.RESTORE, Service.MONITOR_REPLICATION))
+    if at_work and (mode == "live") != is_live:
+        raise RefusedError(
+            f"restore refused: a {MODES[is_live]} restore is under way",
+            hint="wait for it (d5agent status), or type: d5agent stop restore, then d5agent start restore --mode "
+            f"{mode}",
+        )
+    return replace(state, mode=mode)
 
 
 def pause(state: PhaseState, *, is_paused: bool, is_live: bool) -> PhaseState:

@@ -199,4 +199,5 @@ def finish(state: PhaseState, *, now: str, last: Service = Service.MONITOR_CLEAN
         is_paused=False,
         opened_stream=False,
         forced_at="",
+        mode="",
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.services import Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
+from d5agent.core.services import MODES, Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 PHASE: Final = "phase"
 """The name of the phase state in a StateStore."""
+_MODES: Final = {mode: mode for mode in ("", *MODES)}
 
 
 def encode_phase(state: PhaseState) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def decode_phase(value: Mapping[str, Any]) -> PhaseState:
             is_paused=value.get("is_paused", False),  # states of 0.1 before live restore have none
             opened_stream=value.get("opened_stream", False),  # nor had those before there was an earned clean-up
             forced_at=value.get("forced_at", ""),
+            mode=_MODES[value.get("mode", "")],  # older agents knew only the configuration's
             power_off=power_off and PowerOff(**power_off),
             services={
                 Service(name): ServiceState(**{**row, "status": Status(row["status"])})

@@ -59,6 +59,8 @@ STARTED_BY: Final = {
 """The services that a monitor starts when their time has come, and that monitor."""
 
 ACTIVE: Final = frozenset({Status.RUNNING, Status.WAITING})
+MODES: Final = ("drained", "live")
+"""How to restore: read-only first, or while applications write on, until the cutover."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +118,7 @@ class PhaseState:
 
     `is_paused`: restore is to write nothing until an operator resumes it. `opened_stream`: the agent has switched the
     source's change stream on, or was about to. `forced_at`: when an operator had the run cleaned without a proof.
+    `mode`: "drained" or "live", as an operator asked for this run; empty: as the configuration says.
     """
 
     phase: Phase = Phase.IDLE
@@ -128,6 +131,7 @@ class PhaseState:
     is_paused: bool = False
     opened_stream: bool = False
     forced_at: str = ""
+    mode: str = ""
     power_off: PowerOff | None = None
     services: dict[Service, ServiceState] = field(default_factory=dict)
 

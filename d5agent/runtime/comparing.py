@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from d5agent.plugins.verify import Verify
 
 if TYPE_CHECKING:
-    from d5agent.runtime.opening import Adapters
+    from d5agent.runtime.opening import Adapters, TargetAdapters
     from d5agent.settings import Settings
 
 
-def verify_plugin(settings: Settings, adapters: Adapters) -> Verify:
+def verify_plugin(settings: Settings, adapters: Adapters, target: TargetAdapters) -> Verify:
     """Return the comparison, as these settings want it."""
     return Verify(
         source=adapters.source_reader,
-        target_reader=adapters.target_reader,
+        target_reader=target.reader,
         store=adapters.store,
         states=adapters.states,
         clock=adapters.clock,

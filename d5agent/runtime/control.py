@@ -91,7 +91,8 @@ class _Session:
             yield {"exit": EXIT_OPERATOR, "error": "not a request", "hint": "d5agent start, stop or status"}
 
     async def _status(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        yield status_of(self._daemon.state, self._daemon.facts, is_up=True)
+        mode = "live" if self._daemon.is_live else "drained"
+        yield status_of(self._daemon.state, self._daemon.facts, is_up=True, mode=mode)
 
     async def _stop(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         await self._daemon.stop(parse_request(request["name"]))
@@ -106,8 +107,9 @@ class _Session:
     async def _cutover(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         if not self._daemon.is_live:
             raise RefusedError(
-                "cutover refused: restore.mode is drained, where the fence is drawn by itself",
-                hint="type: d5agent start restore",
+                "cutover refused: the mode is drained, where the fence is drawn by itself",
+                hint="type: d5agent start restore; or, to restore while applications write on: d5agent start restore"
+                " --mode live, then d5agent cutover",
             )
         if request.get("call_off"):
             await self._daemon.call_off()
@@ -118,29 +120,25 @@ class _Session:
             yield answer
 
     async def _start(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        wanted, forced_run = parse_request(request["name"]), request.get("force")
+        wanted, forced_run, mode = parse_request(request["name"]), request.get("force"), request.get("mode")
         if forced_run is not None:
             if wanted is not Phase.CLEAN:
                 raise RefusedError(f"{wanted} cannot be forced", hint="only: d5agent start clean --force RUN_ID")
             wanted = Service.CLEAN  # its phase would wait for the restore, and power off
-        services = started_with(wanted, is_live=self._daemon.is_live)
-        async for answer in self._started(wanted, services, is_followed=request.get("follow"), forced_run=forced_run):
+        services = started_with(wanted, is_live=mode == "live" if mode else self._daemon.is_live)
+        how = {"forced_run": forced_run, "mode": mode}
+        async for answer in self._started(wanted, services, is_followed=request.get("follow"), **how):
             yield answer
 
     async def _started(
-        self,
-        wanted: Service | Phase,
-        services: tuple[Service, ...],
-        *,
-        is_followed: object,
-        forced_run: str | None = None,
+        self, wanted: Service | Phase, services: tuple[Service, ...], *, is_followed: object, **how: str | None
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Start something and, if asked to, follow services to their end."""
+        """Start something, as `Daemon.start` does, and, if asked to, follow services to their end."""
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for service in services:
             self._daemon.followers.add(service, queue)
         try:
-            await self._daemon.start(wanted, forced_run=forced_run)
+            await self._daemon.start(wanted, **how)
             yield {"accepted": str(wanted)}
             if not is_followed:
                 yield {"exit": EXIT_DONE}

@@ -46,15 +46,15 @@ class _Running:
 class Daemon:
     """Hosts the services of one agent. `plugins` makes a service anew each time that it starts.
 
-    `is_live`: restore follows the log until the cutover; `accept_writes` opens the application again when that is
-    called off. `horizon`: how long the saved position is still safe.
+    `is_live_by_default`: restore follows the log until the cutover, unless its start named a mode; `accept_writes`
+    opens the application again when a cutover is called off. `horizon`: how long the saved position is still safe.
     """
 
     plugins: Mapping[Service, Callable[[], Plugin]]
     states: StateStore
     clock: Clock
     drain_seconds: float
-    is_live: bool = False
+    is_live_by_default: bool = False
     accept_writes: Callable[[], Awaitable[None]] | None = None
     horizon: Callable[[], Horizon | None] = lambda: None
     followers: Followers = field(default_factory=Followers)
@@ -73,6 +73,14 @@ class Daemon:
     def state(self) -> PhaseState:
         """What the state file says, or will once it can be written again."""
         return self.file.state
+
+    @property
+    def is_live(self) -> bool:
+        """Whether restore follows the log until the cutover, in this run."""
+        return self._is_live(self.state)
+
+    def _is_live(self, state: PhaseState) -> bool:
+        return state.mode == "live" if state.mode else self.is_live_by_default
 
     async def load(self) -> None:
         """Take the state file. OperatorError: it is damaged, or of a newer version; nothing is changed then."""
@@ -95,23 +103,26 @@ class Daemon:
             self.exit_code = error.exit_code
         self.ended.set()
 
-    async def start(self, request: Service | Phase, *, forced_run: str | None = None) -> None:
+    async def start(self, request: Service | Phase, *, forced_run: str | None = None, mode: str | None = None) -> None:
         """Start a service or a phase; RefusedError when the phase table does not allow it now.
 
-        `forced_run`: the id of the run that is to be cleaned without a proof.
+        `forced_run`: the id of the run that is to be cleaned without a proof. `mode`: how this run is restored from now
+        on; None: as before.
         """
-        now, run_id, is_live = self._now(), str(uuid.uuid4()), self.is_live
+        now, run_id = self._now(), str(uuid.uuid4())
 
         def started(state: PhaseState) -> PhaseState:
             if forced_run is not None:
                 state = forced(state, forced_run, now=now)
-            return phase.start(state, request, now=now, new_run_id=run_id, is_live=is_live)
+            if mode is not None:
+                state = cutover.in_mode(state, request, mode, is_live=self._is_live(state))
+            return phase.start(state, request, now=now, new_run_id=run_id, is_live=self._is_live(state))
 
         forced_before = self.state.forced_at
         await self.update(started)
         if self.state.forced_at != forced_before:
             structlog.get_logger().warning("clean_forced", run_id=forced_run, proof="not asked for")
-        for service in phase.to_run(self.state, request, is_live=is_live):
+        for service in phase.to_run(self.state, request, is_live=self.is_live):
             self._launch(service)
 
     async def stop(self, request: Service | Phase) -> None:

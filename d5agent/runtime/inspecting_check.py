@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.errors import AgentError, OperatorError, TransientError
-from d5agent.runtime.opening import Adapters, open_adapters
+from d5agent.core.services import Phase
+from d5agent.errors import AgentError, NotGivenError, OperatorError, TransientError
+from d5agent.runtime.opening import Adapters, TargetAdapters, open_adapters
 from d5agent.runtime.status import local_phase
 from d5agent.steps.log_reader import LogReader
 
@@ -21,40 +23,98 @@ if TYPE_CHECKING:
 _CLOCK_SKEW_SECONDS = 30
 _SPACE_BYTES = 64 * 1024 * 1024
 _PROBE = "state/check"
+_PHASES: Final = (Phase.REPLICATION, Phase.RESTORE, Phase.CLEAN)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Preflight:
+    """The rows so far. `phase`: where the agent is; what only a later phase needs may be missing until then."""
+
+    phase: Phase
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    unreached: set[str] = field(default_factory=set)
+
+    async def row(
+        self, what: str, look: Callable[[], Awaitable[str]], *, needs: str = "", phase: Phase = Phase.REPLICATION
+    ) -> bool:
+        """Look, and add a row; return whether it is well. `needs`: the row without which this one is not looked at."""
+        needed = "now" if phase in {self.phase, Phase.REPLICATION} or self.phase is Phase.CLEAN else str(phase)
+        error: AgentError | None = None
+        found = ""
+        try:
+            if needs in self.unreached:  # else each row would wait for the same server again
+                raise TransientError(f"not looked at: the {needs} is not reached", hint=f"see the row {needs}")
+            found = await look()
+        except AgentError as raised:
+            error = raised
+            if isinstance(error, TransientError | NotGivenError):
+                self.unreached.add(what)
+        # A target that is not there yet is no fault while operations are captured: MongoDB is down then.
+        is_later = needed != "now" and isinstance(error, TransientError | NotGivenError)
+        state = "ok" if error is None else "later" if is_later else "no"
+        said = {"found": found, "hint": ""} if error is None else {"found": str(error), "hint": error.hint}
+        self.rows.append({"what": what, "ok": state == "ok", "state": state, "needed": needed, "phase": phase, **said})
+        return error is None
+
+    def values(self) -> dict[str, Any]:
+        """Return the result as JSON values. `ready`: for which phases everything is there."""
+        ready, is_ready = {}, True
+        for phase in _PHASES:
+            is_ready &= all(row["ok"] for row in self.rows if row["phase"] is phase)
+            ready[str(phase)] = is_ready
+        rows = [{key: value for key, value in row.items() if key != "phase"} for row in self.rows]
+        return {"ok": all(row["state"] != "no" for row in rows), "ready": ready, "checks": rows}
 
 
 async def check(settings: Settings) -> dict[str, Any]:
-    """Return the preflight: one row a thing that the agent needs."""
-    rows: list[dict[str, Any]] = []
-    unreached: set[str] = set()
-
-    async def row(what: str, look: Callable[[], Awaitable[str]], *, needs: str = "") -> None:
-        if needs in unreached:  # else each row would wait for the same server again
-            found, hint = f"not looked at: the {needs} is not reached", f"mend the {needs} first"
-            rows.append({"what": what, "ok": False, "found": found, "hint": hint})
-            return
-        try:
-            rows.append({"what": what, "ok": True, "found": await look(), "hint": ""})
-        except AgentError as error:
-            rows.append({"what": what, "ok": False, "found": str(error), "hint": error.hint})
-            if isinstance(error, TransientError):
-                unreached.add(what)
-
+    """Return the preflight: one row a thing that the agent needs, and when it needs it."""
+    preflight = _Preflight(phase=_phase(settings))
     async with contextlib.AsyncExitStack() as stack:
-        try:
-            adapters = await stack.enter_async_context(open_adapters(settings))
-        except AgentError as error:
-            return {"ok": False, "checks": [{"what": "URIs", "ok": False, "found": str(error), "hint": error.hint}]}
-        await row("state directory", lambda: _check_directory(settings))
-        await row("bucket", lambda: _check_store(adapters))
-        await row("source", lambda: _check_source(adapters))
-        await row("source, fence marker", lambda: _check_mark(adapters), needs="source")
-        await row("source, reading", lambda: _check_collections(adapters), needs="source")
-        await row("target", lambda: _check_target(adapters))
-        await row("clock", lambda: _check_clock(adapters), needs="source")
-        for side, dump in adapters.dumps.items():
-            await row(f"mongodump, {side}", partial(_check_dump, dump))
-    return {"ok": all(r["ok"] for r in rows), "checks": rows}
+        await preflight.row("state directory", lambda: _check_directory(settings))
+        opened: list[Adapters] = []
+
+        async def open_source() -> str:
+            opened.append(await stack.enter_async_context(open_adapters(settings)))
+            return "read"
+
+        if await preflight.row("source's URI", open_source):
+            await _check_now(preflight, opened[0])
+            await _check_for_restore(preflight, opened[0])
+    return preflight.values()
+
+
+def _phase(settings: Settings) -> Phase:
+    try:
+        return local_phase(settings.state.directory).phase
+    except AgentError:  # the row of the state directory says so
+        return Phase.IDLE
+
+
+async def _check_now(preflight: _Preflight, adapters: Adapters) -> None:
+    """Add what capture needs."""
+    row = preflight.row
+    await row("bucket", lambda: _check_store(adapters))
+    await row("source", lambda: _check_source(adapters))
+    await row("source, fence marker", lambda: _check_mark(adapters), needs="source")
+    await row("source, reading", lambda: _check_collections(adapters), needs="source")
+    await row("clock", lambda: _check_clock(adapters), needs="source")
+
+
+async def _check_for_restore(preflight: _Preflight, adapters: Adapters) -> None:
+    """Add what restore needs on top of that."""
+    async with contextlib.AsyncExitStack() as stack:
+        row = partial(preflight.row, phase=Phase.RESTORE)
+        opened: list[TargetAdapters] = []
+
+        async def open_target() -> str:
+            opened.append(await stack.enter_async_context(adapters.open_target()))
+            return "read"
+
+        await row("mongodump, source", partial(_check_dump, adapters.source_dump))
+        if await row("target's URI", open_target):
+            (target,) = opened
+            await row("target", partial(_check_target, target))
+            await row("mongodump, target", partial(_check_dump, target.dump))
 
 
 async def _check_directory(settings: Settings) -> str:
@@ -97,8 +157,8 @@ async def _check_collections(adapters: Adapters) -> str:
     return f"{len(await adapters.source_reader.collections())} collections"
 
 
-async def _check_target(adapters: Adapters) -> str:
-    return f"{len(await adapters.target_reader.collections())} collections"
+async def _check_target(target: TargetAdapters) -> str:
+    return f"{len(await target.reader.collections())} collections"
 
 
 async def _check_clock(adapters: Adapters) -> str:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
     """Return what restore would do; the plan is stored among the reports, and nothing else is written."""
-    async with open_adapters(settings) as adapters:
+    async with open_adapters(settings) as adapters, adapters.open_target() as target:
         at = adapters.clock.now().isoformat(timespec="seconds")
         planner = Planner(
             reader=LogReader(store=adapters.store),
             source=adapters.source_reader,
-            target=adapters.target_reader,
+            target=target.reader,
             clock=adapters.clock,
             now=adapters.source.now,
             memory_bytes=settings.limits.memory_bytes,

@@ -19,9 +19,9 @@ async def verify(
     settings: Settings, *, is_full: bool, on_progress: Callable[[VerifyReport], None] = lambda _: None
 ) -> dict[str, Any]:
     """Compare, store the report, return it; with what has become of the certificate, if restore has issued one."""
-    async with open_adapters(settings) as adapters:
+    async with open_adapters(settings) as adapters, adapters.open_target() as target:
         state = await stored_phase(adapters)
-        report, key = await verify_plugin(settings, adapters).compare(
+        report, key = await verify_plugin(settings, adapters, target).compare(
             state.run_id, is_full=is_full, on_progress=on_progress
         )
         certificate = await certificate_state(adapters.store, state.verified)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.change_stream import ChangeStreamSource
@@ -25,8 +26,10 @@ from d5agent.runtime.bucket import open_store
 from d5agent.settings import credentials_directory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
 
+    from d5agent.adapters.mongo import Client
     from d5agent.ports import Clock, LargeObjectStore, ObjectStore
     from d5agent.settings import Settings, SourceSettings, TargetSettings
 
@@ -34,10 +37,20 @@ _READERS: Final = 8  # connections beside the lanes: comparisons, stream, dumps'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetAdapters:
+    """The target, while it is open."""
+
+    writer: MongoTarget
+    reader: MongoReader
+    dump: MongoDump
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
     """The outside world, as one agent sees it.
 
     `fence` stands before all that writes, but for `unfenced`, where the record of who holds the log is kept.
+    `open_target` reads the target's URI each time: capture needs no target, which is down then (ADR 40).
     """
 
     clock: Clock
@@ -48,49 +61,34 @@ class Adapters:
     states: MirroredStateStore
     source: ChangeStreamSource
     source_reader: MongoReader
-    target: MongoTarget
-    target_reader: MongoReader
-    dumps: Mapping[str, MongoDump]
+    source_dump: MongoDump
+    open_target: Callable[[], AbstractAsyncContextManager[TargetAdapters]]
     power: CommandPowerSwitch
     retention: RetentionReader
     timeline: Timeline = field(default_factory=Timeline)
 
 
 @asynccontextmanager
-async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
-    """Open everything; OperatorError when a URI is wrong or a secret cannot be read."""
+async def open_adapters(
+    settings: Settings, *, read_target: Callable[[], TargetSettings] | None = None
+) -> AsyncGenerator[Adapters]:
+    """Open everything but the target; OperatorError when the source's URI is wrong or its secret cannot be read.
+
+    `read_target` returns the section [target] as it is when the target is opened; without it, what `settings` say.
+    """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         unfenced, fence = await stack.enter_async_context(open_store(settings)), Fence()
         store = unfenced.behind(fence)
-        source_uri, target_uri = await _uri(settings, "source"), await _uri(settings, "target")
+        source_uri = await _uri(settings, "source", settings.source)
         source = await stack.enter_async_context(open_mongo(source_uri, side="source", pool_size=_READERS))
-        lanes = settings.restore.lanes
-        writer = await stack.enter_async_context(open_mongo(target_uri, side="target", pool_size=lanes))
-        reader = await stack.enter_async_context(open_mongo(target_uri, side="target", pool_size=_READERS))
-        directory = settings.state.directory
-
-        flavor = settings.source.flavor if settings.backup.check_version else "mongodb"
-
-        def dump(side: str) -> MongoDump:
-            return MongoDump(
-                source if side == "source" else reader,
-                side=side,
-                uri=source_uri if side == "source" else target_uri,
-                program=settings.backup.mongodump,
-                flavor=flavor if side == "source" else "mongodb",
-                databases=settings.backup.databases,
-                stall_seconds=settings.backup.stall_seconds,
-                clock=clock,
-            )
-
         yield Adapters(
             clock=clock,
             fence=fence,
             unfenced=unfenced,
             store=store,
             large=S3LargeObjects(store),
-            states=MirroredStateStore(directory, store),
+            states=MirroredStateStore(settings.state.directory, store),
             source=ChangeStreamSource(
                 source,
                 uri=source_uri,
@@ -100,9 +98,10 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
                 fence=fence,
             ),
             source_reader=MongoReader(source, side="source", clock=clock),
-            target=MongoTarget(writer, clock=clock, fence=fence),
-            target_reader=MongoReader(reader, side="target", clock=clock),
-            dumps={"target": dump("target"), "source": dump("source")},
+            source_dump=_dump(settings, source, side="source", uri=source_uri, clock=clock),
+            open_target=partial(
+                _open_target, settings, read=read_target or (lambda: settings.target), fence=fence, clock=clock
+            ),
             power=CommandPowerSwitch(settings.power.command, timeout_seconds=settings.power.timeout_seconds),
             retention=RetentionReader(
                 host=host_of(source_uri),
@@ -112,14 +111,44 @@ async def open_adapters(settings: Settings) -> AsyncGenerator[Adapters]:
         )
 
 
+@asynccontextmanager
+async def _open_target(
+    settings: Settings, *, read: Callable[[], TargetSettings], fence: Fence, clock: Clock
+) -> AsyncGenerator[TargetAdapters]:
+    """Open the target. OperatorError: no URI, a wrong one, or a secret that cannot be read."""
+    async with AsyncExitStack() as stack:
+        uri = await _uri(settings, "target", read())
+        lanes = settings.restore.lanes
+        writer = await stack.enter_async_context(open_mongo(uri, side="target", pool_size=lanes))
+        reader = await stack.enter_async_context(open_mongo(uri, side="target", pool_size=_READERS))
+        yield TargetAdapters(
+            writer=MongoTarget(writer, clock=clock, fence=fence),
+            reader=MongoReader(reader, side="target", clock=clock),
+            dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
+        )
+
+
+def _dump(settings: Settings, client: Client, *, side: str, uri: str, clock: Clock) -> MongoDump:
+    is_checked = side == "source" and settings.backup.check_version
+    return MongoDump(
+        client,
+        side=side,
+        uri=uri,
+        program=settings.backup.mongodump,
+        flavor=settings.source.flavor if is_checked else "mongodb",
+        databases=settings.backup.databases,
+        stall_seconds=settings.backup.stall_seconds,
+        clock=clock,
+    )
+
+
 async def stored_phase(adapters: Adapters) -> PhaseState:
     """Return the phase state: this machine's, else its mirror in the bucket."""
     value = await adapters.states.load(PHASE)
     return PhaseState() if value is None else decode_phase(value)
 
 
-async def _uri(settings: Settings, side: str) -> str:
-    section: SourceSettings | TargetSettings = settings.source if side == "source" else settings.target
+async def _uri(settings: Settings, side: str, section: SourceSettings | TargetSettings) -> str:
     origin = UriOrigin(
         side=side,
         uri=None if section.uri is None else section.uri.get_secret_value(),

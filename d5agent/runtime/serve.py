@@ -27,30 +27,36 @@ from d5agent.steps.parallel import task_group
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from d5agent.adapters.state import MirroredStateStore
     from d5agent.ports import ObjectStore
-    from d5agent.settings import Settings
+    from d5agent.settings import Settings, TargetSettings
 
 _WATCHDOG_SECONDS: Final = 5
 
 
-async def serve(settings: Settings, *, notify_socket: str | None) -> int:
+async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings], notify_socket: str | None) -> int:
     """Run the daemon until a signal ends it; return its exit code.
 
+    `read_target` returns the section [target] as the file says at that moment: it may be written while capture runs.
     AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
     """
     directory = settings.state.directory
     with locked(directory):
         path = socket_path(directory)
-        async with open_adapters(settings) as adapters:
+        async with open_adapters(settings, read_target=read_target) as adapters:
             agent_id = agent_identity(directory)
+
+            def is_live() -> bool:
+                return daemon.is_live
+
             daemon = Daemon(
-                plugins=plugins(settings, adapters, agent_id),
+                plugins=plugins(settings, adapters, agent_id, is_live),
                 states=adapters.states,
                 clock=adapters.clock,
                 drain_seconds=settings.limits.drain_seconds,
-                is_live=settings.restore.mode == "live",
+                is_live_by_default=settings.restore.mode == "live",
                 accept_writes=application(settings).accept_writes,
             )
             await daemon.load()

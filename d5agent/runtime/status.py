@@ -45,8 +45,13 @@ def local_phase(directory: Path) -> PhaseState:
     return PhaseState() if value is None else decode_phase(value)
 
 
-def status_of(state: PhaseState, facts: Mapping[Service, Mapping[str, object]], *, is_up: bool) -> dict[str, Any]:
-    """Return the status. `is_up`: the daemon runs; without it the rows are what it left behind."""
+def status_of(
+    state: PhaseState, facts: Mapping[Service, Mapping[str, object]], *, is_up: bool, mode: str = ""
+) -> dict[str, Any]:
+    """Return the status. `is_up`: the daemon runs; without it the rows are what it left behind.
+
+    `mode`: how this run is restored; empty: as the state says, if it does.
+    """
     services = {}
     for service, row in state.services.items():
         reported = facts.get(service, {})
@@ -70,6 +75,7 @@ def status_of(state: PhaseState, facts: Mapping[Service, Mapping[str, object]], 
         "restore": {
             **{name: facts.get(Service.RESTORE, {}).get(name) for name in _RESTORE},
             "is_paused": state.is_paused,
+            "mode": mode or state.mode or None,
         },
         "fence": None if state.fence is None else {"sequence": state.fence.sequence, "at": state.fence.at},
         "verify": {

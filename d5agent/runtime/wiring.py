@@ -21,6 +21,7 @@ from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.runtime.comparing import verify_plugin
+from d5agent.runtime.with_target import WithTarget
 from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from d5agent.runtime.opening import Adapters
+    from d5agent.runtime.opening import Adapters, TargetAdapters
     from d5agent.service import Plugin
     from d5agent.settings import Settings
 
@@ -67,9 +68,32 @@ def _issuer(agent_id: str) -> dict[str, str]:
     return {"agent_id": agent_id, "host": socket.gethostname(), "version": version("d5agent")}
 
 
-def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Service, Callable[[], Plugin]]:
-    """Return every service's factory, written out by hand."""
+def plugins(
+    settings: Settings, adapters: Adapters, agent_id: str, is_live: Callable[[], bool]
+) -> dict[Service, Callable[[], Plugin]]:
+    """Return every service's factory, written out by hand. `is_live`: the mode of the restore that is under way."""
     at = adapters
+
+    def restore(target: TargetAdapters) -> Plugin:
+        return Restore(
+            source=at.source_reader,
+            target=target.writer,
+            target_reader=target.reader,
+            store=at.store,
+            states=at.states,
+            clock=at.clock,
+            lanes=settings.restore.lanes,
+            max_operations_per_second=settings.restore.max_operations_per_second,
+            window_bytes=settings.window_bytes,
+            waiting_bytes=settings.waiting_bytes,
+            is_live=is_live(),
+            certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(agent_id)),
+        )
+
+    def backup(target: TargetAdapters) -> Plugin:
+        tools = {"target": target.dump, "source": at.source_dump}
+        return Backup(tools=tools, store=at.store, archives=at.large, clock=at.clock)
+
     return {
         Service.REPLICATION: lambda: Replication(
             source=at.source,
@@ -84,30 +108,19 @@ def plugins(settings: Settings, adapters: Adapters, agent_id: str) -> dict[Servi
             upload_bytes=settings.upload_bytes,
             compresses=settings.capture.compression == "zstd",
         ),
-        Service.BACKUP: lambda: Backup(tools=at.dumps, store=at.store, archives=at.large, clock=at.clock),
+        Service.BACKUP: lambda: WithTarget(open_target=at.open_target, make=backup),
         Service.MONITOR_REPLICATION: lambda: MonitorReplication(
             source=at.source,
             store=at.store,
             clock=at.clock,
             quiet_seconds=settings.drain.quiet_seconds,
             timeout_seconds=settings.drain.timeout_seconds,
-            application=application(settings) if settings.restore.mode == "live" else None,
+            application=application(settings) if is_live() else None,
         ),
-        Service.RESTORE: lambda: Restore(
-            source=at.source_reader,
-            target=at.target,
-            target_reader=at.target_reader,
-            store=at.store,
-            states=at.states,
-            clock=at.clock,
-            lanes=settings.restore.lanes,
-            max_operations_per_second=settings.restore.max_operations_per_second,
-            window_bytes=settings.window_bytes,
-            waiting_bytes=settings.waiting_bytes,
-            is_live=settings.restore.mode == "live",
-            certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(agent_id)),
+        Service.RESTORE: lambda: WithTarget(open_target=at.open_target, make=restore),
+        Service.VERIFY: lambda: WithTarget(
+            open_target=at.open_target, make=lambda target: verify_plugin(settings, at, target)
         ),
-        Service.VERIFY: lambda: verify_plugin(settings, at),
         Service.MONITOR_RESTORE: lambda: MonitorRestore(store=at.store),
         Service.CLEAN: lambda: Clean(
             source=at.source,

@@ -225,7 +225,7 @@ class World:
             states=states,
             clock=self.clock,
             drain_seconds=5,
-            is_live=self.is_live,
+            is_live_by_default=self.is_live,
             accept_writes=application.accept_writes,
         )
 

@@ -118,7 +118,9 @@ async def test_a_bad_uri_is_refused_and_not_shown(rig: AgentRig) -> None:
 
 async def test_no_uri_at_all(rig: AgentRig) -> None:
     del rig.config["target"]["uri"]
-    await refused(rig, "serve", "no URI for the target")
+    await refused(rig, "plan", "no URI for the target")
+    rig.config["source"] = {"flavor": "mongodb"}
+    await refused(rig, "serve", "no URI for the source")
 
 
 async def test_a_bucket_that_is_missing(rig: AgentRig) -> None:
@@ -220,7 +222,7 @@ async def test_a_service_that_does_not_exist(rig: AgentRig) -> None:
 async def test_cutover_in_drained_mode(rig: AgentRig) -> None:
     agent = rig.agent()
     await agent.start()
-    require(await agent.run("cutover"), "cutover refused: restore.mode is drained")
+    require(await agent.run("cutover"), "cutover refused: the mode is drained")
 
 
 async def test_a_second_daemon_on_the_same_state_directory(rig: AgentRig) -> None:

@@ -14,7 +14,7 @@ from d5agent.core.phase_codec import VERSION, decode_phase, encode_phase
 from d5agent.core.services import Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 
-CAME_LATER = {"is_paused", "opened_stream", "forced_at", "power_off"}
+CAME_LATER = {"is_paused", "opened_stream", "forced_at", "mode", "power_off"}
 GOLDEN = Path(__file__).parents[1] / "data" / "phase-1.json"
 STATE = PhaseState(
     phase=Phase.CLEAN,
@@ -45,7 +45,12 @@ STATE = PhaseState(
         STATE,
         PhaseState(),
         replace(
-            STATE, is_paused=True, opened_stream=True, forced_at="then", power_off=PowerOff(boot_id="this", at="now")
+            STATE,
+            is_paused=True,
+            opened_stream=True,
+            forced_at="then",
+            mode="live",
+            power_off=PowerOff(boot_id="this", at="now"),
         ),
     ],
     ids=["full", "empty", "forced"],
@@ -63,6 +68,7 @@ def test_yesterdays_state_is_read_and_what_came_later_has_its_default() -> None:
         "is_paused": False,
         "opened_stream": False,
         "forced_at": "",
+        "mode": "",
         "power_off": None,
         "fence": {**value["fence"], "read_only_at": "", "marker": ""},
         "verified": {**value["verified"], "certificate": "", "digest": ""},

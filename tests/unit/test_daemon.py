@@ -119,7 +119,7 @@ class House:
             states=self.states,
             clock=self.clock,
             drain_seconds=self.drain_seconds,
-            is_live=self.application is not None,
+            is_live_by_default=self.application is not None,
             accept_writes=None if self.application is None else self.application.accept_writes,
         )
 
@@ -504,6 +504,56 @@ async def test_a_restore_that_is_paused_stays_so_over_a_restart() -> None:
         assert daemon.state.is_paused
         await daemon.pause(is_paused=False)
     assert not house.on_disk().is_paused
+
+
+@pytest.mark.parametrize(("mode", "default"), [("live", None), ("drained", FakeApplication())])
+async def test_mode_of_the_start_wins_over_the_setting(mode: str, default: FakeApplication | None) -> None:
+    house = House(application=default)
+    await house.remember(READY)
+    async with house.up() as daemon:
+        await daemon.start(Phase.RESTORE, mode=mode)
+        assert daemon.is_live == (mode == "live")
+        assert (Service.MONITOR_REPLICATION in daemon.state.services) == (mode == "drained")
+    assert house.on_disk().mode == mode
+    async with house.up() as daemon:
+        assert daemon.is_live == (mode == "live")
+        await daemon.stop(Phase.RESTORE)
+        await daemon.start(Phase.RESTORE)  # as hints say: the run keeps its mode
+        assert daemon.is_live == (mode == "live")
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_without_a_mode_the_setting_counts(is_live: bool) -> None:  # noqa: FBT001 -- a parameter of the test
+    house = House(application=FakeApplication() if is_live else None)
+    await house.remember(READY)
+    async with house.up() as daemon:
+        await daemon.start(Phase.RESTORE)
+        assert daemon.is_live == is_live
+    assert house.on_disk().mode == ""
+
+
+async def test_refused_start_keeps_the_mode() -> None:
+    house = House()
+    await house.remember(replace(READY, is_clearing=True))
+    async with house.up() as daemon:
+        with pytest.raises(RefusedError, match="the stored operations are being removed"):
+            await daemon.start(Phase.RESTORE, mode="live")
+        assert not daemon.is_live
+        assert daemon.state.mode == ""
+
+
+async def test_pause_and_cutover_follow_the_mode_of_the_start() -> None:
+    house = House()
+    await house.remember(READY)
+    async with house.up() as daemon:
+        await daemon.start(Phase.RESTORE, mode="live")
+        await house.until_status(Service.RESTORE, Status.RUNNING)
+        await daemon.start(Service.MONITOR_REPLICATION)  # the cutover; refused in drained mode only where it begins
+        await house.until_status(Service.MONITOR_REPLICATION, Status.RUNNING)
+        with pytest.raises(RefusedError, match="a cutover is under way"):
+            await daemon.pause(is_paused=True)
+        await daemon.stop(Service.MONITOR_REPLICATION)
+        assert "read-only" in daemon.state.services[Service.MONITOR_REPLICATION].reason
 
 
 async def test_a_service_that_is_stopped_before_its_first_step_can_be_started_again() -> None:

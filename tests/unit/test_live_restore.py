@@ -95,6 +95,42 @@ def test_a_cutover_is_called_off_before_its_fence_or_when_restore_failed_behind_
     assert (row.status, row.reason) == (Status.STOPPED, "called off")
 
 
+@pytest.mark.parametrize("mode", ["drained", "live"])
+def test_mode_is_kept_in_the_state(mode: str) -> None:
+    assert cutover.in_mode(READY, Phase.RESTORE, mode, is_live=False).mode == mode
+
+
+@pytest.mark.parametrize("service", [Service.RESTORE, Service.MONITOR_REPLICATION])
+@pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING, Status.WAITING])
+def test_mode_is_not_changed_under_way(service: Service, status: Status) -> None:
+    at_work = with_rows(READY, {service: status})
+    assert cutover.in_mode(at_work, Phase.RESTORE, "live", is_live=True).mode == "live"
+    for mode, is_live, under_way in (("drained", True, "live"), ("live", False, "drained")):
+        with pytest.raises(RefusedError, match=f"restore refused: a {under_way} restore is under way") as refused:
+            cutover.in_mode(at_work, Phase.RESTORE, mode, is_live=is_live)
+        assert f"d5agent stop restore, then d5agent start restore --mode {mode}" in refused.value.hint
+
+
+@pytest.mark.parametrize("request_", [Phase.CLEAN, Phase.REPLICATION, Service.BACKUP])
+def test_only_restore_has_a_mode(request_: Phase | Service) -> None:
+    with pytest.raises(RefusedError, match="has no mode"):
+        cutover.in_mode(READY, request_, "live", is_live=False)
+
+
+def test_unknown_mode_is_refused() -> None:
+    with pytest.raises(RefusedError, match="there is no mode called 'hot'"):
+        cutover.in_mode(READY, Phase.RESTORE, "hot", is_live=False)
+
+
+def test_stopped_live_restore_goes_on_drained_with_a_new_fence() -> None:
+    cut = with_rows(replace(LIVE, fence=FENCE), {Service.MONITOR_REPLICATION: Status.FAILED})
+    stopped = phase.stop(cut, Phase.RESTORE, now=NOW)
+    state = cutover.in_mode(stopped, Phase.RESTORE, "drained", is_live=True)
+    again = phase.start(state, Phase.RESTORE, now=NOW, new_run_id="x", is_live=False)
+    assert again.fence is None
+    assert Service.MONITOR_REPLICATION in phase.to_run(again, Phase.RESTORE, is_live=False)
+
+
 def test_a_restore_is_paused_and_resumed_but_not_while_a_cutover_waits_for_it() -> None:
     paused = cutover.pause(LIVE, is_paused=True, is_live=True)
     assert paused.is_paused
