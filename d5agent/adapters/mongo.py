@@ -22,6 +22,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
+from d5agent.adapters.uri import read_uri
 from d5agent.core import raw
 from d5agent.core.operation import OWN_DATABASE
 from d5agent.errors import AgentError, OperatorError, TransientError
@@ -35,7 +36,6 @@ RAW: Final = CodecOptions(document_class=RawBSONDocument, unicode_decode_error_h
 APP_NAME: Final = "d5agent"
 SYSTEM_DATABASES: Final = frozenset({"admin", "local", "config"})
 _QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
-_MORE_HOSTS: Final = re.compile(r"(://(?:[^@/]*@)?[^,/?]+)(?:,[^,/?]+)+")  # all after the first
 _SELECTION_MS: Final = 5_000
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
@@ -110,16 +110,6 @@ def _short(error: Exception) -> str:
     return _QUOTED.sub("…", str(error).split(",")[0].split("://")[0])[:200]
 
 
-def _check_uri(uri: str, side: str) -> None:
-    """Raise for a password with a bare slash: the driver would take a piece of it for a host, a port or a database."""
-    authority, _, path = uri.partition("://")[2].partition("/")
-    if "@" not in authority and "@" in path.split("?")[0]:
-        raise OperatorError(
-            f"the {side}'s URI is wrong: its user or password is not percent-encoded",
-            hint=f"in [{side}] uri write %2F for /, %3A for :, %40 for @, %25 for % in user and password",
-        )
-
-
 @contextmanager
 def translating(side: str) -> Iterator[None]:
     """Turn the driver's errors inside the block into ours."""
@@ -138,29 +128,19 @@ def translating(side: str) -> Iterator[None]:
 @asynccontextmanager
 async def open_mongo(uri: str, *, side: str, pool_size: int = 16) -> AsyncGenerator[Client]:
     """Open a client on the primary; nothing is sent yet. OperatorError: the URI is wrong."""
-    _check_uri(uri, side)
+    text = read_uri(uri, side).text
     with translating(side):
-        try:
-            client: Client = AsyncMongoClient(
-                uri,
-                document_class=RawBSONDocument,
-                datetime_conversion="DATETIME_AUTO",  # an error may quote an _id that is a date of the year 40000
-                unicode_decode_error_handler="replace",  # … or one that is not UTF-8
-                appname=APP_NAME,
-                retryWrites=False,  # DocumentDB has none; what is repeated here is safe to repeat
-                readPreference="primary",
-                serverSelectionTimeoutMS=_SELECTION_MS,
-                maxPoolSize=pool_size,
-            )
-        except ValueError as error:  # a port that is none, and the like
-            raise InvalidURI("its host or port is none") from error
-        except OSError as error:  # tlsCAFile, tlsCertificateKeyFile
-            raise OperatorError(
-                f"a file that the {side}'s URI names cannot be read",
-                hint=f"put it there with the right owner, or mend [{side}] uri",
-                path=error.filename,
-                reason=error.strerror,
-            ) from error
+        client: Client = AsyncMongoClient(
+            text,
+            document_class=RawBSONDocument,
+            datetime_conversion="DATETIME_AUTO",  # an error may quote an _id that is a date of the year 40000
+            unicode_decode_error_handler="replace",  # … or one that is not UTF-8
+            appname=APP_NAME,
+            retryWrites=False,  # DocumentDB has none; what is repeated here is safe to repeat
+            readPreference="primary",
+            serverSelectionTimeoutMS=_SELECTION_MS,
+            maxPoolSize=pool_size,
+        )
     try:
         yield client
     finally:
@@ -188,9 +168,7 @@ async def replica_set_of(uri: str, side: str) -> str | None:
     """Return the name of the set that the URI's first host is in; None: it is in none."""
     with translating(side):
         client: Client = AsyncMongoClient(
-            _MORE_HOSTS.sub(r"\1", uri, count=1),
-            replicaSet=None,
-            directConnection=True,
+            read_uri(uri, side).first_host_text,
             serverSelectionTimeoutMS=_SELECTION_MS,
             appname=APP_NAME,
         )

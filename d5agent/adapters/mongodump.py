@@ -6,10 +6,13 @@ import os
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+from pymongo.asynchronous.uri_parser import parse_uri
+
 from d5agent.adapters.mongo import Client, application_databases, hello, translating
 from d5agent.adapters.process import Child, run, running
 from d5agent.adapters.retry import retrying
-from d5agent.core.dumping import INSTALL, DumpProgress, check_version, parse_version, without_database
+from d5agent.adapters.uri import read_uri
+from d5agent.core.dumping import INSTALL, DumpProgress, check_version, parse_version
 from d5agent.core.operation import ClusterTime
 from d5agent.errors import OperatorError
 from d5agent.ports import ToolVersion
@@ -37,7 +40,7 @@ class MongoDump:
     ) -> None:
         self._client = client
         self._side = side
-        self._uri = uri
+        self._uri = read_uri(uri, side)
         self._program = program
         self._flavor = flavor
         self._databases = databases
@@ -84,15 +87,26 @@ class MongoDump:
     @asynccontextmanager
     async def dump(self, database: str) -> AsyncGenerator[RunningDump]:
         """Begin a dump; it is ended when the block ends."""
-        quoted = without_database(self._uri).replace("'", "''")
+        quoted = (await self._uri_text()).replace("'", "''")
         with _private_file(f"uri: '{quoted}'\n") as descriptor:
             config = f"--config=/proc/self/fd/{descriptor}"
             argv = [self._program, config, f"--db={database}", "--archive", "--gzip"]
             progress = DumpProgress()
             async with running(
-                argv, on_line=progress.feed, stall_seconds=self._stall_seconds, pass_fds=[descriptor]
+                argv,
+                on_line=progress.feed,
+                stall_seconds=self._stall_seconds,
+                pass_fds=[descriptor],
+                secrets=self._uri.secrets,
             ) as child:
                 yield RunningDump(child, progress)
+
+    async def _uri_text(self) -> str:
+        """Return the URI for mongodump; where hosts are in the DNS, so may be the database to log in at."""
+        if not self._uri.is_srv:
+            return self._uri.text_for_dump({})
+        with translating(self._side):
+            return self._uri.text_for_dump((await parse_uri(self._uri.text))["options"])
 
 
 @contextmanager

@@ -30,10 +30,17 @@ _CREDENTIALS: Final = re.compile(r"//[^/@\s]+@")  # of a URI that a tool repeats
 class Child:
     """A running child: its standard output as chunks, its standard error as lines."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str, stall_seconds: float | None) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        name: str,
+        stall_seconds: float | None,
+        secrets: Sequence[str] = (),
+    ) -> None:
         self._process = process
         self._name = name
         self._stall_seconds = stall_seconds
+        self._secrets = sorted(secrets, key=len, reverse=True)
         self._errors_read = asyncio.Event()
         self._last_lines: list[str] = []
 
@@ -69,6 +76,11 @@ class Child:
                 stderr=self._last_words(),
             ) from None
 
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return _CREDENTIALS.sub("//***@", text)
+
     def _last_words(self) -> str:
         return " | ".join(self._last_lines)[-1000:]
 
@@ -77,8 +89,8 @@ class Child:
         stderr = self._process.stderr
         try:
             while stderr is not None and (line := await stderr.readline()):
-                text = _CREDENTIALS.sub("//***@", line.decode(errors="replace").rstrip("\r\n"))
-                self._last_lines = [*self._last_lines[1 - _LAST_LINES :], text]
+                text = line.decode(errors="replace").rstrip("\r\n")
+                self._last_lines = [*self._last_lines[1 - _LAST_LINES :], self._without_secrets(text)]
                 on_line(text)
         finally:
             self._errors_read.set()
@@ -119,8 +131,12 @@ async def running(
     on_line: Callable[[str], None],
     stall_seconds: float | None = None,
     pass_fds: Sequence[int] = (),
+    secrets: Sequence[str] = (),
 ) -> AsyncGenerator[Child]:
-    """Run a child while the block runs. OperatorError: there is no such program, or it may not be run."""
+    """Run a child while the block runs. OperatorError: there is no such program, or it may not be run.
+
+    `secrets`: what it was given and may repeat in its complaints; errors show none of them.
+    """
     for program in (_TIED_TO_US[0], argv[0]):
         if shutil.which(program) is None:
             raise OperatorError(
@@ -135,7 +151,7 @@ async def running(
         start_new_session=True,
         pass_fds=pass_fds,
     )
-    child = Child(process, argv[0], stall_seconds)
+    child = Child(process, argv[0], stall_seconds, secrets)
     async with beside(child.read_errors(on_line)):
         try:
             yield child

@@ -1,4 +1,4 @@
-"""mongodump, as it is told what to do and as it speaks: which versions may be used, its URI, its output."""
+"""mongodump, as it is told what to do and as it speaks: which versions may be used, its output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ INSTALL: Final = (
 _VERSION: Final = re.compile(r"mongodump version: (?P<version>\S+)")
 _FAILS_ON_DOCUMENTDB: Final = ((100, 7, 0), (100, 7, 3))  # they ask for atlasVersion; mended in 100.7.4
 _LAST_SUPPORTED: Final = (100, 11)
-_URI: Final = re.compile(r"(?P<server>mongodb(?:\+srv)?://[^/?]*)/?(?P<database>[^?]*)\??(?P<options>.*)", re.DOTALL)
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+\t")
 _DONE: Final = re.compile(r"done dumping (?P<collection>.+) \((?P<count>\d+) documents?\)$", re.DOTALL)
 _BAR: Final = re.compile(r"^\[[#.]+\]\s+(?P<collection>\S.*?)\s+(?P<count>\d+)/\d+\s+\([\d.]+%\)$", re.DOTALL)
@@ -47,17 +46,6 @@ def check_version(version: str, *, flavor: str) -> str:
     if numbers[:2] > _LAST_SUPPORTED:
         return f"AWS supports MongoDB Database Tools up to {SUPPORTED} on DocumentDB; this is {version}"
     return ""
-
-
-def without_database(uri: str) -> str:
-    """Return a URI that names no database, which mongodump takes for one to dump: as `authSource` it stays."""
-    match = _URI.fullmatch(uri)
-    if match is None or not match["database"]:
-        return uri
-    options = match["options"]
-    if "authsource=" not in options.lower():
-        options = "&".join(filter(None, (options, f"authSource={match['database']}")))
-    return f"{match['server']}/?{options}"
 
 
 @dataclass(slots=True)

@@ -77,6 +77,15 @@ async def test_an_end_that_is_none_tells_its_last_words_without_a_password(argv:
     assert str(failed.value.facts["stderr"]) in {"first | mongodb://***@host", "last"}
 
 
+async def test_secrets_are_hidden_in_errors_only() -> None:
+    argv, lines = ["sh", "-c", "echo 'hu sh or hu%20sh in shop.hu sh' >&2; exit 3"], list[str]()
+    async with running(argv, on_line=lines.append, secrets=["hu", "hu sh", "hu%20sh"]) as child:
+        with pytest.raises(OperatorError, match="sh failed") as failed:
+            await anext(child.chunks())
+    assert failed.value.facts["stderr"] == "*** or *** in shop.***"
+    assert lines == ["hu sh or hu%20sh in shop.hu sh"]
+
+
 async def test_a_program_that_is_missing_is_named() -> None:
     with pytest.raises(OperatorError, match="/no/such/program cannot be run") as failed:
         await run(["/no/such/program"])

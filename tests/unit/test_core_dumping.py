@@ -1,10 +1,10 @@
-"""mongodump: which version may dump what, what its output says, and the URI that it is given."""
+"""mongodump: which version may dump what, and what its output says."""
 
 from __future__ import annotations
 
 import pytest
 
-from d5agent.core.dumping import DumpProgress, check_version, parse_version, without_database
+from d5agent.core.dumping import DumpProgress, check_version, parse_version
 from d5agent.errors import OperatorError
 
 STAMP = "2026-11-02T08:00:00.000+0000\t"
@@ -50,26 +50,6 @@ def test_what_tells_no_version_is_no_mongodump(text: str) -> None:
     with pytest.raises(OperatorError, match="this is no mongodump") as refused:
         parse_version(text)
     assert "100.11.0" in refused.value.hint
-
-
-@pytest.mark.parametrize(
-    ("uri", "without"),
-    [
-        ("mongodb://a:b@host:27017/?replicaSet=rs0", "mongodb://a:b@host:27017/?replicaSet=rs0"),
-        ("mongodb://host", "mongodb://host"),
-        ("mongodb://host/shop", "mongodb://host/?authSource=shop"),
-        (
-            "mongodb://a:b@one:1,two:2/admin?replicaSet=rs0",
-            "mongodb://a:b@one:1,two:2/?replicaSet=rs0&authSource=admin",
-        ),
-        ("mongodb://host/shop?authSource=users&tls=true", "mongodb://host/?authSource=users&tls=true"),
-        ("mongodb://host/shop?authsource=users", "mongodb://host/?authsource=users"),
-        ("mongodb+srv://a:p%2Fw@host/admin?w=1", "mongodb+srv://a:p%2Fw@host/?w=1&authSource=admin"),
-        ("no uri at all", "no uri at all"),
-    ],
-)
-def test_a_uri_that_names_a_database_keeps_it_for_the_login_only(uri: str, without: str) -> None:
-    assert without_database(uri) == without
 
 
 def progress_after(*lines: str) -> DumpProgress:
