@@ -14,7 +14,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, replica_set_of, translating
+from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, require_set, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
 from d5agent.adapters.stream_cursor import (
     SIDE,
@@ -71,17 +71,7 @@ class ChangeStreamSource:
         Whether they are is what `$listChangeStreams` says; that modifyChangeStreams answered with ok proves nothing.
         Called again within ten minutes it also looks whether they were kept in between. NotKeptError: they were not.
         """
-        try:
-            answer = await self._hello()
-        except TransientError:
-            answer = {"setName": await replica_set_of(self._uri, SIDE)}
-            if answer["setName"]:
-                raise
-        if not answer.get("setName"):
-            raise OperatorError(
-                "the source is not a replica set: it has no change stream",
-                hint="mend [source] uri; DocumentDB is the set rs0, a MongoDB server needs --replSet",
-            )
+        await self.require_set()
         if not self._is_documentdb:
             return
         is_enabled = await self._is_enabled()
@@ -93,6 +83,10 @@ class ChangeStreamSource:
         if not is_enabled:
             raise not_enabled()
         await self._check_kept()
+
+    async def require_set(self) -> None:
+        """Raise OperatorError unless the source is the replica set that its URI names."""
+        await require_set(self._hello, self._uri, SIDE)
 
     @asynccontextmanager
     async def stream(self, after: Position | None) -> AsyncGenerator[AsyncGenerator[EventBatch]]:

@@ -28,7 +28,9 @@ from d5agent.core.operation import OWN_DATABASE
 from d5agent.errors import AgentError, OperatorError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+
+    from d5agent.adapters.uri import MongoUri
 
 Client = AsyncMongoClient[RawBSONDocument]
 # User data is not decoded: a server stores more than a decoder takes.
@@ -37,6 +39,8 @@ APP_NAME: Final = "d5agent"
 SYSTEM_DATABASES: Final = frozenset({"admin", "local", "config"})
 _QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
 _SELECTION_MS: Final = 5_000
+_HOST_MS: Final = 2_000
+_WITHOUT_SET: Final = {"source": "it has no change stream", "target": "it has no transactions, and no majority"}
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
 _DISK_FULL: Final = 14031
@@ -164,15 +168,51 @@ async def hello(client: Client, side: str) -> dict[str, Any]:
     return dict(answer)
 
 
-async def replica_set_of(uri: str, side: str) -> str | None:
-    """Return the name of the set that the URI's first host is in; None: it is in none."""
-    with translating(side):
-        client: Client = AsyncMongoClient(
-            read_uri(uri, side).first_host_text,
-            serverSelectionTimeoutMS=_SELECTION_MS,
-            appname=APP_NAME,
-        )
+async def require_set(say_hello: Callable[[], Awaitable[Mapping[str, Any]]], uri: str, side: str) -> None:
+    """Raise OperatorError unless a server is a member of the replica set that its URI names.
+
+    OperatorError: it is in no set or in another one, or the URI leads to one member of several. TransientError: it is
+    not reached.
+    """
+    read = read_uri(uri, side)
     try:
-        return (await hello(client, side)).get("setName")
-    finally:
-        await client.close()
+        answer = await say_hello()
+    except TransientError:
+        _check_set(read, await _hello_of_a_host(read, side), side)
+        raise
+    _check_set(read, answer, side)
+
+
+def _check_set(uri: MongoUri, answer: Mapping[str, Any], side: str) -> None:
+    """Raise for what no waiting heals: the driver finds no server there, and says neither why nor what there is."""
+    name, wanted = answer.get("setName"), uri.replica_set
+    if answer and not name:
+        raise OperatorError(
+            f"the {side} is not a replica set: {_WITHOUT_SET[side]}",
+            hint=f"correct [{side}] uri; DocumentDB is the set rs0, a MongoDB server needs --replSet (one member does)",
+        )
+    if name and wanted not in {None, name}:
+        raise OperatorError(
+            f"the {side} is the replica set {name}, and its URI asks for another one",
+            hint=f"write replicaSet={name} in [{side}] uri, or the address of the other set",
+        )
+    members = [*answer.get("hosts", []), *answer.get("passives", [])]
+    if uri.is_direct and len(members) > 1:
+        raise OperatorError(
+            f"directConnection=true leads to one of the {len(members)} members of the {side}'s set: after a fail-over "
+            "the agent would read from a secondary",
+            hint=f"in [{side}] uri remove directConnection, and write replicaSet={name} and the members' addresses",
+        )
+
+
+async def _hello_of_a_host(uri: MongoUri, side: str) -> Mapping[str, Any]:
+    """Return what the first of the URI's hosts answers that does; nothing: none of them."""
+    for text in uri.host_texts:
+        client: Client = AsyncMongoClient(text, serverSelectionTimeoutMS=_HOST_MS, appname=APP_NAME)
+        try:
+            return await hello(client, side)
+        except AgentError:
+            continue  # the caller has an error already
+        finally:
+            await client.close()
+    return {}

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-from pymongo.common import URI_OPTIONS_VALIDATOR_MAP, validate
+from pymongo.common import validate
 from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.uri_parser import parse_uri, parse_userinfo, split_hosts, split_options
 
@@ -23,9 +23,30 @@ _ENCODE: Final = (
     "correct [{}] uri, or the secret it comes from; in user and password write %2F for /, %3F for ?, %3A for :, "
     "%40 for @, %25 for %"
 )
+_NO_BALANCER: Final = "remove loadBalanced from [{}] uri, and name the members of the replica set"
 _REFUSED: Final = (ValueError, TypeError, ConfigurationError, InvalidURI)
 # Of these the server has no users of its own: their names are in another directory ("authSource", MongoDB manual).
 _EXTERNAL: Final = frozenset({"GSSAPI", "MONGODB-AWS", "MONGODB-OIDC", "MONGODB-X509", "PLAIN"})
+USED: Final = frozenset(
+    {
+        *("authmechanism", "authmechanismproperties", "authsource", "connecttimeoutms", "directconnection"),
+        *("heartbeatfrequencyms", "loadbalanced", "maxconnecting", "maxidletimems", "replicaset"),
+        *("servermonitoringmode", "srvallowedhostssuffix", "srvmaxhosts", "srvservicename", "ssl", "tls"),
+        *("tlsallowinvalidcertificates", "tlsallowinvalidhostnames", "tlscafile", "tlscertificatekeyfile"),
+        *("tlscertificatekeyfilepassword", "tlscrlfile", "tlsdisableocspendpointcheck", "tlsinsecure"),
+    }
+)
+"""Options that say where the server is and how to reach it: they are used as they are."""
+IGNORED: Final = frozenset(
+    {
+        *("appname", "compressors", "connect", "datetime_conversion", "driver", "enableoverloadretargeting", "fsync"),
+        *("journal", "localthresholdms", "maxadaptiveretries", "maxpoolsize", "maxstalenessseconds", "minpoolsize"),
+        *("readconcernlevel", "readpreference", "readpreferencetags", "retryreads", "retrywrites", "server_api"),
+        *("serverselectiontimeoutms", "sockettimeoutms", "timeoutms", "tz_aware", "unicode_decode_error_handler"),
+        *("uuidrepresentation", "w", "waitqueuemultiple", "waitqueuetimeoutms", "wtimeoutms", "zlibcompressionlevel"),
+    }
+)
+"""Options that say how to read, write, wait and try again: the agent decides that, for itself and for mongodump."""
 _SECRET_OPTIONS: Final = frozenset({"tlscertificatekeyfilepassword", "authmechanismproperties"})
 
 
@@ -39,6 +60,8 @@ class MongoUri:
     hosts: str = field(repr=False)
     database: str | None = field(repr=False)
     options: Mapping[str, str] = field(repr=False)
+    ignored: tuple[str, ...] = ()
+    """The names of the options that were given, and that the agent ignores."""
 
     @property
     def text(self) -> str:
@@ -46,10 +69,18 @@ class MongoUri:
         return self._text(self.hosts, self.database or "", self.options)
 
     @property
-    def first_host_text(self) -> str:
-        """The string with its first host alone and no replica set, to ask that one directly."""
-        options = {name: value for name, value in self.options.items() if name not in {"replicaset", "loadbalanced"}}
-        return self._text(self.hosts.split(",")[0], self.database or "", {**options, "directconnection": "true"})
+    def host_texts(self) -> tuple[str, ...]:
+        """The string for each of its hosts alone, without the set's name, to ask that one directly."""
+        if self.is_srv:
+            return ()
+        options = {name: value for name, value in self.options.items() if name != "replicaset"}
+        options["directconnection"] = "true"
+        return tuple(self._text(host, self.database or "", options) for host in self.hosts.split(","))
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it is about the one member that it names, whatever becomes of the set's primary."""
+        return self.options.get("directconnection") == "true"
 
     @property
     def replica_set(self) -> str | None:
@@ -142,14 +173,18 @@ def _parts(text: str) -> MongoUri:
     )
     _judged(lambda: split_hosts(hosts), "a host or a port cannot be one")
     parsed = _judged(lambda: parse_uri(f"{_SCHEMES[0]}{hosts}/{database}"), "the name of its database cannot be one")
+    given = _options(query) if query else {}
     uri = MongoUri(
         scheme=scheme,
         user=user,
         password=password or None,
         hosts=hosts,
         database=parsed["database"],
-        options=_options(query) if query else {},
+        options={name: value for name, value in given.items() if name in USED},
+        ignored=tuple(name for name in given if name in IGNORED),
     )
+    if uri.options.get("loadbalanced") == "true":
+        raise _UriError("loadBalanced=true leads to servers that cannot be told apart", _NO_BALANCER)
     # As if there were nothing to ask the DNS for.
     options = {name: value for name, value in uri.options.items() if not (uri.is_srv and name.startswith("srv"))}
     _judged(lambda: parse_uri(replace(uri, scheme=_SCHEMES[0], options=options).text), "two of its parts contradict")
@@ -164,11 +199,10 @@ def _options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for number, (name, value) in enumerate(given.items(), start=1):
         known = name.lower()
-        if known not in URI_OPTIONS_VALIDATOR_MAP:
-            raise _UriError(f"the driver does not know its option {number} of {len(given)}", _ENCODE)
+        if known not in USED | IGNORED:
+            raise _UriError(f"d5agent does not know its option {number} of {len(given)}", _ENCODE)
         _judged(partial(validate, known, value), f"the value of its option {known} cannot be one")
-        if known != "readpreferencetags":  # a list, and of no use: what is read is read from the primary
-            options[known] = value
+        options[known] = value
     return options
 
 

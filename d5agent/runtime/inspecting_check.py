@@ -15,7 +15,7 @@ from d5agent.runtime.status import local_phase
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from d5agent.ports import DumpTool
     from d5agent.settings import Settings
@@ -75,7 +75,7 @@ async def check(settings: Settings) -> dict[str, Any]:
 
         async def open_source() -> str:
             opened.append(await stack.enter_async_context(open_adapters(settings)))
-            return "read"
+            return _without_ignored("read", opened[0].ignored)
 
         if await preflight.row("source's URI", open_source):
             await _check_now(preflight, opened[0])
@@ -108,13 +108,17 @@ async def _check_for_restore(preflight: _Preflight, adapters: Adapters) -> None:
 
         async def open_target() -> str:
             opened.append(await stack.enter_async_context(adapters.open_target()))
-            return "read"
+            return _without_ignored("read, and its server is there", opened[0].ignored)
 
         await row("mongodump, source", partial(_check_dump, adapters.source_dump))
-        if await row("target's URI", open_target):
+        if await row("target", open_target):
             (target,) = opened
-            await row("target", partial(_check_target, target))
+            await row("target, reading", partial(_check_target, target))
             await row("mongodump, target", partial(_check_dump, target.dump))
+
+
+def _without_ignored(found: str, ignored: Sequence[str]) -> str:
+    return f"{found}; options of the URI that the agent ignores: {', '.join(ignored)}" if ignored else found
 
 
 async def _check_directory(settings: Settings) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
     """Return what restore would do; the plan is stored among the reports, and nothing else is written."""
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
+        await adapters.source.require_set()
         at = adapters.clock.now().isoformat(timespec="seconds")
         planner = Planner(
             reader=LogReader(store=adapters.store),

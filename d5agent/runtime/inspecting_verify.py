@@ -20,6 +20,7 @@ async def verify(
 ) -> dict[str, Any]:
     """Compare, store the report, return it; with what has become of the certificate, if restore has issued one."""
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
+        await adapters.source.require_set()
         state = await stored_phase(adapters)
         report, key = await verify_plugin(settings, adapters, target).compare(
             state.run_id, is_full=is_full, on_progress=on_progress

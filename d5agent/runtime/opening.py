@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import open_mongo
+from d5agent.adapters.mongo import hello, open_mongo, require_set
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.mongodump import MongoDump
@@ -19,6 +19,7 @@ from d5agent.adapters.retention import RetentionReader, host_of
 from d5agent.adapters.s3_large import S3LargeObjects
 from d5agent.adapters.secrets import UriOrigin
 from d5agent.adapters.state import MirroredStateStore
+from d5agent.adapters.uri import read_uri
 from d5agent.core.phase_codec import PHASE, decode_phase
 from d5agent.core.services import PhaseState
 from d5agent.core.timeline import Timeline
@@ -43,6 +44,8 @@ class TargetAdapters:
     writer: MongoTarget
     reader: MongoReader
     dump: MongoDump
+    ignored: tuple[str, ...]
+    """The options of its URI that the agent ignores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,8 @@ class Adapters:
     open_target: Callable[[], AbstractAsyncContextManager[TargetAdapters]]
     power: CommandPowerSwitch
     retention: RetentionReader
+    ignored: tuple[str, ...]
+    """The options of the source's URI that the agent ignores."""
     timeline: Timeline = field(default_factory=Timeline)
 
 
@@ -108,6 +113,7 @@ async def open_adapters(
                 is_documentdb=settings.source.flavor == "documentdb",
                 configured=settings.source.retention_seconds,
             ),
+            ignored=read_uri(source_uri, "source").ignored,
         )
 
 
@@ -115,16 +121,18 @@ async def open_adapters(
 async def _open_target(
     settings: Settings, *, read: Callable[[], TargetSettings], fence: Fence, clock: Clock
 ) -> AsyncGenerator[TargetAdapters]:
-    """Open the target. OperatorError: no URI, a wrong one, or a secret that cannot be read."""
+    """Open the target, and see that it is there. OperatorError: its URI or its secret is missing or wrong."""
     async with AsyncExitStack() as stack:
         uri = await _uri(settings, "target", read())
         lanes = settings.restore.lanes
         writer = await stack.enter_async_context(open_mongo(uri, side="target", pool_size=lanes))
         reader = await stack.enter_async_context(open_mongo(uri, side="target", pool_size=_READERS))
+        await require_set(partial(hello, reader, "target"), uri, "target")
         yield TargetAdapters(
             writer=MongoTarget(writer, clock=clock, fence=fence),
             reader=MongoReader(reader, side="target", clock=clock),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
+            ignored=read_uri(uri, "target").ignored,
         )
 
 

@@ -154,6 +154,17 @@ async def test_a_source_that_is_no_replica_set(rig: AgentRig, tmp_path: Path) ->
         await member.kill()
 
 
+async def test_wrong_replica_set_is_named(rig: AgentRig) -> None:
+    await rig.enable()
+    uri = rig.config["target"]["uri"]
+    wrong = uri.replace("replicaSet=", "replicaSet=no-")
+    rig.config["target"] = {"uri": wrong}
+    name = uri.partition("replicaSet=")[2].partition("&")[0]
+    await refused(rig, "plan", f"the target is the replica set {name}", f"write replicaSet={name} in [target] uri")
+    rig.config["source"]["uri"] = rig.source_uri.replace("replicaSet=rs0", "replicaSet=rs1")
+    await replication_fails(rig, "the source is the replica set rs0", "write replicaSet=rs0 in [source] uri")
+
+
 async def test_change_streams_that_are_not_enabled(rig: AgentRig) -> None:
     await replication_fails(rig, "change streams are not enabled for the whole cluster", "modifyChangeStreams")
 

@@ -33,7 +33,7 @@ async def test_secret_that_is_filled_at_restore_is_taken_up(rig: AgentRig) -> No
             await agent.until(lambda status: bool(status["ready_at"]), what="ready", seconds=60)
             await client["shop"]["orders"].insert_one({"_id": 1})
         await rig.until_captured(1)
-        row = (await rows_of(agent, code=0))["target's URI"]
+        row = (await rows_of(agent, code=0))["target"]
         assert (row["state"], row["needed"]) == ("later", "restore")
         assert "put-secret-value --secret-id mongo" in row["hint"]
         assert "for restore" in said(await agent.run("check"))
@@ -41,7 +41,7 @@ async def test_secret_that_is_filled_at_restore_is_taken_up(rig: AgentRig) -> No
         row = await failed(agent, "backup")
         assert "the target's secret cannot be read" in row["error"]
         assert "put-secret-value --secret-id mongo" in row["hint"]
-        assert (await rows_of(agent, code=78))["target's URI"]["needed"] == "now"
+        assert (await rows_of(agent, code=78))["target"]["needed"] == "now"
         api.secrets["mongo"] = {"SecretString": json.dumps({"uri": uri})}
         await rig.restored(agent)
     async with Client(rig.target.uri) as client:
@@ -54,7 +54,7 @@ async def test_section_that_is_written_at_restore_is_taken_up(rig: AgentRig) -> 
     async with Client(rig.source_uri) as client:
         await client["shop"]["orders"].insert_one({"_id": 1})
     await rig.until_captured(1)
-    assert (await rows_of(agent, code=0))["target's URI"]["state"] == "later"
+    assert (await rows_of(agent, code=0))["target"]["state"] == "later"
     require(await agent.run("plan"), "no URI for the target")
     require(await agent.run("verify"), "no URI for the target")
     rig.config["target"] = target

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pymongo.errors import OperationFailure
 
-from d5agent.adapters.mongo import translated
+from d5agent.adapters.mongo import require_set, translated
 from d5agent.errors import OperatorError, TransientError
 
 
@@ -36,3 +38,32 @@ def test_what_was_ended_early_is_done_again(code: int, details: dict[str, object
 
 def test_a_command_that_is_refused_is_not() -> None:
     assert isinstance(translated(OperationFailure("x", 251, {"errmsg": "no"}), "source"), OperatorError)
+
+
+async def set_of(uri: str, **hello: object) -> None:
+    async def say_hello() -> dict[str, Any]:
+        return hello
+
+    await require_set(say_hello, uri, "target")
+
+
+@pytest.mark.parametrize(
+    ("uri", "hello", "words"),
+    [
+        ("mongodb://h/", {"isWritablePrimary": True}, "the target is not a replica set"),
+        ("mongodb://h/?replicaSet=rs0", {}, ""),
+        ("mongodb://h/?replicaSet=rs0", {"setName": "rs1"}, "the target is the replica set rs1"),
+        ("mongodb://h/?replicaSet=rs0", {"setName": "rs0", "hosts": ["a", "b"]}, ""),
+        ("mongodb://h/", {"setName": "rs1", "hosts": ["a", "b"]}, ""),
+        ("mongodb://h/?directConnection=true", {"setName": "rs0", "hosts": ["a"]}, ""),
+        ("mongodb://h/?directConnection=true", {"setName": "rs0", "hosts": ["a", "b"]}, "one of the 2 members"),
+        ("mongodb://h/?directConnection=true", {"setName": "x", "hosts": ["a"], "passives": ["b"]}, "of the 2 members"),
+    ],
+)
+async def test_set_that_is_not_the_uris_is_named(uri: str, hello: dict[str, Any], words: str) -> None:
+    if not words:
+        await set_of(uri, **hello)
+        return
+    with pytest.raises(OperatorError, match=words) as refused:
+        await set_of(uri, **hello)
+    assert "[target] uri" in refused.value.hint

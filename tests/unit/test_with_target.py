@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.core.services import Service
-from d5agent.errors import NotGivenError, TransientError
+from d5agent.errors import NotGivenError, OperatorError, TransientError
 from d5agent.runtime.opening import open_adapters
 from d5agent.runtime.wiring import plugins
 from d5agent.runtime.with_target import WithTarget
@@ -67,10 +67,11 @@ async def test_target_is_what_the_section_says_when_it_is_opened(settings: Setti
         with pytest.raises(NotGivenError):
             async with adapters.open_target():
                 pass
-        for host in ("one", "two"):
-            section = TargetSettings.model_validate({"uri": f"mongodb://{host}/?replicaSet=rs0"})
-            async with adapters.open_target() as target:
-                assert host in str(target.reader._client)
+        for uri, fault in (("mongo://h", "it must begin with"), ("mongodb://h/?loadBalanced=true", "loadBalanced")):
+            section = TargetSettings.model_validate({"uri": uri})
+            with pytest.raises(OperatorError, match=f"the target's URI is wrong: {fault}"):
+                async with adapters.open_target():
+                    pass
 
 
 async def test_each_run_opens_the_target_again_and_closes_it() -> None:
