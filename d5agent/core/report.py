@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from d5agent.core.compare import Difference
     from d5agent.core.operation import Namespace
     from d5agent.core.repair import LastEvent, Repair
+    from d5agent.core.replay import Failure
 
 VERSION: Final = 2
 NAMED: Final = 1000  # differences, and repairs, that a report names; all are counted
@@ -47,6 +48,8 @@ class VerifyReport:
     unequal: Doubts = field(default_factory=Doubts)
     """All documents that differ, by `_id`; of too many in one namespace, the namespace."""
     repaired: list[Repair] = field(default_factory=list)
+    refused: list[Failure] = field(default_factory=list)
+    """Repairs that the target refused, of documents that still differ."""
     known: KnownEvents = field(default_factory=KnownEvents)
     facts: dict[str, list[str]] = field(default_factory=dict)
     """By namespace, in words: indexes and options that differ."""

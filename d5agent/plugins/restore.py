@@ -242,15 +242,17 @@ class Restore:
     async def _settle(self, coordinator: Coordinator, replayer: Replayer) -> None:
         """Ask the source for what the log could not tell: it is the truth now that nobody writes."""
         coordinator.report(step="settling doubts", in_doubt=len(replayer.checkpoint.doubts))
-        letters = DeadLetters(
+        await self._letters(coordinator).bury(await replayer.settle())
+        coordinator.report(in_doubt=0)
+
+    def _letters(self, coordinator: Coordinator) -> DeadLetters:
+        return DeadLetters(
             store=self.store,
-            reader=replayer.reader,
+            reader=LogReader(store=self.store),
             source=self.source,
             holders=Holders(target=self.target_reader),
             run_id=coordinator.state.run_id,
         )
-        await letters.bury(await replayer.settle())
-        coordinator.report(in_doubt=0)
 
     async def _create_empty_collections(self, coordinator: Coordinator) -> None:
         """Make the collections that the source has and the target lacks: creating one leaves no event."""
@@ -272,6 +274,8 @@ class Restore:
         key = await store_report(self.store, report, at=proof.at)
         for repaired in report.repaired:
             coordinator.journal.warning("document_repaired", **repaired.to_json())
+        if report.refused:
+            await self._letters(coordinator).bury(report.refused)
         if not report.is_equal:
             raise OperatorError(
                 "source and target are not equal",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from d5agent.core.identity import identity_of
 from d5agent.core.raw import document_id
@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     from d5agent.core.raw import DocumentId
     from d5agent.core.unique_key import UniqueIndex
     from d5agent.ports import DocumentReader
-    from d5agent.steps.lanes import Lanes
 
 _QUESTIONS: Final = 4  # at the same time, about who holds a value
 _FETCH: Final = 50
 _SMALLEST_CIRCLE: Final = 2
+
+
+class BatchWriter(Protocol):
+    """What sends batches to the target: replay's lanes, or one batch after the other."""
+
+    async def write(self, batches: Iterable[WriteBatch]) -> list[Failure]:
+        """Write batches; return what the target refused."""
+        ...
 
 
 @dataclass(slots=True)
@@ -64,7 +71,7 @@ class Holders:
 class Writer:
     """Deletes go first; a conflict is tried again while that helps; of a circle one document leaves for a moment."""
 
-    lanes: Lanes
+    lanes: BatchWriter
     target: DocumentReader
 
     @property

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.core.compare import differences_of
 from d5agent.core.repair import LastEvent, Repair
-from d5agent.core.replay import Write, WriteBatch
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
@@ -17,18 +16,19 @@ if TYPE_CHECKING:
     from d5agent.core.operation import Namespace
     from d5agent.core.raw import DocumentId
     from d5agent.core.report import VerifyReport
-    from d5agent.ports import Clock, DocumentReader, Target
+    from d5agent.ports import Clock, DocumentReader
+    from d5agent.steps.repairer import Repairer
 
 _PAUSE_SECONDS: Final = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
 class Settler:
-    """Has the last word on documents. With a target, what differs twice is written there from the source."""
+    """Has the last word on documents. With a repairer, what differs twice is written to the target from the source."""
 
     source: DocumentReader
     target: DocumentReader
-    repair_into: Target | None
+    repairer: Repairer | None
     clock: Clock
     rounds: int
     report: VerifyReport
@@ -51,11 +51,10 @@ class Settler:
             if not differences:
                 break
             ids = [difference.id for difference in differences]
-            if self.repair_into is not None and round_:
+            if self.repairer is not None and round_:
                 # The first difference may be a document in motion; the second is not left standing.
                 repaired |= {d.id: self._repair_of(d, source.get(d.id), known.get(d.id)) for d in differences}
-                writes = tuple(Write(id=id_, document=source.get(id_)) for id_ in ids)
-                await self._write(self.repair_into, WriteBatch(namespace=namespace, writes=writes))
+                await self.repairer.write(namespace, ids, source)
         self._report(differences, repaired, known)
 
     def _report(
@@ -81,11 +80,3 @@ class Settler:
 
     async def _fetch_both(self, namespace: Namespace, ids: Sequence[DocumentId]) -> list[Mapping[DocumentId, bytes]]:
         return await parallel(lambda side: side.fetch(namespace, ids), (self.source, self.target), limit=2)
-
-    async def _write(self, target: Target, batch: WriteBatch) -> None:
-        """Write what the source has. Deleted first: a replacement keeps an `_id` of an equal number of another type."""
-        absent = tuple(Write(id=write.id, document=None) for write in batch.writes)
-        await target.write(WriteBatch(namespace=batch.namespace, writes=absent))
-        present = tuple(write for write in batch.writes if write.document is not None)
-        if present:
-            await target.write(WriteBatch(namespace=batch.namespace, writes=present))

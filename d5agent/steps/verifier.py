@@ -13,6 +13,7 @@ from d5agent.core.touched import Touched
 from d5agent.steps.explainer import explain_repairs
 from d5agent.steps.page_feed import PageFeed
 from d5agent.steps.parallel import beside, parallel
+from d5agent.steps.repairer import Repairer
 from d5agent.steps.settler import Settler
 
 if TYPE_CHECKING:
@@ -57,15 +58,18 @@ class Verifier:
     rounds: int = ROUNDS
     on_progress: Callable[[VerifyReport], None] = lambda _: None
     report: VerifyReport = field(default_factory=lambda: VerifyReport(scope="full"))
+    repairer: Repairer | None = field(init=False, default=None)
     _settler: Settler = field(init=False)
     _counts: bool = True
 
     def __post_init__(self) -> None:
         """Make what has the last word on documents; it reports into the same report."""
+        if self.repair_into is not None:
+            self.repairer = Repairer(target=self.repair_into, reader=self.target)
         self._settler = Settler(
             source=self.source,
             target=self.target,
-            repair_into=self.repair_into,
+            repairer=self.repairer,
             clock=self.clock,
             rounds=self.rounds,
             report=self.report,
@@ -100,16 +104,26 @@ class Verifier:
         if with_facts:
             await self._compare_facts(n for n in await self.source.collections() if str(n) in self.report.namespaces)
         self.report.seconds += self.clock.monotonic() - began
-        await self._repair_again()
+        await self.settle_repairs()
         await explain_repairs(reader, self.report)
         return self.report
 
-    async def _repair_again(self) -> None:
-        """Compare again what differs, while that settles any: what one repair gave up, another may have needed."""
+    async def settle_repairs(self) -> VerifyReport:
+        """Compare again what differs, while that settles any: what one repair gave up, another may have needed.
+
+        What the target refused to the end stays in the report, to become dead letters.
+        """
+        if self.repairer is None:
+            return self.report
         before = 0
-        while self.repair_into is not None and self.report.different and self.report.different != before:
+        while self.report.different:
+            if self.report.different == before and not await self.repairer.park():
+                break
             before = self.report.different
             await self.compare_again(self.report.take_differences())
+        await self.repairer.put_back()
+        self.report.refused = self.repairer.refused(self.report.unequal)
+        return self.report
 
     async def whole(self, namespaces: Iterable[Namespace]) -> VerifyReport:
         """Compare collections whole, and nothing beside their documents."""

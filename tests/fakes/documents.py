@@ -28,11 +28,15 @@ def raw_document(fields: Mapping[str, object]) -> bytes:
 
 @dataclass(slots=True)
 class FakeDatabase:
-    """Collections of one server. `unique` holds the collections' unique indexes."""
+    """Collections of one server. `unique` holds the collections' unique indexes.
+
+    `capped`: how many documents a collection keeps. An insert into a full one removes the oldest, as a server does.
+    """
 
     unique: dict[Namespace, frozenset[UniqueIndex]] = field(default_factory=dict)
     collections: dict[Namespace, dict[Identity, bytes]] = field(default_factory=dict)
     options: dict[Namespace, dict[str, str]] = field(default_factory=dict)
+    capped: dict[Namespace, int] = field(default_factory=dict)
 
     def copy(self) -> FakeDatabase:
         """Return another server with the same content. Namespaces, indexes and documents never change."""
@@ -40,6 +44,7 @@ class FakeDatabase:
             unique=dict(self.unique),
             collections={namespace: dict(documents) for namespace, documents in self.collections.items()},
             options={namespace: dict(options) for namespace, options in self.options.items()},
+            capped=dict(self.capped),
         )
 
     def __deepcopy__(self, _: object) -> FakeDatabase:
@@ -71,7 +76,10 @@ class FakeDatabase:
         """Store a document in the place of the one with its `_id`; return the unique index that forbids it."""
         taken = self.taken_index(namespace, id_, document)
         if taken is None:
-            self.collections.setdefault(namespace, {})[identity(id_)] = document
+            documents = self.collections.setdefault(namespace, {})
+            documents[identity(id_)] = document
+            if len(documents) > self.capped.get(namespace, len(documents)):
+                del documents[next(iter(documents))]
         return taken
 
     def remove(self, namespace: Namespace, id_: DocumentId) -> None:

@@ -76,7 +76,7 @@ class FakeTarget(FakeReader):
     """A database to write into, with unique indexes; it can be read as well.
 
     `shuffle` gives the order of a batch's writes. `before_each` is called before each single write: what it raises
-    leaves a batch half done, as a crash does.
+    leaves a batch half done, as a crash does. `is_valid`: what a validator of the collection says of a document.
     """
 
     def __init__(
@@ -85,10 +85,12 @@ class FakeTarget(FakeReader):
         *,
         shuffle: random.Random | None = None,
         before_each: Callable[[], None] = lambda: None,
+        is_valid: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
         self._database = database or FakeDatabase()
         self._shuffle = shuffle
         self.before_each = before_each
+        self.is_valid = is_valid
         self.free: Tickets | None = Tickets(free=128, total=128)
 
     @property
@@ -131,6 +133,9 @@ class FakeTarget(FakeReader):
             return []
         # The document that a look-up found may have an equal `_id` of another type: the server compares values.
         assert identity(document_id(write.document)) == identity(write.id)
+        if not self.is_valid(write.document):
+            reason = "Document failed validation"
+            return [Failure(namespace=namespace, write=write, reason=reason, is_conflict=False)]
         index = self._database.put(namespace, write.id, write.document)
         if index is None:
             return []
