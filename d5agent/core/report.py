@@ -50,6 +50,8 @@ class VerifyReport:
     repaired: list[Repair] = field(default_factory=list)
     refused: list[Failure] = field(default_factory=list)
     """Repairs that the target refused, of documents that still differ."""
+    is_unstable: bool = False
+    """Whether documents that had been found equal, or were made so, differed at a later look."""
     known: KnownEvents = field(default_factory=KnownEvents)
     facts: dict[str, list[str]] = field(default_factory=dict)
     """By namespace, in words: indexes and options that differ."""
@@ -100,6 +102,23 @@ class VerifyReport:
         for tally in self.namespaces.values():
             tally.different = 0
         return taken
+
+    def begin_again(self) -> None:
+        """Forget what was compared; what was repaired stays."""
+        self.take_differences()
+        self.compared, self.counts, self.is_unstable = 0, [], False
+        for tally in self.namespaces.values():
+            tally.compared = 0
+
+    def take_from(self, other: VerifyReport) -> None:
+        """Take the differences that another comparison of the same documents found."""
+        self.different += other.different
+        self.differences += other.differences[: NAMED - len(self.differences)]
+        for name, tally in other.namespaces.items():
+            self.tally(name).different += tally.different
+        self.unequal.whole |= other.unequal.whole
+        for namespace, ids in other.unequal.documents.items():
+            self.unequal.documents.setdefault(namespace, set()).update(ids)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, for `--json` and the store."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 3
 _WORTH_A_LINE: Final = 10_000  # operations in one turn; a live restore takes a turn every second
+_UNSTABLE: Final = "is its collection capped, has it a TTL index, does somebody write there? "
 _MOMENTS: Final = 10
 _URGENT_MOMENTS: Final = 2
 
@@ -278,8 +279,9 @@ class Restore:
             await self._letters(coordinator).bury(report.refused)
         if not report.is_equal:
             raise OperatorError(
-                "source and target are not equal",
-                hint=f"the report names each difference: {key}; then type: d5agent start restore",
+                "the target did not stay equal" if report.is_unstable else "source and target are not equal",
+                hint=(_UNSTABLE if report.is_unstable else "")
+                + f"the report names each difference: {key}; then type: d5agent start restore",
                 different=report.different,
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )

@@ -91,14 +91,29 @@ class Generations:
         May be called again when operations came in meanwhile.
         """
         self.report.sequence = applied
+        self._forget()
         verifier = self._verifier(repair_into=self.repair_into)
-        again, self._again = self._again, Doubts()
-        # Of what a generation has compared, nothing needs to be compared whole: each document was looked at.
-        await verifier.compare_again(again)
-        await verifier.touched(self.reader, self._links(None), whole if self._sequence < 0 else ())
+        await verifier.touched(self.reader, self._links(None), whole)
+        if self.report.is_equal and verifier.repairer is not None and verifier.repairer.has_written:
+            await self._look_again(whole)
         return self.report
 
-    def _verifier(self, *, repair_into: Target | None, rounds: int = ROUNDS) -> Verifier:
+    def _forget(self) -> None:
+        """Let all commits be compared again: what was equal once may have changed in the target since."""
+        self._sequence, self._last, self._again = -1, None, Doubts()
+        self.report.begin_again()
+
+    async def _look_again(self, whole: set[Namespace]) -> None:
+        """Compare everything once more without repair: a repair may have changed other documents of the target."""
+        report = VerifyReport(scope="touched", run_id=self.run_id)
+        verifier = self._verifier(repair_into=None, report=report)
+        await verifier.touched(self.reader, self.reader.links(), whole, with_facts=False)
+        self.report.is_unstable |= not report.is_equal
+        self.report.take_from(report)
+
+    def _verifier(
+        self, *, repair_into: Target | None, rounds: int = ROUNDS, report: VerifyReport | None = None
+    ) -> Verifier:
         return Verifier(
             source=self.source,
             target=self.target,
@@ -107,7 +122,7 @@ class Generations:
             waiting_bytes=self.waiting_bytes,
             rounds=rounds,
             on_progress=self.on_progress,
-            report=self.report,
+            report=report or self.report,
         )
 
     async def _links(self, upto: Link | None) -> AsyncGenerator[Link]:

@@ -148,3 +148,15 @@ async def test_a_collection_that_was_dropped_after_the_generation_leaves_nothing
     await stage.capture(drop(ORDERS))
     report = await subject.conclude({ORDERS}, applied=link.commit.sequence)
     assert (report.different, report.repairs) == (0, 0)
+
+
+async def test_a_document_that_the_target_lost_after_its_generation_is_found() -> None:
+    stage = Stage()
+    link = await inserted(stage, *range(20))
+    copy(stage)
+    subject = generations(stage)
+    await subject.compare(link)
+    stage.target.database.drop_database("shop")  # somebody's, or a TTL index
+    report = await subject.conclude(set(), applied=link.commit.sequence)
+    assert (report.compared, report.repairs, report.is_equal) == (20, 20, True)
+    assert stage.target.database.contents() == stage.foreign_contents()

@@ -159,3 +159,44 @@ async def test_a_target_that_refuses_every_repair_is_named_once(monkeypatch: pyt
         await repaired(stage)
     assert failed.value.facts == {"refused": 5, "namespace": "shop.orders", "reason": "Document failed validation"}
     assert "d5agent start restore" in failed.value.hint
+
+
+async def test_a_capped_target_that_evicts_for_a_repair_is_never_certified() -> None:
+    stage = Stage()
+    stage.database.put(ORDERS, raw_id(1), raw_document({"_id": 1, "n": "new"}))
+    stage.database.put(ORDERS, raw_id(2), raw_document({"_id": 2, "n": "new"}))
+    await stage.capture(rename(ORDERS, NEW), insert(NEW, {"_id": 3}), insert(NEW, {"_id": 4}), insert(NEW, {"_id": 5}))
+    stage.target.database.capped[NEW] = 3
+    await stage.draw_fence()
+    for _ in range(2):
+        with pytest.raises(OperatorError, match="equal") as failed:
+            await stage.restore().run(stage.coordinator)
+        assert "d5agent start restore" in failed.value.hint
+        assert stage.coordinator.state.verified is None
+        assert "reports/run/certificate.json" not in stage.store.objects
+
+
+async def test_a_repair_that_undoes_another_document_is_told_as_unstable() -> None:
+    stage = Stage()
+    stage.database.put(ORDERS, raw_id(9), raw_document({"_id": 9}))
+    await stage.capture(insert(NEW, {"_id": 1}), rename(ORDERS, Namespace("shop", "other")))
+    await stage.draw_fence()
+
+    class TriggeredTarget(FakeTarget):
+        """Loses a document whenever another one is written to another collection, as a capped one does."""
+
+        @override
+        async def write(self, batch: WriteBatch) -> Sequence[Failure]:
+            failures = await super().write(batch)
+            if batch.namespace.collection == "other":
+                self.database.remove(NEW, raw_id(1))
+            return failures
+
+    stage.target = TriggeredTarget()
+    with pytest.raises(OperatorError, match="the target did not stay equal") as failed:
+        await stage.restore().run(stage.coordinator)
+    assert "capped" in failed.value.hint
+    first = failed.value.facts["first"]
+    assert isinstance(first, list)
+    assert [difference["id"] for difference in first] == ["1"]
+    assert stage.coordinator.state.verified is None
