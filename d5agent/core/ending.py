@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from d5agent.core.owners import LogOwners, check_owner
 from d5agent.core.phase import finish
-from d5agent.core.services import ACTIVE, Phase, PowerOff, Service, ServiceState, Status
+from d5agent.core.services import ACTIVE, Phase, PhaseState, PowerOff, Service, ServiceState, Status
 from d5agent.errors import RefusedError
-
-if TYPE_CHECKING:
-    from d5agent.core.services import PhaseState
 
 _AWAITED: Final = (Service.CLEAN, Service.BACKUP)
 GOING_DOWN: Final = "the machine to go down"
@@ -45,20 +43,37 @@ def ask_power_off(state: PhaseState, *, boot_id: str, now: str) -> PhaseState:
     return state.with_service(Service.MONITOR_CLEAN, row)
 
 
-def forced(state: PhaseState, run_id: str, *, now: str) -> PhaseState:
+def forced(state: PhaseState, run_id: str, *, owners: LogOwners, now: str) -> PhaseState:
     """Return the state in which `clean` needs no proof that the log was restored.
 
-    RefusedError: `run_id` is not that of the run, there is none, or something is still at work on it.
+    `run_id`: the run that is given up, this agent's, or the one that the log in the bucket belongs to; the state is
+    that run's then. RefusedError: it is neither, the log is another run's, or something is still at work.
     """
-    if state.phase is Phase.IDLE:
-        raise RefusedError("clean refused: there is no run to clean", hint="d5agent status says how things stand")
-    if run_id != state.run_id:
-        raise RefusedError(
-            "clean refused: that is not the id of this run",
-            hint="nothing was deleted; d5agent status shows the run's id: are you on the right machine?",
-            given=run_id,
-        )
+    is_ours = run_id == state.run_id and state.phase is not Phase.IDLE
+    if not is_ours and run_id not in owners.runs:
+        raise _no_such_run(state, run_id)
     for service in Service:
         if state.status(service) in ACTIVE and service is not Service.CLEAN:
             raise RefusedError(f"clean refused: {service} is at work", hint=f"type: d5agent stop {service}, then again")
-    return replace(state, is_clearing=True, forced_at=now)
+    check_owner(owners, run_id)
+    if is_ours:
+        return replace(state, is_clearing=True, forced_at=now)
+    if state.ready_at:
+        raise RefusedError(
+            "clean refused: this agent's own run has captured operations, and they are not in this log",
+            hint="nothing was deleted. See that [store] bucket and prefix are right; then restart the daemon",
+            run_id=state.run_id,
+            given=run_id,
+        )
+    given_up = PhaseState(phase=Phase.CLEAN, run_id=run_id, since=now, opened_stream=state.opened_stream)
+    return replace(given_up, is_clearing=True, forced_at=now)
+
+
+def _no_such_run(state: PhaseState, run_id: str) -> RefusedError:
+    if state.phase is Phase.IDLE:
+        return RefusedError("clean refused: there is no run to clean", hint="d5agent status says how things stand")
+    return RefusedError(
+        "clean refused: that is not the id of this run",
+        hint="nothing was deleted; d5agent status shows the run's id: are you on the right machine?",
+        given=run_id,
+    )

@@ -37,6 +37,10 @@ class Clearing:
     change_stream: str = ""
     version: int = field(default=VERSION)
 
+    def is_deleting_of(self, run_id: str) -> bool:
+        """Whether the log of that run is being deleted."""
+        return self.is_deleting and self.run_id == run_id
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return asdict(self)

@@ -9,6 +9,7 @@ from d5agent.core.backup import DUMPS
 from d5agent.core.certificate import check_certificate
 from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
 from d5agent.core.naming import SEGMENTS
+from d5agent.core.owners import check_owner
 from d5agent.core.phase import finish
 from d5agent.core.services import ACTIVE, Service, Status
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
@@ -16,6 +17,7 @@ from d5agent.steps.archive import LogArchive, archive_prefix
 from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.late import late_operations
 from d5agent.steps.log_reader import LogReader, link_of
+from d5agent.steps.owners import owners_of_log
 
 if TYPE_CHECKING:
     from d5agent.core.log import Link
@@ -48,6 +50,7 @@ class Clean:
         """See that the log holds all and the proof covers it, then remove; each step may be done again."""
         if coordinator.state.forced_at:
             coordinator.journal.warning("clean_is_forced", at=coordinator.state.forced_at, proof="not asked for")
+        await self._check_owner(coordinator)
         if not coordinator.state.is_clearing:
             await self._check_proof(coordinator)
             await self._stop_replication(coordinator, await self._read_to_the_end(coordinator))
@@ -62,6 +65,19 @@ class Clean:
             await self.states.delete(name)
         if coordinator.state.forced_at:  # a restore that was given up has no end of its own
             await coordinator.update(lambda state: finish(state, now=self._now(), last=Service.CLEAN))
+
+    async def _check_owner(self, coordinator: Coordinator) -> None:
+        """Raise unless the log is this run's, by its own commits. Once its deletion has begun, that is known."""
+        run_id = coordinator.state.run_id
+        begun = await self.states.load(CLEARING)
+        if begun is not None and Clearing.from_json(begun).is_deleting_of(run_id):
+            return
+        try:
+            check_owner(await owners_of_log(self.store), run_id)
+        except OperatorError:
+            # A run that is given up must not keep replication from starting for a log that is not its own.
+            await coordinator.update(lambda state: replace(state, is_clearing=False, forced_at=""))
+            raise
 
     async def _check_proof(self, coordinator: Coordinator) -> None:
         """Raise unless the certificate of the restore is in the store, unaltered, and belongs to this log."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from d5agent.core.log import Link, Writer
 from d5agent.core.operation import Position
+from d5agent.core.owners import advice_on
 from d5agent.errors import LogHeldError, NotKeptError, OperatorError
 from d5agent.steps.capture import GAP, Capture, Limits
 from d5agent.steps.log_reader import LogReader
@@ -92,7 +93,7 @@ class Replication:
         if last is not None and last.commit.writer.run_id != coordinator.state.run_id:
             raise OperatorError(
                 "the bucket holds the log of another run",
-                hint="clean that run first (its state is under state/), or choose another [store] prefix",
+                hint=advice_on(last.commit.writer.run_id),
                 run_id=last.commit.writer.run_id,
                 host=last.commit.writer.host,
                 since=last.commit.writer.since,

@@ -12,6 +12,7 @@ import structlog
 from d5agent.core import cutover, phase
 from d5agent.core.ending import forced
 from d5agent.core.horizon import may_try_again
+from d5agent.core.owners import LogOwners
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
 from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError, UnclassifiedError
 from d5agent.runtime.events import Followers, ServiceJournal, named
@@ -42,12 +43,17 @@ class _Running:
     """Whether its last run ended by itself, without an error, and left nothing of what it had begun to read."""
 
 
+async def _no_owners() -> LogOwners:
+    return LogOwners()
+
+
 @dataclass(slots=True, kw_only=True)
 class Daemon:
     """Hosts the services of one agent. `plugins` makes a service anew each time that it starts.
 
     `is_live_by_default`: restore follows the log until the cutover, unless its start named a mode; `accept_writes`
     opens the application again when a cutover is called off. `horizon`: how long the saved position is still safe.
+    `log_owners` reads whose the log in the bucket is.
     """
 
     plugins: Mapping[Service, Callable[[], Plugin]]
@@ -57,6 +63,7 @@ class Daemon:
     is_live_by_default: bool = False
     accept_writes: Callable[[], Awaitable[None]] | None = None
     horizon: Callable[[], Horizon | None] = lambda: None
+    log_owners: Callable[[], Awaitable[LogOwners]] = _no_owners
     followers: Followers = field(default_factory=Followers)
     facts: dict[Service, dict[str, object]] = field(default_factory=dict)
     exit_code: int = EXIT_DONE
@@ -110,10 +117,11 @@ class Daemon:
         on; None: as before.
         """
         now, run_id = self._now(), str(uuid.uuid4())
+        owners = LogOwners() if forced_run is None else await self.log_owners()
 
         def started(state: PhaseState) -> PhaseState:
             if forced_run is not None:
-                state = forced(state, forced_run, now=now)
+                state = forced(state, forced_run, owners=owners, now=now)
             if mode is not None:
                 state = cutover.in_mode(state, request, mode, is_live=self._is_live(state))
             return phase.start(state, request, now=now, new_run_id=run_id, is_live=self._is_live(state))

@@ -23,6 +23,7 @@ from d5agent.runtime.stopping import on_signals
 from d5agent.runtime.timeline_watch import TimelineWatch
 from d5agent.runtime.wiring import MIRRORED, agent_identity, application, plugins
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import task_group
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                 drain_seconds=settings.limits.drain_seconds,
                 is_live_by_default=settings.restore.mode == "live",
                 accept_writes=application(settings).accept_writes,
+                log_owners=lambda: owners_of_log(adapters.store),
             )
             await daemon.load()
             lease = Lease(

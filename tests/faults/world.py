@@ -26,6 +26,7 @@ from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import leaf_of
 from d5agent.steps.replayer import CHECKPOINT
 from tests.fakes.clock import FakeClock
@@ -227,6 +228,7 @@ class World:
             drain_seconds=5,
             is_live_by_default=self.is_live,
             accept_writes=application.accept_writes,
+            log_owners=lambda: owners_of_log(store),
         )
 
     async def live(self, life: Life, script: tuple[Act, ...]) -> bool:

@@ -8,12 +8,14 @@ from typing import Final
 import pytest
 
 from d5agent.core.ending import ask_power_off, forced, obstacles
+from d5agent.core.owners import LogOwners
 from d5agent.core.phase import start, to_resume
 from d5agent.core.services import ACTIVE, Phase, PhaseState, PowerOff, Service, ServiceState, Status
 from d5agent.errors import RefusedError
 from tests.fakes.phases import with_rows
 
 RUN: Final = PhaseState(phase=Phase.RESTORE, run_id="run", since="before")
+OURS: Final = LogOwners(runs=frozenset({"run"}))
 ENDED: Final = with_rows(RUN, dict.fromkeys((Service.REPLICATION, Service.CLEAN, Service.BACKUP), Status.DONE))
 
 
@@ -50,7 +52,7 @@ def test_the_request_ends_the_run_and_is_of_one_boot() -> None:
 
 
 def test_a_forced_clean_may_start_though_nothing_is_ready_or_verified() -> None:
-    state = forced(RUN, "run", now="now")
+    state = forced(RUN, "run", owners=OURS, now="now")
     assert (state.is_clearing, state.forced_at) == (True, "now")
     begun = start(state, Service.CLEAN, now="now", new_run_id="new")
     assert begun.status(Service.CLEAN) is Status.PENDING
@@ -70,10 +72,43 @@ def test_a_forced_clean_may_start_though_nothing_is_ready_or_verified() -> None:
 )
 def test_a_clean_is_not_forced(state: PhaseState, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason) as refused:
-        forced(state, "run", now="now")
+        forced(state, "run", owners=LogOwners(), now="now")
     assert refused.value.hint
 
 
 def test_a_forced_clean_that_failed_can_be_forced_again() -> None:
     for status in (Status.FAILED, Status.RUNNING):
-        assert forced(with_rows(RUN, {Service.CLEAN: status}), "run", now="now").is_clearing
+        assert forced(with_rows(RUN, {Service.CLEAN: status}), "run", owners=OURS, now="now").is_clearing
+
+
+@pytest.mark.parametrize("owners", [OURS, LogOwners(), LogOwners(runs=frozenset({"run"}), unreadable=3)])
+def test_a_log_of_this_run_or_none_may_be_cleaned_by_force(owners: LogOwners) -> None:
+    assert forced(RUN, "run", owners=owners, now="now") == replace(RUN, is_clearing=True, forced_at="now")
+
+
+@pytest.mark.parametrize("runs", [{"another"}, {"another", "run"}])
+def test_force_never_reaches_the_log_of_another_run(runs: set[str]) -> None:
+    with pytest.raises(RefusedError, match="the log of another run") as refused:
+        forced(RUN, "run", owners=LogOwners(runs=frozenset(runs)), now="now")
+    assert refused.value.facts == {"run_id": "run", "found": "another"}
+    assert "d5agent start clean --force another" in refused.value.hint
+
+
+def test_force_never_reaches_a_log_whose_run_nobody_knows() -> None:
+    with pytest.raises(RefusedError, match="no commit of the log can be read") as refused:
+        forced(RUN, "run", owners=LogOwners(unreadable=2), now="now")
+    assert refused.value.facts["commits"] == 2
+
+
+@pytest.mark.parametrize("state", [RUN, PhaseState(run_id="ended before")])
+def test_the_log_of_another_run_is_cleaned_by_its_own_name(state: PhaseState) -> None:
+    opened = replace(state, opened_stream=True)
+    after = forced(opened, "another", owners=LogOwners(runs=frozenset({"another"})), now="now")
+    assert (after.run_id, after.is_clearing, after.forced_at, after.opened_stream) == ("another", True, "now", True)
+    assert start(after, Service.CLEAN, now="now", new_run_id="new").status(Service.CLEAN) is Status.PENDING
+
+
+def test_a_run_that_has_captured_is_not_given_up_for_the_log_of_another() -> None:
+    with pytest.raises(RefusedError, match="own run has captured operations") as refused:
+        forced(replace(RUN, ready_at="then"), "another", owners=LogOwners(runs=frozenset({"another"})), now="now")
+    assert refused.value.facts == {"run_id": "run", "given": "another"}

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from d5agent.core.ending import ask_power_off, forced
 from d5agent.core.final_report import Clearing
+from d5agent.core.owners import LogOwners
 from d5agent.core.phase import to_resume
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import AgentError, CorruptDataError, OperatorError, UnclassifiedError
@@ -230,7 +231,7 @@ async def test_a_forced_clean_asks_for_no_proof_says_so_and_ends_the_run_without
     stage = await proved(Stage())
     del stage.store.objects["reports/run/certificate.json"]
     state = replace(stage.coordinator.state, verified=None, services={})
-    stage.coordinator.state = forced(state, "run", now=SINCE)
+    stage.coordinator.state = forced(state, "run", owners=LogOwners(), now=SINCE)
     await clean(stage).run(stage.coordinator)
     assert log_of(stage) == []
     assert stage.states.texts == {}
@@ -246,10 +247,54 @@ async def test_a_forced_clean_takes_a_log_that_cannot_be_read() -> None:
     stage = await proved(Stage())
     commits = sorted(key for key in log_of(stage) if key.startswith("replication/.log/"))
     stage.store.objects[commits[-1]] = b"garbage"
-    stage.coordinator.state = forced(replace(stage.coordinator.state, services={}), "run", now=SINCE)
+    stage.coordinator.state = forced(
+        replace(stage.coordinator.state, services={}), "run", owners=LogOwners(), now=SINCE
+    )
     await clean(stage).run(stage.coordinator)
     assert log_of(stage) == []
     assert final_report(stage)["log"] is None
+
+
+async def test_a_forced_clean_leaves_the_log_of_another_run() -> None:
+    stage = await proved(Stage())
+    before = dict(stage.store.objects)
+    state = replace(stage.coordinator.state, run_id="another", services={}, is_clearing=True, forced_at=SINCE)
+    stage.coordinator.state = state
+    with pytest.raises(OperatorError, match="the log of another run") as refused:
+        await clean(stage).run(stage.coordinator)
+    assert refused.value.facts == {"run_id": "another", "found": "run"}
+    assert stage.store.objects == before
+    assert not stage.coordinator.state.is_clearing, "replication may be started"
+    assert not stage.coordinator.state.forced_at
+
+
+async def test_an_earned_clean_leaves_a_log_that_is_not_its_runs_alone() -> None:
+    stage = await proved(Stage())
+    stage.coordinator.state = replace(stage.coordinator.state, run_id="another")
+    await refused(stage, "the log of another run")
+
+
+async def test_a_forced_clean_leaves_a_log_whose_run_nobody_can_read() -> None:
+    stage = await proved(Stage())
+    for key in log_of(stage):
+        if key.startswith("replication/.log/"):
+            stage.store.objects[key] = b"garbage"
+    before = dict(stage.store.objects)
+    stage.coordinator.state = replace(stage.coordinator.state, services={}, is_clearing=True, forced_at=SINCE)
+    with pytest.raises(OperatorError, match="no commit of the log can be read"):
+        await clean(stage).run(stage.coordinator)
+    assert stage.store.objects == before
+
+
+async def test_a_deletion_that_had_begun_goes_on_when_no_commit_is_left() -> None:
+    stage = await proved(Stage())
+    stage.coordinator.state = replace(stage.coordinator.state, is_clearing=True)
+    await stage.states.save("clearing", Clearing(run_id="run", began_at=SINCE, is_deleting=True).to_json())
+    for key in log_of(stage):
+        if key.startswith("replication/.log/"):
+            stage.store.objects[key] = b"garbage"
+    await clean(stage).run(stage.coordinator)
+    assert log_of(stage) == []
 
 
 async def test_a_stream_that_the_agent_did_not_switch_on_stays_on_and_that_is_told() -> None:

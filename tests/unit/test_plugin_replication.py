@@ -116,6 +116,8 @@ async def test_the_log_of_another_run_is_refused_and_left_as_it_is() -> None:
         await other.replication().run(other.coordinator)
     assert refused.value.facts["run_id"] == "run"
     assert refused.value.facts["host"] == "host"
+    assert "choose another [store] prefix" in refused.value.hint
+    assert "d5agent start clean --force run" in refused.value.hint, "it names the run that would be deleted"
     assert stage.store.objects == objects
     assert len(other.cluster) == 0
 
