@@ -73,10 +73,23 @@ def start(
         Mode | None,
         typer.Option("--mode", help="With restore: read-only first, or while applications write on; kept for the run."),
     ] = None,
+    accept_differences: Annotated[
+        str | None,
+        typer.Option(
+            "--accept-differences", metavar="RUN_ID", help="With clean: go on although the reports name differences."
+        ),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Start a service or a phase."""
-    request = {"verb": "start", "name": name, "follow": follow, "force": force, "mode": mode}
+    request = {
+        "verb": "start",
+        "name": name,
+        "follow": follow,
+        "force": force,
+        "mode": mode,
+        "accept_differences": accept_differences,
+    }
     _end(_run(_ask(_settings(config), request)))
 
 

@@ -200,4 +200,5 @@ def finish(state: PhaseState, *, now: str, last: Service = Service.MONITOR_CLEAN
         opened_stream=False,
         forced_at="",
         mode="",
+        differences_accepted_at="",
     )

@@ -48,6 +48,7 @@ def decode_phase(value: Mapping[str, Any]) -> PhaseState:
             opened_stream=value.get("opened_stream", False),  # nor had those before there was an earned clean-up
             forced_at=value.get("forced_at", ""),
             mode=_MODES[value.get("mode", "")],  # older agents knew only the configuration's
+            differences_accepted_at=value.get("differences_accepted_at", ""),
             power_off=power_off and PowerOff(**power_off),
             services={
                 Service(name): ServiceState(**{**row, "status": Status(row["status"])})

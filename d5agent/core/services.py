@@ -119,6 +119,7 @@ class PhaseState:
     `is_paused`: restore is to write nothing until an operator resumes it. `opened_stream`: the agent has switched the
     source's change stream on, or was about to. `forced_at`: when an operator had the run cleaned without a proof.
     `mode`: "drained" or "live", as an operator asked for this run; empty: as the configuration says.
+    `differences_accepted_at`: when one accepted the differences that were reported until then.
     """
 
     phase: Phase = Phase.IDLE
@@ -132,6 +133,7 @@ class PhaseState:
     opened_stream: bool = False
     forced_at: str = ""
     mode: str = ""
+    differences_accepted_at: str = ""
     power_off: PowerOff | None = None
     services: dict[Service, ServiceState] = field(default_factory=dict)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.phase import started_with
 from d5agent.core.services import Phase, Service, Status, parse_request
+from d5agent.core.words import Words
 from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError
 from d5agent.runtime.control_client import LINE_LIMIT, VERSION
 from d5agent.runtime.status import status_of
@@ -126,12 +127,17 @@ class _Session:
                 raise RefusedError(f"{wanted} cannot be forced", hint="only: d5agent start clean --force RUN_ID")
             wanted = Service.CLEAN  # its phase would wait for the restore, and power off
         services = started_with(wanted, is_live=mode == "live" if mode else self._daemon.is_live)
-        how = {"forced_run": forced_run, "mode": mode}
+        how: dict[str, Any] = {"forced_run": forced_run, "mode": mode, "words": Words.from_request(request)}
         async for answer in self._started(wanted, services, is_followed=request.get("follow"), **how):
             yield answer
 
     async def _started(
-        self, wanted: Service | Phase, services: tuple[Service, ...], *, is_followed: object, **how: str | None
+        self,
+        wanted: Service | Phase,
+        services: tuple[Service, ...],
+        *,
+        is_followed: object,
+        **how: Any,  # noqa: ANN401 -- what Daemon.start takes, which checks it
     ) -> AsyncGenerator[dict[str, Any]]:
         """Start something, as `Daemon.start` does, and, if asked to, follow services to their end."""
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

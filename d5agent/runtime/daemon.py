@@ -14,6 +14,7 @@ from d5agent.core.ending import forced
 from d5agent.core.horizon import may_try_again
 from d5agent.core.owners import LogOwners
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
+from d5agent.core.words import Words, with_words
 from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError, UnclassifiedError
 from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.phase_file import PhaseFile
@@ -110,13 +111,21 @@ class Daemon:
             self.exit_code = error.exit_code
         self.ended.set()
 
-    async def start(self, request: Service | Phase, *, forced_run: str | None = None, mode: str | None = None) -> None:
+    async def start(
+        self,
+        request: Service | Phase,
+        *,
+        forced_run: str | None = None,
+        mode: str | None = None,
+        words: Words | None = None,
+    ) -> None:
         """Start a service or a phase; RefusedError when the phase table does not allow it now.
 
         `forced_run`: the id of the run that is to be cleaned without a proof. `mode`: how this run is restored from now
-        on; None: as before.
+        on; None: as before. `words`: what else an operator typed.
         """
         now, run_id = self._now(), str(uuid.uuid4())
+        words, said_at = words or Words(), self.clock.now().isoformat(timespec="milliseconds")
         owners = LogOwners() if forced_run is None else await self.log_owners()
 
         def started(state: PhaseState) -> PhaseState:
@@ -124,12 +133,15 @@ class Daemon:
                 state = forced(state, forced_run, owners=owners, now=now)
             if mode is not None:
                 state = cutover.in_mode(state, request, mode, is_live=self._is_live(state))
+            state = with_words(state, request, words, now=said_at)
             return phase.start(state, request, now=now, new_run_id=run_id, is_live=self._is_live(state))
 
         forced_before = self.state.forced_at
         await self.update(started)
         if self.state.forced_at != forced_before:
             structlog.get_logger().warning("clean_forced", run_id=forced_run, proof="not asked for")
+        for option, run in words.given():
+            structlog.get_logger().warning("operator_word_given", option=option, run_id=run)
         for service in phase.to_run(self.state, request, is_live=self.is_live):
             self._launch(service)
 

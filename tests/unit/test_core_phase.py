@@ -390,10 +390,12 @@ def test_a_stop_changes_the_row_of_what_is_pending_or_active_and_no_other() -> N
 def test_the_end_is_idle_with_the_rows_left_to_read_and_nothing_to_resume() -> None:
     rows = dict.fromkeys(Service, Status.DONE)
     before = replace(CLEARING, is_paused=True, opened_stream=True, forced_at=BEFORE, mode="live")
+    before = replace(before, differences_accepted_at=BEFORE)
     after = finish(with_rows(before, {**rows, Service.MONITOR_CLEAN: Status.RUNNING}), now="then")
     assert (after.phase, after.since, after.run_id) == (Phase.IDLE, "then", "old")
     assert (after.ready_at, after.fence, after.verified, after.is_clearing) == ("", None, None, False)
     assert (after.is_paused, after.opened_stream, after.forced_at, after.mode) == (False, False, "", "")
+    assert after.differences_accepted_at == ""
     assert after.services[Service.MONITOR_CLEAN] == ServiceState(status=Status.DONE, since="then")
     assert {after.status(service) for service in Service} == {Status.DONE}
     assert to_resume(after) == ()

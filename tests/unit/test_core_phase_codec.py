@@ -14,7 +14,7 @@ from d5agent.core.phase_codec import VERSION, decode_phase, encode_phase
 from d5agent.core.services import Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 
-CAME_LATER = {"is_paused", "opened_stream", "forced_at", "mode", "power_off"}
+CAME_LATER = {"is_paused", "opened_stream", "forced_at", "mode", "differences_accepted_at", "power_off"}
 GOLDEN = Path(__file__).parents[1] / "data" / "phase-1.json"
 STATE = PhaseState(
     phase=Phase.CLEAN,
@@ -50,6 +50,7 @@ STATE = PhaseState(
             opened_stream=True,
             forced_at="then",
             mode="live",
+            differences_accepted_at="then",
             power_off=PowerOff(boot_id="this", at="now"),
         ),
     ],
@@ -69,6 +70,7 @@ def test_yesterdays_state_is_read_and_what_came_later_has_its_default() -> None:
         "opened_stream": False,
         "forced_at": "",
         "mode": "",
+        "differences_accepted_at": "",
         "power_off": None,
         "fence": {**value["fence"], "read_only_at": "", "marker": ""},
         "verified": {**value["verified"], "certificate": "", "digest": ""},

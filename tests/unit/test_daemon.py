@@ -15,7 +15,8 @@ from typing_extensions import override
 from d5agent.core.horizon import Horizon
 from d5agent.core.operation import ClusterTime
 from d5agent.core.phase_codec import PHASE, decode_phase, encode_phase
-from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.words import Words
 from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError, UnclassifiedError
 from d5agent.runtime.daemon import Daemon
 from tests.fakes.clock import FakeClock
@@ -565,3 +566,15 @@ async def test_a_service_that_is_stopped_before_its_first_step_can_be_started_ag
         assert house.workers[Service.REPLICATION].runs == 0
         await daemon.start(Phase.REPLICATION)
         await house.until_status(Service.REPLICATION, Status.RUNNING)
+
+
+async def test_an_operators_word_is_on_disk_and_in_the_journal() -> None:
+    house = House()
+    verified = Verified(sequence=1, operations=1, compared=1, at="then")
+    await house.remember(PhaseState(phase=Phase.RESTORE, run_id="run", ready_at="then", verified=verified))
+    with capture_logs() as logs:
+        async with house.up() as daemon:
+            await daemon.start(Phase.CLEAN, words=Words(accept_differences="run"))
+            assert house.on_disk().differences_accepted_at == daemon.state.differences_accepted_at != ""
+    (given,) = [log for log in logs if log["event"] == "operator_word_given"]
+    assert (given["option"], given["run_id"]) == ("--accept-differences", "run")

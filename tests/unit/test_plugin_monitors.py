@@ -316,8 +316,10 @@ async def test_uploads_of_a_backup_at_work_are_left_alone() -> None:
 async def test_the_final_report_says_what_was_removed_and_what_is_kept() -> None:
     stage = await proved(Stage())
     last = (await stage.commits())[-1]
+    stage.coordinator.state = replace(stage.coordinator.state, differences_accepted_at=SINCE)
     deleted = await run_clean(stage)
     report = final_report(stage)
+    assert report["differences_accepted_at"] == SINCE
     assert report["removed"]["objects"] == deleted
     assert report["log"]["operations"] >= last.total.operations
     assert report["verified"]["certificate"] == "reports/run/certificate.json"
