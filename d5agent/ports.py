@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from d5agent.core.operation import ClusterTime, Namespace, Position
     from d5agent.core.pace import Tickets
     from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Barrier, Failure, WriteBatch
+    from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
     from d5agent.core.unique_key import Key, UniqueIndex
 
 
@@ -131,6 +131,13 @@ class Target(Protocol):
 
     async def write(self, batch: WriteBatch) -> Sequence[Failure]:
         """Make each document what the batch says, in any order; return those that the server refused, all of them."""
+        ...
+
+    async def exchange(self, namespace: Namespace, write: Write, *, expected: bytes | None) -> str:
+        """Make a document what the write says if it is `expected` at that moment (None: absent), or is so already.
+
+        Return why it was not written, in words; empty: it was. Nobody's write in between is overwritten.
+        """
         ...
 
     async def apply(self, barrier: Barrier) -> None:

@@ -12,9 +12,18 @@ from pymongo import WriteConcern
 from pymongo.errors import OperationFailure
 
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import APP_NAME, Client, translating
+from d5agent.adapters.mongo import APP_NAME, RAW, Client, translating
 from d5agent.adapters.retry import retrying
-from d5agent.adapters.write_commands import batches_of, command_of, failure_of, is_large, kinds_of
+from d5agent.adapters.write_commands import (
+    batches_of,
+    command_of,
+    exchange_commands,
+    failure_of,
+    find_command,
+    found_document,
+    is_large,
+    kinds_of,
+)
 from d5agent.core.pace import Tickets
 from d5agent.errors import TransientError
 
@@ -86,6 +95,42 @@ class MongoTarget:
         if taken:
             others += await self._write(batch.namespace, taken, may_insert=False)
         return others
+
+    async def exchange(self, namespace: Namespace, write: Write, *, expected: bytes | None) -> str:
+        """Read and write one document in one transaction: whoever writes it meanwhile makes it begin again.
+
+        A new document is inserted: an insert replaces nothing, and makes its collection, which a transaction before
+        MongoDB 4.4 cannot.
+        """
+        await self._unblock()
+        if expected is None and write.document is not None and kinds_of([write], may_insert=False)["update"]:
+            failures = await self._send("insert", namespace, [write])
+            return failures[0].reason if failures else ""
+
+        async def once() -> str:
+            with translating(_SIDE):
+                return await self._exchange(namespace, write, expected, session)
+
+        async with self._client.start_session(causal_consistency=False) as session:
+            return await self._in_transaction(once)
+
+    async def _exchange(
+        self, namespace: Namespace, write: Write, expected: bytes | None, session: AsyncClientSession
+    ) -> str:
+        number = {"txnNumber": _next_number(session), "autocommit": False}
+        begin = {**find_command(namespace, write.id), **number, "startTransaction": True}
+        begin["readConcern"] = {"level": "snapshot"}
+        database, admin = self._client[namespace.database], self._client.admin
+        found = found_document(await database.command(begin, session=session, codec_options=RAW))
+        reason = "" if found in {expected, write.document} else "it was changed in the target"
+        if found == expected != write.document:
+            for command in exchange_commands(namespace, write):
+                answer = await database.command({**command, **number}, session=session, codec_options=_LENIENT)
+                if "writeErrors" in answer:  # which has ended the transaction
+                    return failure_of(namespace, write, answer["writeErrors"][0]).reason
+        end = {"commitTransaction": 1, **number, "writeConcern": _DURABLE.document}
+        _require_acknowledged(await admin.command(end, session=session, codec_options=_LENIENT))
+        return reason
 
     async def apply(self, barrier: Barrier) -> None:
         """Apply a drop, a rename (onto whatever has the new name) or a dropDatabase."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from bson.raw_bson import RawBSONDocument
 
 from d5agent.core.extended_json import to_readable
-from d5agent.core.raw import id_document
+from d5agent.core.raw import documents_of, id_document, spans
 from d5agent.core.replay import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from d5agent.core.operation import Namespace
+    from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Write
 
 _DUPLICATE_KEY: Final = 11000
@@ -39,6 +40,26 @@ def command_of(kind: str, namespace: Namespace, writes: Sequence[Write]) -> dict
     """Return the command that does writes of one kind."""
     name, statements = _COMMANDS[kind]
     return {name: namespace.collection, statements: [_statement(kind, write) for write in writes]}
+
+
+def find_command(namespace: Namespace, id_: DocumentId) -> dict[str, Any]:
+    """Return the command that reads one document."""
+    return {"find": namespace.collection, "filter": _Raw(id_document(id_)), "limit": 1, "singleBatch": True}
+
+
+def found_document(answer: RawBSONDocument) -> bytes | None:
+    """Return the document in the answer to a `find_command`; None: there is none."""
+    reply = bytes(answer.raw)
+    _, start, end = spans(reply)[b"cursor"]
+    cursor = reply[start:end]
+    return next(iter(documents_of(cursor, spans(cursor)[b"firstBatch"][1])), None)
+
+
+def exchange_commands(namespace: Namespace, write: Write) -> list[dict[str, Any]]:
+    """Return the commands that replace or delete one document in a transaction that has read it."""
+    (kind,) = (kind for kind, some in kinds_of([write], may_insert=False).items() if some)
+    absent = [command_of("delete", namespace, [write._replace(document=None)])] if kind == "rewrite" else []
+    return [*absent, command_of(kind, namespace, [write])]
 
 
 def kinds_of(writes: Sequence[Write], *, may_insert: bool) -> dict[str, list[Write]]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, encode
+from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, decode, encode
 from bson.datetime_ms import DatetimeMS
 from pymongo import AsyncMongoClient
 
@@ -488,3 +488,63 @@ async def test_a_refusal_that_quotes_what_no_decoder_takes_is_told(database: Dat
     (index,) = unique_indexes((await database.reader.facts(orders)).indexes)
     holders = await database.reader.holders(orders, index, keys_of(index, two))
     assert [document_id(holder) for holder in holders] == [raw_id(1)]
+
+
+async def _exchange(database: Database, namespace: Namespace, before: bytes | None, after: bytes | None) -> str:
+    id_ = document_id(after or before or b"")
+    return await database.target.exchange(namespace, Write(id=id_, document=after), expected=before)
+
+
+async def test_an_exchange_writes_only_over_what_is_expected(database: Database) -> None:
+    namespace = database.collection("orders")
+    one, two, others = (encode({"_id": 1, "n": n}) for n in (1, 2, 3))
+    changed = "it was changed in the target"
+    assert await _exchange(database, namespace, one, two) == changed, "there is none"
+    assert await _exchange(database, namespace, one, None) == "", "there is none, as it is to be"
+    assert await _exchange(database, namespace, None, one) == ""
+    assert await database.read(namespace) == [one]
+    assert await _exchange(database, namespace, one, two) == ""
+    assert await _exchange(database, namespace, one, two) == "", "again, as after a crash"
+    assert await _exchange(database, namespace, one, others) == changed
+    assert await _exchange(database, namespace, one, None) == changed
+    assert await _exchange(database, namespace, None, others) != ""
+    assert await database.read(namespace) == [two]
+    assert await _exchange(database, namespace, two, None) == ""
+    assert await database.read(namespace) == []
+
+
+async def test_an_exchange_stores_every_type_as_it_is(database: Database) -> None:
+    namespace = database.collection("types")
+    document, other = encode(EVERY_TYPE), encode({"_id": EVERY_TYPE["_id"], "before": Timestamp(0, 0)})
+    for before, after in ((None, other), (other, document), (document, other)):
+        assert await _exchange(database, namespace, before, after) == ""
+        assert await database.read(namespace) == [after]
+
+
+async def test_an_exchange_that_a_unique_index_forbids_says_so(database: Database) -> None:
+    namespace = database.collection("unique")
+    await database.make_unique(namespace, SPARSE)
+    await database.write(namespace, {"_id": 1, "u": "a"}, {"_id": 2, "u": "b"})
+    two = encode({"_id": 2, "u": "b"})
+    assert "unique index" in await _exchange(database, namespace, two, encode({"_id": 2, "u": "a"}))
+    assert "unique index" in await _exchange(database, namespace, None, encode({"_id": 3, "u": "a"}))
+    assert two in await database.read(namespace)
+    assert len(await database.read(namespace)) == 2
+
+
+async def test_of_exchanges_at_the_same_time_none_overwrites_another(database: Database) -> None:
+    namespace = database.collection("counter")
+    await database.write(namespace, {"_id": 1, "n": 0})
+
+    async def count(times: int) -> int:
+        done = 0
+        for _ in range(times):
+            (now,) = await database.read(namespace)
+            after = encode({"_id": 1, "n": decode(now)["n"] + 1, "by": id(asyncio.current_task())})
+            done += await _exchange(database, namespace, now, after) == ""
+        return done
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(count(5)) for _ in range(4)]
+    (end,) = await database.read(namespace)
+    assert decode(end)["n"] == sum(task.result() for task in tasks) > 0

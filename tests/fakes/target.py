@@ -109,6 +109,17 @@ class FakeTarget(FakeReader):
             failures += self._write(batch.namespace, write)
         return failures
 
+    async def exchange(self, namespace: Namespace, write: Write, *, expected: bytes | None) -> str:
+        await asyncio.sleep(0)
+        self.before_each()
+        found = self._database.find(namespace, write.id)
+        if found == write.document:
+            return ""
+        if found != expected:
+            return "it was changed in the target"
+        failures = self._write(namespace, write)
+        return failures[0].reason if failures else ""
+
     async def apply(self, barrier: Barrier) -> None:
         await asyncio.sleep(0)
         self.before_each()
