@@ -59,7 +59,7 @@ def serve(config: Config = None) -> None:
 
 
 @app.command()
-def start(
+def start(  # noqa: PLR0913 -- an option is a parameter to typer
     name: Name,
     *,
     follow: Follow = False,
@@ -79,17 +79,32 @@ def start(
             "--accept-differences", metavar="RUN_ID", help="With clean: go on although the reports name differences."
         ),
     ] = None,
+    accept_late: Annotated[
+        str | None,
+        typer.Option(
+            "--accept-late", metavar="RUN_ID", help="With monitor-restore: write the late operations that it reported."
+        ),
+    ] = None,
+    discard_late: Annotated[
+        str | None,
+        typer.Option(
+            "--discard-late", metavar="RUN_ID", help="With monitor-restore: leave MongoDB as it is, without them."
+        ),
+    ] = None,
+    again: Annotated[
+        str | None,
+        typer.Option("--again", metavar="RUN_ID", help="With restore: the certificate is void, restore all of it."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Start a service or a phase."""
-    request = {
-        "verb": "start",
-        "name": name,
-        "follow": follow,
-        "force": force,
-        "mode": mode,
+    words = {
         "accept_differences": accept_differences,
+        "accept_late": accept_late,
+        "discard_late": discard_late,
+        "again": again,
     }
+    request = {"verb": "start", "name": name, "follow": follow, "force": force, "mode": mode, **words}
     _end(_run(_ask(_settings(config), request)))
 
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 REPORTS: Final = "reports/"
 VERSION: Final = 1
 _SEAL: Final = "sha256"
-_HINT: Final = "nothing was deleted; type: d5agent start restore, which verifies anew and issues another"
+_HINT: Final = (
+    "nothing was deleted; bring the certificate's object back (bucket versioning), then type: d5agent start"
+    " monitor-restore; without it the log goes only by d5agent start clean --force RUN"
+)
 
 
 def certificate_key(run_id: str, form: str = "json") -> str:

@@ -64,6 +64,11 @@ def without_fence(state: PhaseState) -> PhaseState:
         raise RefusedError(
             "call-off refused: no cutover has been asked for", hint="d5agent status says how things stand"
         )
+    if state.verified is not None:
+        raise RefusedError(
+            "call-off refused: the certificate is issued, and MongoDB belongs to the applications",
+            hint="type: d5agent start monitor-restore",
+        )
     if state.fence is not None and state.status(Service.RESTORE) not in _ENDED_BADLY:
         raise RefusedError(
             "call-off refused: the fence is drawn, and what came before it is restored to its end",

@@ -87,6 +87,7 @@ def final_report(state: PhaseState, clearing: Clearing, *, keep_log_days: int | 
         },
         "services": _services(state),
         "forced_at": state.forced_at or None,
+        "late": [asdict(word) for word in state.late.words],
         "differences_accepted_at": state.differences_accepted_at or None,
         "verified": None if verified is None else asdict(verified),
         "log": clearing.log,

@@ -8,6 +8,7 @@ from typing import Final
 from d5agent.core.services import (
     ACTIVE,
     STARTED_BY,
+    Late,
     Phase,
     PhaseState,
     Service,
@@ -40,15 +41,24 @@ _POWERING_OFF: Final = (
 _NO_RESTORE: Final = ("no restore has been started", "type: d5agent start restore")
 _NO_LIVE_RESTORE: Final = ("no live restore is at work", "type: d5agent start restore")
 _PAUSED: Final = ("restore is paused", "type: d5agent resume restore, then d5agent cutover")
+_CERTIFIED: Final = (
+    "the certificate of this run is issued, and MongoDB belongs to the applications",
+    "type: d5agent start monitor-restore, which reports what came after it; nothing is written without your word",
+)
 _CUT_OVER: Final = (
     "the fence is drawn: what came before it is being restored to its end",
     "wait for it: d5agent status; then type: d5agent start monitor-restore",
 )
 
 
-def started_with(request: Service | Phase, *, is_live: bool) -> tuple[Service, ...]:
-    """Return the services that a request to start is about: in live mode the fence waits for the cutover."""
+def started_with(request: Service | Phase, state: PhaseState, *, is_live: bool) -> tuple[Service, ...]:
+    """Return the services that a request to start is about.
+
+    In live mode the fence waits for the cutover. After the proof a restore is about late operations only (ADR 35).
+    """
     wanted = services_of(request)
+    if request is Phase.RESTORE and state.verified is not None:
+        return (Service.RESTORE,)
     if is_live and request is Phase.RESTORE:
         return tuple(service for service in wanted if service is not Service.MONITOR_REPLICATION)
     return wanted
@@ -74,6 +84,8 @@ def _refusal_in_restore(state: PhaseState, service: Service, *, is_live: bool) -
         return _NO_RESTORE if state.phase is Phase.REPLICATION else None
     if state.is_clearing and service is not Service.BACKUP:  # which needs no log, and which the power-off waits for
         return _CLEANING
+    if service is Service.MONITOR_REPLICATION and state.verified is not None:
+        return _CERTIFIED
     return _refusal_of_cutover(state) if is_live and service is Service.MONITOR_REPLICATION else None
 
 
@@ -103,7 +115,7 @@ def start(
     What already runs is left alone; what its monitor starts becomes pending, as does all else, until it runs. In live
     mode restore begins by itself, and the start of monitor-replication is the cutover.
     """
-    wanted = started_with(request, is_live=is_live)
+    wanted = started_with(request, state, is_live=is_live)
     for service in wanted:
         refusal = _refusal(state, service, is_live=is_live)
         if refusal is not None:
@@ -115,11 +127,11 @@ def start(
     phase = request if isinstance(request, Phase) else phase_of(request)
     if phase is not None and list(Phase).index(phase) > list(Phase).index(state.phase):
         state = replace(state, phase=phase, since=now)
-    if request is Phase.RESTORE and state.status(Service.RESTORE) not in ACTIVE:
+    if request is Phase.RESTORE and state.verified is None and state.status(Service.RESTORE) not in ACTIVE:
         state = _begun_anew(state, is_live=is_live)
     for service in wanted:
         if state.status(service) not in ACTIVE and not _is_kept(state, service, request):
-            state = _forget_proof(state, service)
+            state = _forget_fence(state, service)
             state = state.with_service(service, ServiceState(status=Status.PENDING, since=now))
     return state
 
@@ -137,11 +149,12 @@ def _begun_anew(state: PhaseState, *, is_live: bool) -> PhaseState:
     return replace(state, fence=None, services=services)
 
 
-def _forget_proof(state: PhaseState, service: Service) -> PhaseState:
-    """Drop what a service that begins anew is to prove: nobody may build upon the old proof meanwhile."""
-    if service is Service.MONITOR_REPLICATION:
-        return replace(state, fence=None)
-    return replace(state, verified=None) if service is Service.RESTORE else state
+def _forget_fence(state: PhaseState, service: Service) -> PhaseState:
+    """Drop what a service that begins anew is to prove: nobody may build upon the old fence meanwhile.
+
+    The proof that both sides were equal is never dropped by a start: applications trust it (ADR 35).
+    """
+    return replace(state, fence=None) if service is Service.MONITOR_REPLICATION else state
 
 
 def _is_kept(state: PhaseState, service: Service, request: Service | Phase) -> bool:
@@ -151,7 +164,7 @@ def _is_kept(state: PhaseState, service: Service, request: Service | Phase) -> b
 
 def to_run(state: PhaseState, request: Service | Phase, *, is_live: bool = False) -> tuple[Service, ...]:
     """Return the services that a request puts to work now; a phase leaves to its monitors what they start."""
-    wanted = started_with(request, is_live=is_live)
+    wanted = started_with(request, state, is_live=is_live)
     if isinstance(request, Phase) and len(wanted) > 1:
         wanted = tuple(service for service in wanted if _monitor_of(service, is_live=is_live) is None)
     return tuple(service for service in wanted if state.status(service) is Status.PENDING)
@@ -166,6 +179,8 @@ def _is_unfinished(state: PhaseState, service: Service, *, is_live: bool) -> boo
     status, monitor = state.status(service), _monitor_of(service, is_live=is_live)
     if service is Service.CLEAN and state.forced_at:
         monitor = None
+    if service is Service.RESTORE and state.verified is not None:
+        monitor = None  # its fence was drawn long ago
     if status is Status.PENDING and monitor is not None:
         # Its monitor starts it, unless it has done so, and a crash came before the service could say that it runs.
         return state.status(monitor) is Status.DONE
@@ -201,4 +216,21 @@ def finish(state: PhaseState, *, now: str, last: Service = Service.MONITOR_CLEAN
         forced_at="",
         mode="",
         differences_accepted_at="",
+        late=Late(),
     )
+
+
+def begun_again(state: PhaseState) -> PhaseState:
+    """Return the state for a whole restore after one that was undone: the operator says that its proof is void.
+
+    RefusedError: there is no proof, or something may be at work on its strength.
+    """
+    if state.verified is None:
+        raise RefusedError("restore refused: --again needs a certificate to revoke", hint="type: d5agent start restore")
+    for service in (Service.RESTORE, Service.MONITOR_RESTORE, Service.CLEAN):
+        if state.status(service) in ACTIVE:
+            raise RefusedError(
+                f"restore refused: {service} is at work", hint=f"type: d5agent stop {service}, then again"
+            )
+    ended = tuple(word for word in state.late.words if word.ended_at)
+    return replace(state, verified=None, fence=None, late=Late(words=ended))

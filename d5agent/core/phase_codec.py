@@ -6,7 +6,20 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.services import MODES, Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
+from d5agent.core.services import (
+    MODES,
+    Fence,
+    Late,
+    LateShown,
+    LateWord,
+    Phase,
+    PhaseState,
+    PowerOff,
+    Service,
+    ServiceState,
+    Status,
+    Verified,
+)
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
@@ -49,6 +62,7 @@ def decode_phase(value: Mapping[str, Any]) -> PhaseState:
             forced_at=value.get("forced_at", ""),
             mode=_MODES[value.get("mode", "")],  # older agents knew only the configuration's
             differences_accepted_at=value.get("differences_accepted_at", ""),
+            late=_late(value.get("late")),
             power_off=power_off and PowerOff(**power_off),
             services={
                 Service(name): ServiceState(**{**row, "status": Status(row["status"])})
@@ -61,3 +75,12 @@ def decode_phase(value: Mapping[str, Any]) -> PhaseState:
             hint="move phase.json aside: the agent then takes its mirror under state/ in the bucket",
             reason=type(error).__name__,
         ) from error
+
+
+def _late(value: Mapping[str, Any] | None) -> Late:
+    """Return what became of late operations; an agent that applied them without a word has written nothing of it."""
+    if value is None:
+        return Late()
+    words = (LateWord(**{**word, "shown": LateShown(**word["shown"])}) for word in value["words"])
+    shown = value["shown"]
+    return Late(settled=value["settled"], shown=shown and LateShown(**shown), words=tuple(words))

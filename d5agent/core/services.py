@@ -105,6 +105,54 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LateShown:
+    """Operations behind the certified end of the log that were reported, and wait for an operator's word (ADR 35).
+
+    `sequence`: the last commit that was read. `documents`: how many an accepting word would write. `unknown`: how many
+    operations are of a type that cannot be applied. `report`: its key; `digest`: its sha256.
+    """
+
+    sequence: int
+    operations: int
+    documents: int
+    unknown: int
+    report: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateWord:
+    """An operator's word on what was reported. `ended_at`: when all was done that it asks for; empty: it is not.
+
+    `different`: how many documents are not what was accepted, although all was done; `result` names them.
+    """
+
+    is_accepted: bool
+    shown: LateShown
+    at: str
+    ended_at: str = ""
+    different: int = 0
+    result: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """What became of operations behind the certified end of the log.
+
+    `settled`: the last commit of which nothing is left to do; -1: none behind the certified end.
+    """
+
+    settled: int = -1
+    shown: LateShown | None = None
+    words: tuple[LateWord, ...] = ()
+
+    @property
+    def pending(self) -> LateWord | None:
+        """The word that is not carried out yet."""
+        return self.words[-1] if self.words and not self.words[-1].ended_at else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PowerOff:
     """The request to switch the machine off. `boot_id`: of the boot that it was made in; it concerns no later one."""
 
@@ -134,6 +182,7 @@ class PhaseState:
     forced_at: str = ""
     mode: str = ""
     differences_accepted_at: str = ""
+    late: Late = field(default_factory=Late)
     power_off: PowerOff | None = None
     services: dict[Service, ServiceState] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from d5agent.core.backup import DUMPS
 from d5agent.core.certificate import check_certificate
 from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
+from d5agent.core.late import check_late_carried_out
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.owners import check_owner
 from d5agent.core.phase import finish
@@ -80,7 +81,11 @@ class Clean:
             raise
 
     async def _check_proof(self, coordinator: Coordinator) -> None:
-        """Raise unless the certificate of the restore is in the store, unaltered, and belongs to this log."""
+        """Raise unless the certificate of the restore is in the store, unaltered, and belongs to this log.
+
+        A word on late operations must be carried out, and what it left different accepted.
+        """
+        check_late_carried_out(coordinator.state)
         proof = coordinator.state.verified
         if proof is None:
             raise _not_verified("all of them")
@@ -119,7 +124,7 @@ class Clean:
                 timeout_seconds=self.timeout_seconds,
                 again=_AGAIN,
             )
-            late = unread + await late_operations(self.store, coordinator.state.verified)
+            late = unread + await late_operations(self.store, coordinator.state)
             if late:
                 raise _not_verified(late)
         except AgentError:  # one that may pass, too: clean might fail for it, and capture must not stand still
@@ -232,6 +237,6 @@ class Clean:
 def _not_verified(operations: object) -> OperatorError:
     return OperatorError(
         "the log holds operations that restore has not verified",
-        hint="nothing was deleted, and replication goes on; type: d5agent start restore",
+        hint="nothing was deleted, and replication goes on; type: d5agent start monitor-restore, which reports them",
         operations=operations,
     )

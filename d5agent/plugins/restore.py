@@ -16,6 +16,8 @@ from d5agent.steps.conflicts import Holders
 from d5agent.steps.dead_letters import DeadLetters
 from d5agent.steps.generations import Generations
 from d5agent.steps.late import operations_after
+from d5agent.steps.late_report import LateReporter
+from d5agent.steps.late_restore import LateRestore
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.parallel import beside
 from d5agent.steps.progress import RestoreProgress
@@ -62,7 +64,13 @@ class Restore:
     _applied: Link | None = None
 
     async def run(self, coordinator: Coordinator) -> None:
-        """Check the log, replay it, settle, verify; again while operations came in meanwhile."""
+        """Check the log, replay it, settle, verify; again while operations came in meanwhile.
+
+        Once that is proved applications trust the target: from then on a restore is about late operations (ADR 35).
+        """
+        if coordinator.state.verified is not None:
+            await self._late_restore().run(coordinator)
+            return
         reader = LogReader(store=self.store)
         self._applied = None  # tried again after a failure: what was read ahead then was not applied
         if self.is_live:
@@ -88,6 +96,16 @@ class Restore:
         report.operations = checkpoint.operations
         coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
         await self._conclude(coordinator, self._proof(checkpoint, report), report)
+
+    def _late_restore(self) -> LateRestore:
+        reporter = LateReporter(
+            store=self.store,
+            source=self.source,
+            target=self.target_reader,
+            clock=self.clock,
+            waiting_bytes=self.waiting_bytes,
+        )
+        return LateRestore(reporter=reporter, target=self.target, states=self.states)
 
     async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> None:
         """Refuse a broken log before anything is written."""

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.phase import started_with
@@ -126,8 +127,11 @@ class _Session:
             if wanted is not Phase.CLEAN:
                 raise RefusedError(f"{wanted} cannot be forced", hint="only: d5agent start clean --force RUN_ID")
             wanted = Service.CLEAN  # its phase would wait for the restore, and power off
-        services = started_with(wanted, is_live=mode == "live" if mode else self._daemon.is_live)
-        how: dict[str, Any] = {"forced_run": forced_run, "mode": mode, "words": Words.from_request(request)}
+        words, state = Words.from_request(request), self._daemon.state
+        if words.again is not None:
+            state = replace(state, verified=None)
+        services = started_with(wanted, state, is_live=mode == "live" if mode else self._daemon.is_live)
+        how: dict[str, Any] = {"forced_run": forced_run, "mode": mode, "words": words}
         async for answer in self._started(wanted, services, is_followed=request.get("follow"), **how):
             yield answer
 

@@ -20,7 +20,9 @@ from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.phase_file import PhaseFile
 from d5agent.runtime.stopping import drained
 from d5agent.runtime.surroundings import Surroundings
+from d5agent.steps.generations import COMPARED
 from d5agent.steps.parallel import forget_cancellations, leaf_of
+from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -136,6 +138,9 @@ class Daemon:
             state = with_words(state, request, words, now=said_at)
             return phase.start(state, request, now=now, new_run_id=run_id, is_live=self._is_live(state))
 
+        if words.again is not None:
+            with_words(self.state, request, words, now=said_at)  # refused before anything is forgotten
+            await self._forget_applied()
         forced_before = self.state.forced_at
         await self.update(started)
         if self.state.forced_at != forced_before:
@@ -144,6 +149,11 @@ class Daemon:
             structlog.get_logger().warning("operator_word_given", option=option, run_id=run)
         for service in phase.to_run(self.state, request, is_live=self.is_live):
             self._launch(service)
+
+    async def _forget_applied(self) -> None:
+        """Let the next restore begin at the log's beginning."""
+        for name in (CHECKPOINT, COMPARED):
+            await self.states.delete(name)
 
     async def stop(self, request: Service | Phase) -> None:
         """Stop a service or a phase, drained."""

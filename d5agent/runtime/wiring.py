@@ -25,6 +25,8 @@ from d5agent.runtime.with_target import WithTarget
 from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
+from d5agent.steps.late_report import LateReporter
+from d5agent.steps.late_restore import LATE
 from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from d5agent.service import Plugin
     from d5agent.settings import Settings
 
-MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, GAP, TIMELINE, CLEARING)
+MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE, CLEARING)
 """The states that a new host takes from the bucket."""
 
 _IDENTITY = "agent.json"
@@ -90,6 +92,17 @@ def plugins(
             certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(agent_id)),
         )
 
+    def monitor_restore(target: TargetAdapters) -> Plugin:
+        return MonitorRestore(
+            late=LateReporter(
+                store=at.store,
+                source=at.source_reader,
+                target=target.reader,
+                clock=at.clock,
+                waiting_bytes=settings.waiting_bytes,
+            )
+        )
+
     def backup(target: TargetAdapters) -> Plugin:
         tools = {"target": target.dump, "source": at.source_dump}
         return Backup(tools=tools, store=at.store, archives=at.large, clock=at.clock)
@@ -121,13 +134,13 @@ def plugins(
         Service.VERIFY: lambda: WithTarget(
             open_target=at.open_target, make=lambda target: verify_plugin(settings, at, target)
         ),
-        Service.MONITOR_RESTORE: lambda: MonitorRestore(store=at.store),
+        Service.MONITOR_RESTORE: lambda: WithTarget(open_target=at.open_target, make=monitor_restore),
         Service.CLEAN: lambda: Clean(
             source=at.source,
             store=at.store,
             uploads=at.large,
             states=at.states,
-            state_names=(TOKEN, CHECKPOINT, COMPARED, GAP, TIMELINE),
+            state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE),
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
             keep_log_days=settings.clean.keep_log_days,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from d5agent.core.late import covered_sequence
 from d5agent.core.log import foreign_operations, is_own
 from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
     from d5agent.core.log import Link
-    from d5agent.core.services import Fence, Verified
+    from d5agent.core.services import Fence, PhaseState
     from d5agent.ports import ObjectStore
 
 
@@ -35,8 +36,8 @@ async def operations_behind(reader: LogReader, fence: Fence, *, until: int) -> i
     return behind
 
 
-async def late_operations(store: ObjectStore, verified: Verified | None) -> int:
-    """Return how many operations of others the log holds behind the proof (all of them, without one)."""
-    covered = -1 if verified is None else verified.sequence
+async def late_operations(store: ObjectStore, state: PhaseState) -> int:
+    """Return how many operations of others the log holds behind the certified end, and settled by no word."""
+    covered = covered_sequence(state)
     links = LogReader(store=store).links()
     return sum([foreign_operations(link.commit) async for link in links if link.commit.sequence > covered])

@@ -16,6 +16,7 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
 from d5agent.steps.certificate import Certifier
+from d5agent.steps.late_report import LateReporter
 from d5agent.steps.log_reader import LogReader
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, token_of
@@ -104,6 +105,16 @@ class Stage:
             certifier=self.certifier(),
         )
         return replace(service, **changed)
+
+    def reporter(self) -> LateReporter:
+        """Return what reports late operations."""
+        return LateReporter(
+            store=self.store,
+            source=FakeReader(self.cluster),
+            target=self.target,
+            clock=self.clock,
+            waiting_bytes=10_000,
+        )
 
     def backup(self, target: FakeDumpTool, source: FakeDumpTool) -> Backup:
         """Return the service."""

@@ -25,6 +25,8 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
+from d5agent.steps.late_report import LateReporter
+from d5agent.steps.late_restore import LATE
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import leaf_of
@@ -128,6 +130,10 @@ class World:
     source: FakeChangeSource = field(init=False)
     application: FakeApplication = field(init=False)
     done_of_history: int = 0
+    may_clean: Callable[[World], bool] = field(
+        default=lambda world: world.target.database.contents() == world.contents()
+    )
+    """Whether the target holds all that it is to hold before the log may go."""
     _act: int = 0
     _counted: int = 0
     _counted_at: tuple[int, str] = (0, "")
@@ -142,7 +148,7 @@ class World:
 
     def _connect(self) -> None:
         """Let what stands around the agent see this world."""
-        self.store.may_delete = lambda: self.target.database.contents() == self.contents()
+        self.store.may_delete = lambda: self.may_clean(self)
         self.application.last_writes = lambda: self.happen(len(HISTORY))
 
     def copied(self) -> World:
@@ -208,13 +214,15 @@ class World:
                     is_live=self.is_live,
                     certifier=Certifier(store=store, timeline=Timeline(), issuer={"host": "host", "version": "0"}),
                 ),
-                Service.MONITOR_RESTORE: lambda: MonitorRestore(store=store),
+                Service.MONITOR_RESTORE: lambda: MonitorRestore(
+                    late=LateReporter(store=store, source=reader, target=target, clock=self.clock, waiting_bytes=500)
+                ),
                 Service.CLEAN: lambda: Clean(
                     source=source,
                     store=store,
                     uploads=store,
                     states=states,
-                    state_names=(TOKEN, CHECKPOINT, COMPARED, GAP),
+                    state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, GAP),
                     clock=self.clock,
                     timeout_seconds=600,
                     keep_log_days=self.keep_log_days,

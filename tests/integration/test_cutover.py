@@ -123,7 +123,7 @@ async def test_a_live_restore_ends_equal_though_the_application_writes_until_the
         source, target = await rig.hashes()
         assert source == target
         refused = await agent.run("cutover", "--call-off")
-        assert (refused.code, "the fence is drawn" in said(refused)) == (78, True)
+        assert (refused.code, "the certificate is issued" in said(refused)) == (78, True)
 
 
 @pytest.mark.system

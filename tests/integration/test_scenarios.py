@@ -195,7 +195,7 @@ async def test_a_quiet_stream_is_applied_to_its_last_operation(rig: AgentRig) ->
         assert await client["shop"]["orders"].count_documents({}) == 1
 
 
-async def test_a_write_after_the_fence_is_reported_replayed_verified_and_not_cleaned_away(rig: AgentRig) -> None:
+async def test_a_write_after_the_certificate_is_reported_and_not_cleaned_away(rig: AgentRig) -> None:
     agent = await rig.captured_agent()
     async with Client(rig.source_uri) as client:
         await client["shop"]["orders"].insert_one({"_id": 1})
@@ -203,8 +203,15 @@ async def test_a_write_after_the_fence_is_reported_replayed_verified_and_not_cle
         await client["shop"]["orders"].insert_one({"_id": "late"})
     await rig.until_captured(2)
     assert "operation_after_fence" in agent.log.read_text(encoding="utf-8")
-    refused = await agent.run("start", "clean")
-    assert refused.code == 0  # verified once: it may start, but monitor-restore sees the late operation
+    started = await agent.run("start", "clean")
+    assert started.code == 0  # verified once: it may start, but monitor-restore sees the late operation
+    run_id = (await agent.status())["run_id"]
+    await agent.until(
+        lambda status: status["services"]["monitor-restore"]["state"] == "failed",
+        what="reported",
+        seconds=PATIENCE_SECONDS,
+    )
+    await agent.call("start", "monitor-restore", "--accept-late", run_id)
     await agent.until(lambda status: status["phase"] == "idle", what="clean", seconds=PATIENCE_SECONDS)
     async with Client(rig.target.uri) as client:
         assert await client["shop"]["orders"].count_documents({"_id": "late"}) == 1

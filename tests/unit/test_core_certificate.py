@@ -82,7 +82,7 @@ def test_the_seal_does_not_depend_on_how_the_json_is_laid_out() -> None:
 def test_a_certificate_of_another_log_is_refused(link: Link) -> None:
     with pytest.raises(OperatorError, match="another log") as refused:
         check_certificate(sealed(certificate()), link)
-    assert "d5agent start restore" in refused.value.hint
+    assert "d5agent start monitor-restore" in refused.value.hint
 
 
 def test_no_certificate_and_one_of_unequal_databases_are_refused() -> None:

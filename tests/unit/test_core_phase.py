@@ -8,11 +8,14 @@ from typing import Final
 import pytest
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.phase import finish, start, stop, to_resume, to_run
+from d5agent.core.phase import begun_again, finish, start, stop, to_resume, to_run
 from d5agent.core.services import (
     PHASE_SERVICES,
     STARTED_BY,
     Fence,
+    Late,
+    LateShown,
+    LateWord,
     Phase,
     PhaseState,
     Service,
@@ -94,6 +97,10 @@ NOT_VERIFIED: Final = (
     "type: d5agent start monitor-restore, which cleans as soon as restore is verified",
 )
 NO_RESTORE: Final = ("no restore has been started", "type: d5agent start restore")
+CERTIFIED: Final = (
+    "the certificate of this run is issued, and MongoDB belongs to the applications",
+    "type: d5agent start monitor-restore, which reports what came after it; nothing is written without your word",
+)
 CLEANING: Final = (
     "the stored operations are being removed",
     "let clean finish (d5agent status), then start replication anew",
@@ -116,7 +123,7 @@ REFUSED: Final = {
         Service.MONITOR_CLEAN: NOT_VERIFIED,
     },
     "restoring": dict.fromkeys((Service.CLEAN, Service.MONITOR_CLEAN), NOT_VERIFIED),
-    "equal": {},
+    "equal": {Service.MONITOR_REPLICATION: CERTIFIED},
     "clearing": _WHILE_CLEANING,
     "clean failed": _WHILE_CLEANING,
     "clearing without rows": _WHILE_CLEANING,
@@ -229,11 +236,42 @@ def test_a_restore_runs_backup_and_its_monitor_and_leaves_the_rest_to_that() -> 
     assert to_run(again, Service.RESTORE) == (Service.RESTORE,)
 
 
-def test_a_restore_again_keeps_its_backup_and_drops_its_proofs() -> None:
-    after, begun = _begun(EQUAL, Phase.RESTORE)
+def test_a_restore_again_before_the_proof_keeps_its_backup_and_drops_its_fence() -> None:
+    after, begun = _begun(replace(EQUAL, verified=None), Phase.RESTORE)
     assert begun == {Service.MONITOR_REPLICATION, Service.RESTORE}
     assert after.status(Service.BACKUP) is Status.DONE
     assert (after.fence, after.verified) == (None, None)
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+@pytest.mark.parametrize("request_", [Phase.RESTORE, Service.RESTORE])
+def test_a_restore_after_the_proof_begins_nothing_but_itself(request_: Phase | Service, *, is_live: bool) -> None:
+    after = start(EQUAL, request_, now="now", new_run_id="new", is_live=is_live)
+    assert {service for service, row in after.services.items() if row.since == "now"} == {Service.RESTORE}
+    assert (after.fence, after.verified) == (FENCE, VERIFIED)
+    assert to_run(after, request_, is_live=is_live) == (Service.RESTORE,)
+    stopped = with_rows(after, {Service.MONITOR_REPLICATION: Status.STOPPED})
+    assert Service.RESTORE in to_resume(stopped, is_live=is_live)
+
+
+def test_only_the_operators_word_revokes_the_proof() -> None:
+    shown = LateShown(sequence=3, operations=1, documents=1, unknown=0, report="r", digest="d")
+    ended = LateWord(is_accepted=True, shown=shown, at="then", ended_at="then")
+    late = Late(settled=3, shown=shown, words=(ended, LateWord(is_accepted=True, shown=shown, at="now")))
+    again = begun_again(replace(EQUAL, late=late))
+    assert (again.fence, again.verified, again.late) == (None, None, Late(words=(ended,)))
+    after, begun = _begun(again, Phase.RESTORE)
+    assert begun == {Service.MONITOR_REPLICATION, Service.RESTORE}
+    assert after.run_id == EQUAL.run_id
+
+
+def test_a_proof_is_not_revoked_where_there_is_none_or_something_rests_on_it() -> None:
+    with pytest.raises(RefusedError, match="needs a certificate to revoke"):
+        begun_again(RESTORING)
+    for service in (Service.RESTORE, Service.MONITOR_RESTORE, Service.CLEAN):
+        with pytest.raises(RefusedError, match=f"{service} is at work") as refused:
+            begun_again(with_rows(EQUAL, {service: Status.WAITING}))
+        assert f"d5agent stop {service}" in refused.value.hint
 
 
 def test_a_backup_asked_for_by_its_own_name_is_made_again() -> None:
@@ -243,14 +281,11 @@ def test_a_backup_asked_for_by_its_own_name_is_made_again() -> None:
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.FAILED, Status.STOPPED])
-def test_a_proof_is_forgotten_when_the_service_that_is_to_give_it_begins_anew(status: Status) -> None:
-    before = with_rows(PROVEN, {Service.RESTORE: status, Service.MONITOR_REPLICATION: status})
-    again = _started(before, Service.RESTORE)
-    assert (again.fence, again.verified) == (FENCE, None)
-    again = _started(before, Service.MONITOR_REPLICATION)
-    assert (again.fence, again.verified) == (None, VERIFIED)
-    again = _started(before, Phase.RESTORE)
-    assert (again.fence, again.verified) == (None, None)
+def test_a_fence_is_forgotten_when_its_service_begins_again(status: Status) -> None:
+    before = with_rows(replace(PROVEN, verified=None), {Service.RESTORE: status, Service.MONITOR_REPLICATION: status})
+    assert _started(before, Service.RESTORE).fence == FENCE
+    assert _started(before, Service.MONITOR_REPLICATION).fence is None
+    assert _started(before, Phase.RESTORE).fence is None
 
 
 def test_services_that_prove_nothing_leave_the_proofs_alone() -> None:
@@ -281,6 +316,7 @@ def test_a_power_off_that_failed_can_be_asked_for_again_when_all_is_clean() -> N
 @pytest.mark.parametrize("service", list(Service))
 def test_a_service_asked_for_by_its_name_runs_at_once(service: Service) -> None:
     state = IDLE if service is Service.REPLICATION else PROVEN
+    state = replace(state, verified=None) if service is Service.MONITOR_REPLICATION else state
     assert to_run(_started(state, service), service) == (service,)
 
 

@@ -11,11 +11,24 @@ import pytest
 
 from d5agent.core.operation import ClusterTime
 from d5agent.core.phase_codec import VERSION, decode_phase, encode_phase
-from d5agent.core.services import Fence, Phase, PhaseState, PowerOff, Service, ServiceState, Status, Verified
+from d5agent.core.services import (
+    Fence,
+    Late,
+    LateShown,
+    LateWord,
+    Phase,
+    PhaseState,
+    PowerOff,
+    Service,
+    ServiceState,
+    Status,
+    Verified,
+)
 from d5agent.errors import CorruptDataError, OperatorError
 
-CAME_LATER = {"is_paused", "opened_stream", "forced_at", "mode", "differences_accepted_at", "power_off"}
+CAME_LATER = {"is_paused", "opened_stream", "forced_at", "mode", "differences_accepted_at", "late", "power_off"}
 GOLDEN = Path(__file__).parents[1] / "data" / "phase-1.json"
+SHOWN = LateShown(sequence=9, operations=2, documents=1, unknown=0, report="reports/x/report.json", digest="ab")
 STATE = PhaseState(
     phase=Phase.CLEAN,
     run_id="20261102T080000Z-1f3a",
@@ -51,6 +64,7 @@ STATE = PhaseState(
             forced_at="then",
             mode="live",
             differences_accepted_at="then",
+            late=Late(settled=9, shown=SHOWN, words=(LateWord(is_accepted=True, shown=SHOWN, at="then"),)),
             power_off=PowerOff(boot_id="this", at="now"),
         ),
     ],
@@ -71,6 +85,7 @@ def test_yesterdays_state_is_read_and_what_came_later_has_its_default() -> None:
         "forced_at": "",
         "mode": "",
         "differences_accepted_at": "",
+        "late": {"settled": -1, "shown": None, "words": []},
         "power_off": None,
         "fence": {**value["fence"], "read_only_at": "", "marker": ""},
         "verified": {**value["verified"], "certificate": "", "digest": ""},
@@ -105,6 +120,8 @@ def test_a_state_of_another_version_is_refused_and_not_called_damaged(version: o
         {"fence": "yes"},
         {"verified": 1},
         {"verified": {"sequence": 1, "surprise": 2}},
+        {"late": {"settled": 1}},
+        {"late": {"settled": 1, "shown": {"sequence": 1}, "words": []}},
         {"services": []},
         {"services": {"nobody": {}}},
         {"services": {"nobody": {"status": "done", "since": ""}}},

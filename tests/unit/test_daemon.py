@@ -578,3 +578,20 @@ async def test_an_operators_word_is_on_disk_and_in_the_journal() -> None:
             assert house.on_disk().differences_accepted_at == daemon.state.differences_accepted_at != ""
     (given,) = [log for log in logs if log["event"] == "operator_word_given"]
     assert (given["option"], given["run_id"]) == ("--accept-differences", "run")
+
+
+async def test_a_restore_again_forgets_what_was_applied_and_nothing_if_it_is_refused() -> None:
+    house = House()
+    verified = Verified(sequence=1, operations=1, compared=1, at="then")
+    state = PhaseState(phase=Phase.RESTORE, run_id="run", ready_at="then", verified=verified)
+    await house.remember(state)
+    for name in ("restore_checkpoint", "restore_compared"):
+        await house.states.save(name, {"version": 1})
+    async with house.up() as daemon:
+        with pytest.raises(RefusedError, match="names another run"):
+            await daemon.start(Phase.RESTORE, words=Words(again="another"))
+        assert "restore_checkpoint" in house.states.texts
+        await daemon.start(Phase.RESTORE, words=Words(again="run"))
+        assert daemon.state.verified is None
+        assert daemon.state.status(Service.MONITOR_REPLICATION) is not None
+        assert set(house.states.texts) == {PHASE}

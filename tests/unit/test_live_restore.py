@@ -8,7 +8,7 @@ import pytest
 
 from d5agent.core import cutover, phase
 from d5agent.core.operation import ClusterTime
-from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.errors import OperatorError, RefusedError
 from d5agent.plugins.monitor_replication import MonitorReplication
 from tests.fakes.cluster import Op, delete, insert, update
@@ -84,6 +84,15 @@ def test_a_call_off_is_refused_with_the_reason(
     with pytest.raises(RefusedError, match=reason) as refused:
         cutover.without_fence(state)
     assert "d5agent status" in refused.value.hint
+
+
+@pytest.mark.parametrize("restore_is", [Status.DONE, Status.FAILED])
+def test_a_call_off_after_the_certificate_is_refused(restore_is: Status) -> None:
+    proof = Verified(sequence=1, operations=1, compared=1, at=NOW)
+    state = with_rows(replace(LIVE, fence=FENCE, verified=proof), {Service.MONITOR_REPLICATION: Status.DONE})
+    with pytest.raises(RefusedError, match="the certificate is issued") as refused:
+        cutover.without_fence(with_rows(state, {Service.RESTORE: restore_is}))
+    assert "d5agent start monitor-restore" in refused.value.hint
 
 
 @pytest.mark.parametrize("fence", [None, FENCE])

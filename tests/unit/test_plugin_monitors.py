@@ -14,7 +14,7 @@ from d5agent.core.ending import ask_power_off, forced
 from d5agent.core.final_report import Clearing
 from d5agent.core.owners import LogOwners
 from d5agent.core.phase import to_resume
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.services import Late, LateShown, LateWord, Phase, Service, ServiceState, Status
 from d5agent.errors import AgentError, CorruptDataError, OperatorError, UnclassifiedError
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
@@ -203,7 +203,7 @@ async def refused(stage: Stage, match: str) -> OperatorError:
 async def test_clean_refuses_without_the_certificate_in_the_store() -> None:
     stage = await proved(Stage())
     del stage.store.objects["reports/run/certificate.json"]
-    assert "d5agent start restore" in (await refused(stage, "there is no certificate")).hint
+    assert "d5agent start monitor-restore" in (await refused(stage, "there is no certificate")).hint
 
 
 async def test_clean_refuses_a_proof_that_was_never_certified() -> None:
@@ -431,10 +431,11 @@ async def test_monitor_restore_waits_for_the_proof_and_then_starts_what_follows(
             stage.coordinator.state = replace(stage.coordinator.state, verified=verified)
 
     stage.coordinator.on_wait = go_on
-    await MonitorRestore(store=stage.store).run(stage.coordinator)
+    await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
     assert stage.coordinator.reasons == [
         "restore, which is failed: type d5agent start restore",
         "restore to be verified",
+        "",
     ]
     assert stage.coordinator.started == [Service.CLEAN, Service.MONITOR_CLEAN]
 
@@ -443,28 +444,72 @@ async def test_monitor_restore_says_that_restore_has_not_been_started() -> None:
     stage = await proved(Stage())
     services = dict(stage.coordinator.state.services)
     del services[Service.RESTORE]
-    stage.coordinator.state = replace(stage.coordinator.state, services=services)
-    stage.coordinator.on_wait = lambda _: stage.coordinator.set_status(Service.RESTORE, Status.DONE)
-    await MonitorRestore(store=stage.store).run(stage.coordinator)
-    assert stage.coordinator.reasons == ["restore, which is not started: type d5agent start restore"]
-
-
-async def test_operations_after_the_proof_are_restored_before_clean_is_started() -> None:
-    stage = await proved(Stage())
-    await stage.capture(insert(ORDERS, {"_id": "late"}))
     proof = stage.coordinator.state.verified
-    assert proof is not None
-    end = (await stage.commits())[-1].sequence
+    stage.coordinator.state = replace(stage.coordinator.state, services=services, verified=None)
 
     def restored(_: str) -> None:
-        assert Service.CLEAN not in stage.coordinator.started
         stage.coordinator.set_status(Service.RESTORE, Status.DONE)
-        stage.coordinator.state = replace(stage.coordinator.state, verified=replace(proof, sequence=end))
+        stage.coordinator.state = replace(stage.coordinator.state, verified=proof)
 
     stage.coordinator.on_wait = restored
-    await MonitorRestore(store=stage.store).run(stage.coordinator)
-    assert stage.coordinator.journal.facts_of("operations_after_fence") == [{"operations": 1}]
+    await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
+    assert stage.coordinator.reasons == ["restore, which is not started: type d5agent start restore", ""]
+
+
+async def test_late_operations_start_neither_restore_nor_clean() -> None:
+    stage = await proved(Stage())
+    await stage.capture(insert(ORDERS, {"_id": "late"}))
+    with pytest.raises(OperatorError, match="1 operations reached the source after the certificate") as stopped:
+        await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
+    assert "d5agent start monitor-restore --accept-late run" in stopped.value.hint
+    assert "d5agent start monitor-restore --discard-late run" in stopped.value.hint
+    assert stage.coordinator.started == []
+    assert stage.target.database.contents() == {}
+
+
+async def test_a_restore_that_fails_after_the_proof_fails_its_monitor() -> None:
+    stage = await proved(Stage())
+    stage.coordinator.set_status(Service.RESTORE, Status.FAILED)
+
+    def fail(reason: str) -> None:
+        assert reason == "restore to carry out the word on late operations"
+        row = ServiceState(status=Status.FAILED, since=SINCE, error="it broke", hint="do this")
+        stage.coordinator.state = stage.coordinator.state.with_service(Service.RESTORE, row)
+
+    stage.coordinator.on_wait = fail
+    with pytest.raises(OperatorError, match="restore is failed: it broke") as failed:
+        await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
+    assert failed.value.hint == "do this"
+    assert stage.coordinator.started == [Service.RESTORE]
+
+
+async def test_a_restore_that_is_stopped_after_the_proof_is_run_again() -> None:
+    stage = await proved(Stage())
+    stage.coordinator.set_status(Service.RESTORE, Status.STOPPED)
+    stage.coordinator.on_wait = lambda _: stage.coordinator.set_status(Service.RESTORE, Status.DONE)
+    await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
     assert stage.coordinator.started == [Service.RESTORE, Service.CLEAN, Service.MONITOR_CLEAN]
+
+
+async def test_clean_refuses_what_an_accepted_report_left_different() -> None:
+    stage = await proved(Stage())
+    shown = LateShown(sequence=99, operations=1, documents=1, unknown=0, report="reports/run/late/r", digest="")
+    word = LateWord(is_accepted=True, shown=shown, at=SINCE, ended_at=SINCE, different=2, result="reports/run/late/x")
+    stage.coordinator.state = replace(stage.coordinator.state, late=Late(words=(word,)))
+    error = await refused(stage, "2 documents of the accepted late operations are not what was accepted")
+    assert "d5agent start clean --accept-differences run" in error.hint
+    stage.coordinator.state = replace(stage.coordinator.state, differences_accepted_at=SINCE)
+    await run_clean(stage)
+    assert final_report(stage)["late"][0]["different"] == 2
+
+
+async def test_clean_waits_for_an_accepted_word_to_be_carried_out() -> None:
+    stage = await proved(Stage())
+    shown = LateShown(sequence=99, operations=1, documents=1, unknown=0, report="reports/run/late/r", digest="")
+    late = Late(words=(LateWord(is_accepted=True, shown=shown, at=SINCE),))
+    stage.coordinator.state = replace(stage.coordinator.state, late=late)
+    error = await refused(stage, "accepted late operations are not written yet")
+    assert error.hint == "type: d5agent start monitor-restore, which has them written"
 
 
 async def ended(stage: Stage) -> Stage:
