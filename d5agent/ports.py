@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    from d5agent.core.operation import ClusterTime, Namespace, Position
+    from d5agent.core.operation import ClusterTime, Namespace, Operation, Position
     from d5agent.core.pace import Tickets
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
@@ -150,6 +150,29 @@ class Target(Protocol):
 
     async def tickets(self) -> Tickets | None:
         """Return how many more writes the server would let in at this moment; None: it does not tell us."""
+        ...
+
+
+class TargetChanges(Protocol):
+    """The target's own change stream: what is written there, by whomever, the agent included."""
+
+    async def position(self) -> bytes:
+        """Return the token of this moment. OperatorError: there is no such stream, or the user may not read it."""
+        ...
+
+    def after(self, position: bytes) -> AsyncGenerator[Sequence[Operation]]:
+        """Yield what happened after a position, in order, without documents, endless; a batch may be empty.
+
+        OperatorError: the target does not remember the position.
+        """
+        ...
+
+    async def mark(self, mark_id: str) -> None:
+        """Write a mark into the agent's own database, in the place of the one before."""
+        ...
+
+    async def remove_marks(self) -> None:
+        """Remove the mark."""
         ...
 
 

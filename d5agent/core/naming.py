@@ -148,6 +148,11 @@ def _namespace(database: str | None, collection: str) -> Namespace | None:
     return Namespace(unquote(database, errors="surrogateescape"), name)
 
 
+def names_in_keys(namespace: Namespace) -> Namespace | None:
+    """Return a namespace as the keys of its segments tell it: a long name is shortened there."""
+    return parse_segment_key(segment_key(namespace, ClusterTime(0, 0), None)).namespace
+
+
 def commit_key(sequence: int) -> str:
     """Return the key of a commit: `replication/.log/<sequence, 12 digits>.json`."""
     return f"{LOG}{sequence:012d}.json"

@@ -55,6 +55,8 @@ class VerifyReport:
     known: KnownEvents = field(default_factory=KnownEvents)
     facts: dict[str, list[str]] = field(default_factory=dict)
     """By namespace, in words: indexes and options that differ."""
+    capped: set[Namespace] = field(default_factory=set)
+    """Collections of the target that evict documents; not every server tells of it in its change stream."""
     counts: list[str] = field(default_factory=list)
     seconds: float = 0.0
     expected: int | None = None

@@ -24,13 +24,14 @@ from d5agent.steps.progress import RestoreProgress
 from d5agent.steps.rates import keep_rate
 from d5agent.steps.replayer import Checkpoint, Replayer, load_checkpoint
 from d5agent.steps.reports import store_report
+from d5agent.steps.target_watch import TargetWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from d5agent.core.log import Link
     from d5agent.core.report import VerifyReport
-    from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore, Target
+    from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore, Target, TargetChanges
     from d5agent.service import Coordinator
     from d5agent.steps.certificate import Certifier
 
@@ -58,6 +59,7 @@ class Restore:
     window_bytes: int
     waiting_bytes: int
     certifier: Certifier
+    target_changes: TargetChanges
     max_operations_per_second: float | None = None
     is_live: bool = False
     drains: bool = False
@@ -169,6 +171,7 @@ class Restore:
             clock=self.clock,
             waiting_bytes=self.waiting_bytes,
             run_id=coordinator.state.run_id,
+            watch=TargetWatch(changes=self.target_changes, clock=self.clock, journal=coordinator.journal),
             on_progress=on_progress,
         )
         await generations.load(applied=checkpoint.sequence)

@@ -19,6 +19,7 @@ from d5agent.adapters.retention import RetentionReader, host_of
 from d5agent.adapters.s3_large import S3LargeObjects
 from d5agent.adapters.secrets import UriOrigin
 from d5agent.adapters.state import MirroredStateStore
+from d5agent.adapters.target_changes import MongoTargetChanges
 from d5agent.adapters.uri import read_uri
 from d5agent.core.phase_codec import PHASE, decode_phase
 from d5agent.core.services import PhaseState
@@ -43,6 +44,7 @@ class TargetAdapters:
 
     writer: MongoTarget
     reader: MongoReader
+    changes: MongoTargetChanges
     dump: MongoDump
     ignored: tuple[str, ...]
     """The options of its URI that the agent ignores."""
@@ -131,6 +133,7 @@ async def _open_target(
         yield TargetAdapters(
             writer=MongoTarget(writer, clock=clock, fence=fence),
             reader=MongoReader(reader, side="target", clock=clock),
+            changes=MongoTargetChanges(reader, clock=clock, fence=fence),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
             ignored=read_uri(uri, "target").ignored,
         )

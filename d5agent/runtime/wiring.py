@@ -81,6 +81,7 @@ def plugins(
             source=at.source_reader,
             target=target.writer,
             target_reader=target.reader,
+            target_changes=target.changes,
             store=at.store,
             states=at.states,
             clock=at.clock,

@@ -7,8 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.naming import id_to_text, parse_segment_key, segment_key
-from d5agent.core.operation import ClusterTime
+from d5agent.core.naming import id_to_text, names_in_keys, parse_segment_key
 from d5agent.core.replay import Write
 from d5agent.errors import OperatorError
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from d5agent.core.log import Link
-    from d5agent.core.operation import Namespace
+    from d5agent.core.operation import ClusterTime, Namespace
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Failure
     from d5agent.ports import DocumentReader, ObjectStore
@@ -102,7 +101,7 @@ class DeadLetters:
     async def _last_operations(self, failures: Sequence[Failure]) -> Mapping[_Place, LastOperation]:
         """Read in the log what was last said of the refused documents, from the segments of their collections only."""
         wanted = {(failure.namespace, failure.write.id) for failure in failures}
-        namespaces = {None, *(_as_in_keys(failure.namespace) for failure in failures)}
+        namespaces = {None, *(names_in_keys(failure.namespace) for failure in failures)}
         found: dict[_Place, LastOperation] = {}
 
         async def concerned() -> AsyncGenerator[Link]:
@@ -120,11 +119,6 @@ class DeadLetters:
                         sequence=link.commit.sequence, cluster_time=operation.cluster_time, kind=operation.kind
                     )
         return found
-
-
-def _as_in_keys(namespace: Namespace) -> Namespace | None:
-    """Return a namespace as the keys of its segments tell it: a long name is shortened there."""
-    return parse_segment_key(segment_key(namespace, ClusterTime(0, 0), None)).namespace
 
 
 def _letter(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.identity import identity_of
+from d5agent.core.naming import names_in_keys, parse_segment_key
+from d5agent.core.segment import touches_of
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from d5agent.core.log import Commit, Link
     from d5agent.core.operation import Namespace, Operation
@@ -121,3 +125,25 @@ async def operations_until(reader: LogReader, last: Link) -> AsyncGenerator[tupl
         async for link, operation in operations:
             if operation is not None and not operation.is_ours:
                 yield link.commit, operation
+
+
+async def touched_among(
+    reader: LogReader, documents: Mapping[Namespace, set[DocumentId]]
+) -> dict[Namespace, set[DocumentId]]:
+    """Return those documents that the log touches; only the segments of their collections are read."""
+    wanted = {(namespace, identity_of(id_)): id_ for namespace, ids in documents.items() for id_ in ids}
+    names = {None, *map(names_in_keys, documents)}
+    found: dict[Namespace, set[DocumentId]] = {}
+
+    async def concerned() -> AsyncGenerator[Link]:
+        async for link in reader.links():
+            segments = (ref for ref in link.commit.segments if parse_segment_key(ref.key).namespace in names)
+            yield replace(link, commit=replace(link.commit, segments=tuple(segments)))
+
+    async with aclosing(reader.segments_of(concerned())) as segments:
+        async for _, segment in segments:
+            for namespace, id_, *_ in touches_of(*segment) if segment is not None else ():
+                place = None if id_ is None else (namespace, identity_of(id_))
+                if place is not None and place in wanted:
+                    found.setdefault(namespace, set()).add(wanted[place])
+    return found

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.changed import Changed
 from d5agent.core.merge import Merger
 from d5agent.core.report import VerifyReport, fact_differences
 from d5agent.core.touched import Touched
@@ -58,6 +59,8 @@ class Verifier:
     rounds: int = ROUNDS
     on_progress: Callable[[VerifyReport], None] = lambda _: None
     report: VerifyReport = field(default_factory=lambda: VerifyReport(scope="full"))
+    changed: Changed = field(default_factory=Changed)
+    """What was written to the target before this comparison; what is compared now leaves it."""
     repairer: Repairer | None = field(init=False, default=None)
     _settler: Settler = field(init=False)
     _counts: bool = True
@@ -165,6 +168,8 @@ class Verifier:
         while True:
             portion = await portions.get()
             self.report.known.moved.update(portion.moved)
+            for namespace in portion.moved:
+                self.changed.forget_name(namespace)
             for namespace, events in portion.events.items():
                 self.report.known.tell_later(namespace, events)
             await self._compare_ids(portion.events)
@@ -183,6 +188,7 @@ class Verifier:
     async def _compare_batches(self, batches: Sequence[_Batch]) -> None:
         async def compare(batch: _Batch) -> None:
             namespace, ids, _, events = batch
+            self.changed.forget(namespace, ids)
             self._count(namespace, len(ids))
             await self._settler.settle(namespace, ids, events)
             self.on_progress(self.report)
@@ -195,6 +201,7 @@ class Verifier:
 
     async def _compare_collection(self, namespace: Namespace) -> None:
         self.report.tally(namespace)
+        self.changed.documents.pop(namespace, None)
         merger = Merger()
         async with aclosing(self.source.scan(namespace)) as source, aclosing(self.target.scan(namespace)) as target:
             feeds = PageFeed(pages=source), PageFeed(pages=target)
@@ -243,6 +250,8 @@ class Verifier:
             else:
                 found = fact_differences(namespace, "index", source.indexes, target.indexes)
                 found += fact_differences(namespace, "option", source.options, target.options)
+            if "capped" in target.options:
+                self.report.capped.add(namespace)
             self.report.facts[str(namespace)] = found
 
         await parallel(compare, namespaces, limit=_FACTS)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from bson import encode
 
+from d5agent.core.operation import Namespace
 from d5agent.core.raw import DocumentId, document_id
 from tests.fakes.indexes import Identity, UniqueIndex, identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from d5agent.core.operation import Namespace
+Change = tuple[str, Namespace, "DocumentId | None"]
+"""The kind of an event, and what it concerns."""
 
 
 def raw_id(value: object) -> DocumentId:
@@ -30,13 +32,15 @@ def raw_document(fields: Mapping[str, object]) -> bytes:
 class FakeDatabase:
     """Collections of one server. `unique` holds the collections' unique indexes.
 
-    `capped`: how many documents a collection keeps. An insert into a full one removes the oldest, as a server does.
+    `capped`: how many documents a collection keeps. An insert into a full one removes the oldest, as a server does; no
+    event tells of it, as in MongoDB before 5.0. `changes`: what its change stream tells, whoever did it.
     """
 
     unique: dict[Namespace, frozenset[UniqueIndex]] = field(default_factory=dict)
     collections: dict[Namespace, dict[Identity, bytes]] = field(default_factory=dict)
     options: dict[Namespace, dict[str, str]] = field(default_factory=dict)
     capped: dict[Namespace, int] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
 
     def copy(self) -> FakeDatabase:
         """Return another server with the same content. Namespaces, indexes and documents never change."""
@@ -45,6 +49,7 @@ class FakeDatabase:
             collections={namespace: dict(documents) for namespace, documents in self.collections.items()},
             options={namespace: dict(options) for namespace, options in self.options.items()},
             capped=dict(self.capped),
+            changes=list(self.changes),
         )
 
     def __deepcopy__(self, _: object) -> FakeDatabase:
@@ -78,17 +83,20 @@ class FakeDatabase:
         if taken is None:
             documents = self.collections.setdefault(namespace, {})
             documents[identity(id_)] = document
+            self.changes.append(("replace", namespace, id_))
             if len(documents) > self.capped.get(namespace, len(documents)):
                 del documents[next(iter(documents))]
         return taken
 
     def remove(self, namespace: Namespace, id_: DocumentId) -> None:
         """Delete a document."""
-        self.collections.get(namespace, {}).pop(identity(id_), None)
+        if self.collections.get(namespace, {}).pop(identity(id_), None) is not None:
+            self.changes.append(("delete", namespace, id_))
 
     def drop(self, namespace: Namespace) -> None:
         """Remove a collection and its indexes."""
-        self.collections.pop(namespace, None)
+        if self.collections.pop(namespace, None) is not None:
+            self.changes.append(("drop", namespace, None))
         self.unique.pop(namespace, None)
 
     def rename(self, namespace: Namespace, to: Namespace) -> None:
@@ -98,6 +106,8 @@ class FakeDatabase:
             documents = self.collections.pop(namespace)
             self.drop(to)
             self.collections[to] = documents
+            self.changes.append(("rename", namespace, None))
+            self.changes.append(("rename", to, None))
             if indexes is not None:
                 self.unique[to] = indexes
 
@@ -109,3 +119,4 @@ class FakeDatabase:
         """Remove all of a database."""
         for namespace in self.names(database):
             self.drop(namespace)
+        self.changes.append(("dropDatabase", Namespace(database), None))

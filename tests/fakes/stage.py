@@ -24,7 +24,7 @@ from tests.fakes.coordinator import SINCE, FakeCoordinator
 from tests.fakes.documents import FakeDatabase
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.store import FakeObjectStore, FakeStateStore
-from tests.fakes.target import FakeReader, FakeTarget
+from tests.fakes.target import FakeReader, FakeTarget, FakeTargetChanges
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -58,12 +58,14 @@ class Stage:
     database: FakeDatabase = field(default_factory=FakeDatabase)
     target: FakeTarget = field(default_factory=FakeTarget)
     timeline: Timeline = field(default_factory=Timeline)
+    changes: FakeTargetChanges = field(init=False)
     cluster: FakeCluster = field(init=False)
     source: FakeChangeSource = field(init=False)
     coordinator: FakeCoordinator = field(init=False)
 
     def __post_init__(self) -> None:
         self.cluster = FakeCluster(clock=self.clock, database=self.database)
+        self.changes = FakeTargetChanges(self.target)
         self.source = FakeChangeSource(cluster=self.cluster, clock=self.clock)
         self.coordinator = self.new_coordinator()
 
@@ -92,10 +94,12 @@ class Stage:
 
     def restore(self, **changed: Any) -> Restore:  # noqa: ANN401 -- fields of the service
         """Return the service."""
+        self.changes.target = self.target
         service = Restore(
             source=FakeReader(self.cluster),
             target=self.target,
             target_reader=self.target,
+            target_changes=self.changes,
             store=self.store,
             states=self.states,
             clock=self.clock,

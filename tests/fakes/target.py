@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from bson import decode, encode
 from typing_extensions import override
 
-from d5agent.core.operation import OWN_DATABASE
+from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Operation
 from d5agent.core.pace import Tickets
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Failure
 from d5agent.core.unique_key import comparable, keys_of
+from d5agent.errors import OperatorError
 from d5agent.ports import CollectionFacts
-from tests.fakes.documents import FakeDatabase
+from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 from tests.fakes.indexes import identity
 
 if TYPE_CHECKING:
     import random
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-    from d5agent.core.operation import Namespace
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier, Write, WriteBatch
     from d5agent.core.unique_key import Key, UniqueIndex
+    from d5agent.errors import AgentError
     from tests.fakes.cluster import FakeCluster
 
 _PAGE: Final = 3
@@ -62,7 +64,9 @@ class FakeReader:
     async def facts(self, namespace: Namespace) -> CollectionFacts:
         await asyncio.sleep(0)
         indexes = {index.name: index.specification for index in self.database.unique.get(namespace, frozenset())}
-        options = self.database.options.get(namespace, {})
+        options = dict(self.database.options.get(namespace, {}))
+        if namespace in self.database.capped:
+            options["capped"] = "true"
         return CollectionFacts(indexes=indexes, options=options, exists=namespace in self.database.collections)
 
     async def holders(self, namespace: Namespace, index: UniqueIndex, keys: Sequence[Key]) -> Sequence[bytes]:
@@ -152,3 +156,61 @@ class FakeTarget(FakeReader):
             return []
         reason = f"the unique index {index} holds the value for another document"
         return [Failure(namespace=namespace, write=write, reason=reason, is_conflict=True, index=index)]
+
+
+_MARKS: Final = Namespace(OWN_DATABASE, "marks")
+
+
+class FakeTargetChanges:
+    """The change stream of a FakeTarget. `kept_from`: the number of the first event that it remembers.
+
+    `error`: what it answers whoever asks. `before_each`: called at each batch; `before_mark`: before a mark is written.
+    """
+
+    def __init__(self, target: FakeReader) -> None:
+        self.target = target
+        self.kept_from = 0
+        self.error: AgentError | None = None
+        self.before_each: Callable[[], None] = lambda: None
+        self.before_mark: Callable[[], None] = lambda: None
+        self.is_silent = False
+
+    async def position(self) -> bytes:
+        await asyncio.sleep(0)
+        self._answer()
+        return _token(len(self.target.database.changes))
+
+    async def after(self, position: bytes) -> AsyncGenerator[Sequence[Operation]]:
+        at = int(decode(position)["_data"])
+        while True:
+            await asyncio.sleep(0)
+            self._answer()
+            if at < self.kept_from:
+                raise OperatorError("the target refused a command", hint="see what it says", code=286)
+            self.before_each()
+            changes = [] if self.is_silent else self.target.database.changes[at : at + _PAGE]
+            yield [_operation(number, *change) for number, change in enumerate(changes, at + 1)]
+            at += len(changes)
+
+    async def mark(self, mark_id: str) -> None:
+        self.before_mark()
+        await self.remove_marks()
+        self.target.database.put(_MARKS, raw_id(mark_id), raw_document({"_id": mark_id}))
+
+    async def remove_marks(self) -> None:
+        await asyncio.sleep(0)
+        self._answer()
+        self.target.database.drop(_MARKS)
+
+    def _answer(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def _token(number: int) -> bytes:
+    return encode({"_data": f"{number}"})
+
+
+def _operation(number: int, kind: str, namespace: Namespace, id_: DocumentId | None) -> Operation:
+    """Return the event with its token: a stream that is opened after it goes on with the next one."""
+    return Operation(kind, namespace, ClusterTime(1, number), _token(number), id_, None, None, b"")

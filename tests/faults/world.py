@@ -39,7 +39,7 @@ from tests.fakes.machine import FakeApplication, FakeDumpTool, FakePowerSwitch
 from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.store import FakeObjectStore, FakeStateStore
-from tests.fakes.target import FakeReader, FakeTarget
+from tests.fakes.target import FakeReader, FakeTarget, FakeTargetChanges
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -205,6 +205,7 @@ class World:
                     source=reader,
                     target=target,
                     target_reader=target,
+                    target_changes=mortal(FakeTargetChanges(self.target), life),
                     store=store,
                     states=states,
                     clock=self.clock,

@@ -1,0 +1,87 @@
+"""Watches the target while it is compared: whatever is written there meanwhile is known at the next look (ADR 37)."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.changed import Changed
+from d5agent.errors import LogHeldError, OperatorError
+from d5agent.steps.marks import mark_document_id, new_mark_id
+
+if TYPE_CHECKING:
+    from d5agent.ports import Clock, TargetChanges
+    from d5agent.service import Journal
+
+_PATIENCE_SECONDS: Final = 60
+
+
+@dataclass(slots=True, kw_only=True)
+class TargetWatch:
+    """Reads the target's own change stream, up to a marker at each look.
+
+    `position`: where the next look begins; None: nothing is watched. `since`: when watching began. `why_not`: why it is
+    not watched, or was not for a time.
+    """
+
+    changes: TargetChanges
+    clock: Clock
+    journal: Journal
+    position: bytes | None = None
+    since: str = ""
+    why_not: str = ""
+
+    async def begin(self) -> None:
+        """Watch from now on. Where the target does not allow it, nothing is watched."""
+        try:
+            self.position = await self.changes.position()
+            self.since = self.clock.now().isoformat(timespec="milliseconds")
+            self.why_not = ""
+        except LogHeldError:
+            raise
+        except OperatorError as error:
+            self._lose(error)
+
+    async def look(self) -> Changed | None:
+        """Return what was written since the last look; None: nobody can say."""
+        if self.position is None:
+            return None
+        try:
+            return await self._read(self.position)
+        except LogHeldError:
+            raise
+        except OperatorError as error:
+            self._lose(error)
+            return None
+
+    async def end(self) -> None:
+        """Remove the marker."""
+        await self.changes.remove_marks()
+
+    async def _read(self, position: bytes) -> Changed:
+        mark_id = new_mark_id("watch")
+        await self.changes.mark(mark_id)
+        marker, changed, began = mark_document_id(mark_id), Changed(), self.clock.monotonic()
+        async with aclosing(self.changes.after(position)) as batches:
+            async for batch in batches:
+                for operation in batch:
+                    if not operation.is_ours:
+                        changed.add(operation)
+                    elif operation.document_id == marker:
+                        self.position = operation.token
+                        return changed
+                if self.clock.monotonic() - began > _PATIENCE_SECONDS:
+                    break
+        raise OperatorError(
+            "the marker does not come out of the target's change stream", hint="", seconds=_PATIENCE_SECONDS
+        )
+
+    def _lose(self, error: OperatorError) -> None:
+        if self.why_not != str(error):
+            self.journal.warning(
+                "target_not_watched",
+                reason=str(error),
+                hint="all that the log touches is compared again after the fence: the read-only window is as long",
+            )
+        self.position, self.why_not = None, str(error)
