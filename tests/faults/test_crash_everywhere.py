@@ -215,7 +215,7 @@ async def test_the_crash_test_finds_a_commit_that_comes_before_its_segments(monk
 async def test_the_crash_test_finds_a_checkpoint_that_comes_before_its_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("d5agent.plugins.restore.Replayer", SavesFirst)
     # Verification would repair the damage, and hide it: here it only looks.
-    monkeypatch.setattr("d5agent.steps.settler.Settler._write", _do_nothing)
+    monkeypatch.setattr("d5agent.steps.repairer.Repairer.write", _do_nothing)
     await check_log_and_target(await die_at((*CAPTURE, *RESTORE)))
     with pytest.raises(AssertionError):
         await crash_everywhere((*CAPTURE, *RESTORE), check_log_and_target, first=await halves_of(CAPTURE))
