@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MIRROR: Final = "state/"
 _OWNER: Final = "mirrored_by"
+_REVISION: Final = "revision"
 _MOST_SWAPS: Final = 5  # each that fails means that another one has written in between
 _HINT_GARBAGE: Final = (
     "move the file aside: the agent then takes its mirror under state/ in the bucket; the stored operations are whole"
@@ -63,7 +64,8 @@ class MirroredStateStore:
     """State files in a directory, each put into the object store as well.
 
     Once it has taken the mirrors over, each says whose it is, and is replaced only as it was seen: what an earlier
-    holder of the log still writes when it wakes up is refused by the store, or by `confirm`.
+    holder of the log still writes when it wakes up is refused by the store, or by `confirm`. Each saved state has a
+    number, which grows over all of them: an old copy of the directory is told by that from a newer mirror.
     """
 
     def __init__(self, directory: Path, store: ObjectStore) -> None:
@@ -72,27 +74,37 @@ class MirroredStateStore:
         self._owner = ""
         self._confirm: Callable[[], Awaitable[None]] | None = None
         self._seen: dict[str, bytes] = {}
+        self._revision = 0
 
     async def take_over(
         self, names: Iterable[str], *, owner: str, confirm: Callable[[], Awaitable[None]], from_another: bool
     ) -> None:
-        """Make the mirror ours. `from_another`: it is newer than the disk, where we have perhaps been before.
+        """Make the mirrors ours. Where they are newer than the disk, or `from_another`, the disk becomes what they are.
 
         `confirm` is asked where a mirror is not ours; it raises when the log is no longer.
         """
         self._owner, self._confirm = owner, confirm
-        for name in names:
-            await self._claim(name, from_another=from_another)
+        local = {name: read_state_file(self._path(name)) or {} for name in names}
+        mirrors = {name: await self._read_mirror(name) or {} for name in local}
+        here, there = (max(map(_revision_of, states.values())) for states in (local, mirrors))
+        self._revision = max(here, there)
+        takes_mirrors = any(mirrors.values()) and (from_another or there > here)
+        if takes_mirrors:
+            for name in (name for name, mirror in mirrors.items() if not mirror):
+                self._path(name).unlink(missing_ok=True)
+        # The newest last: a crash in between leaves a disk that is older than the mirrors still.
+        for name in sorted(local, key=lambda name: _revision_of(mirrors[name])):
+            await self._claim(name, takes_mirror=takes_mirrors)
 
-    async def _claim(self, name: str, *, from_another: bool) -> None:
+    async def _claim(self, name: str, *, takes_mirror: bool) -> None:
         for _ in range(_MOST_SWAPS):
             found = await self._store.get(self._key(name))
-            mirror = None if found is None else self._from_mirror(found, name)
+            mirror = None if found is None else self._parsed_mirror(found, name)
             local = read_state_file(self._path(name))
-            value = mirror if from_another or local is None else local
+            value = mirror if takes_mirror or local is None else local
             if value is None:
                 return
-            body = self._for_mirror(value)
+            body = _encoded({**value, _OWNER: self._owner})
             if await self._swap(name, found, body):
                 self._seen[name] = body
                 if value is mirror:
@@ -102,17 +114,20 @@ class MirroredStateStore:
 
     async def load(self, name: str) -> dict[str, Any] | None:
         """Return a state: the local file, or, on a new disk, its mirror."""
-        local = read_state_file(self._path(name))
-        if local is not None:
-            return local
-        body = await self._store.get(self._key(name))
-        return None if body is None else self._from_mirror(body, name)
+        state = read_state_file(self._path(name))
+        if state is None:
+            state = await self._read_mirror(name)
+        if state is not None:
+            state.pop(_REVISION, None)
+        return state
 
     async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
         """Replace a state on disk, then in the mirror, if that is to follow at once."""
-        write_state_file(self._path(name), value)
+        self._revision += 1
+        numbered = {**value, _REVISION: self._revision}
+        write_state_file(self._path(name), numbered)
         if mirrors:
-            await self._mirror(name, self._for_mirror(value))
+            await self._mirror(name, _encoded({**numbered, _OWNER: self._owner} if self._owner else numbered))
 
     async def delete(self, name: str) -> None:
         """Remove a state: the mirror first, or a new disk would bring it back."""
@@ -139,10 +154,11 @@ class MirroredStateStore:
             return await self._store.put_once(self._key(name), body)
         return await self._store.put(self._key(name), body, replacing=found)
 
-    def _for_mirror(self, value: Mapping[str, Any]) -> bytes:
-        return _encoded({**value, _OWNER: self._owner} if self._owner else value)
+    async def _read_mirror(self, name: str) -> dict[str, Any] | None:
+        body = await self._store.get(self._key(name))
+        return None if body is None else self._parsed_mirror(body, name)
 
-    def _from_mirror(self, body: bytes, name: str) -> dict[str, Any]:
+    def _parsed_mirror(self, body: bytes, name: str) -> dict[str, Any]:
         value = _parsed(body, self._key(name), hint=_HINT_GARBAGE_MIRROR)
         value.pop(_OWNER, None)
         return value
@@ -152,6 +168,12 @@ class MirroredStateStore:
 
     def _key(self, name: str) -> str:
         return f"{MIRROR}{name}.json"
+
+
+def _revision_of(state: Mapping[str, Any]) -> int:
+    """Return a state's number; one of an earlier version, and one that is missing, comes before all others."""
+    found = state.get(_REVISION, 0)
+    return found if isinstance(found, int) else 0
 
 
 def _encoded(value: Mapping[str, Any]) -> bytes:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, field, replace
+import uuid
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.errors import AgentError, CorruptDataError, LogHeldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from d5agent.ports import Clock, ObjectStore
     from d5agent.service import Journal
@@ -29,7 +30,11 @@ _LOOK_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The record. `beat` grows while the holder lives; `is_released` once it has ended well."""
+    """The record. `beat` grows while the holder lives; `is_released` once it has ended well.
+
+    `tenure`: a random id of this stretch of holding the log; `place`: where the holder's state directory is. Both are
+    empty in the record of an earlier version.
+    """
 
     agent_id: str
     host: str
@@ -38,11 +43,25 @@ class Holder:
     run_id: str = ""
     beat: int = 0
     is_released: bool = False
+    tenure: str = ""
+    place: str = ""
 
     @property
-    def tenure(self) -> str:
-        """Which process of which agent it is: what it leaves in the store is told by that from another's."""
-        return f"{self.agent_id} {self.pid} {self.since}"
+    def owner(self) -> str:
+        """How the mirrors name it: what it leaves in the store is told by that from another's."""
+        return f"{self.agent_id} {self.tenure}"
+
+    def is_same(self, other: Holder) -> bool:
+        """Whether both are the same stretch of holding the log."""
+        return (self.agent_id, self.pid, self.since, self.tenure) == (
+            other.agent_id,
+            other.pid,
+            other.since,
+            other.tenure,
+        )
+
+
+_FIELDS: Final = frozenset(found.name for found in fields(Holder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +74,22 @@ class _Seen:
 
 @dataclass(slots=True, kw_only=True)
 class Lease:
-    """Holds the log for this agent. `run_id` tells the run that the record names."""
+    """Holds the log for this agent. `run_id` tells the run that the record names.
+
+    `tenures`: those that this disk belongs to. `on_taking` is told, before the log is taken, the tenure that this disk
+    belonged to and goes on from.
+    """
 
     store: ObjectStore
     clock: Clock
     journal: Journal
     me: Holder
     run_id: Callable[[], str] = lambda: ""
+    tenures: Sequence[str] = ()
+    on_taking: Callable[[str], None] = lambda _: None
     beat_seconds: float = BEAT_SECONDS
     follows_another: bool = False
-    """Whether it was another agent that held the log before: what it left in the store is the newest."""
+    """Whether the log was held from another disk before: what that left in the store is the newest."""
 
     _fresh_until: float = float("-inf")
     _renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -75,14 +100,32 @@ class Lease:
         return self.clock.monotonic() < self._fresh_until
 
     async def acquire(self) -> None:
-        """Take the log. A holder that shows no life for three beats is replaced; LogHeldError: it lives."""
+        """Take the log. A holder that shows no life for three beats is replaced; LogHeldError: it lives.
+
+        Only an earlier process on this very disk is not waited for: the directory's lock tells that it has ended. A
+        copy of a disk has its agent's id and its tenure, but is in another place.
+        """
         seen = await self._read()
         other = seen.holder
-        if other is not None and other.agent_id != self.me.agent_id:
-            self.follows_another = True
-            if not other.is_released:
-                seen = await self._outlive(other, seen)
+        is_certain = other is None or other.is_released or self._is_here(other)
+        if other is not None and not is_certain:
+            seen = await self._outlive(other, seen)
+            other = seen.holder or other
+        if other is not None:
+            is_ours = self._is_ours(other)
+            self.follows_another = not is_ours
+            if other.agent_id == self.me.agent_id and not (is_ours and is_certain):
+                self.me = replace(self.me, agent_id=str(uuid.uuid4()))  # commits tell agents apart by it
+            if is_ours:
+                self.on_taking(other.tenure)
         await self._write(seen)
+
+    def _is_ours(self, other: Holder) -> bool:
+        """Whether this disk belongs to that tenure; a record of an earlier version has none but the agent's id."""
+        return other.tenure in self.tenures if other.tenure else other.agent_id == self.me.agent_id
+
+    def _is_here(self, other: Holder) -> bool:
+        return self._is_ours(other) and bool(other.place) and other.place == self.me.place
 
     async def keep(self) -> None:
         """Renew the record for ever; LogHeldError: another agent has taken the log.
@@ -113,14 +156,14 @@ class Lease:
         """Give the log up, so that the next agent need not wait."""
         async with self._renewing:
             seen = await self._read()
-            if seen.holder is not None and seen.holder.tenure == self.me.tenure:
+            if seen.holder is not None and seen.holder.is_same(self.me):
                 self.me = replace(self.me, is_released=True)
                 await self._write(seen)
             self._fresh_until = float("-inf")
 
     async def _renew(self) -> None:
         seen = await self._read()
-        if seen.holder is not None and seen.holder.tenure != self.me.tenure:
+        if seen.holder is not None and not seen.holder.is_same(self.me):
             self._fresh_until = float("-inf")
             raise held_by(seen.holder)
         self.me = replace(self.me, beat=self.me.beat + 1, run_id=self.run_id())
@@ -145,8 +188,8 @@ class Lease:
         if body is None:
             return _Seen(None, None)
         try:
-            fields = json.loads(body)
-            return _Seen(body, Holder(**{name: value for name, value in fields.items() if name != "version"}))
+            record = json.loads(body)
+            return _Seen(body, Holder(**{name: value for name, value in record.items() if name in _FIELDS}))
         except (ValueError, TypeError, AttributeError) as error:
             raise CorruptDataError(
                 "the record of who holds the log cannot be read",

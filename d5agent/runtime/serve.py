@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.runtime.control import control_server
 from d5agent.runtime.control_client import socket_path
 from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.disk import Disk
 from d5agent.runtime.holder import Holder, Lease
 from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
@@ -21,7 +23,7 @@ from d5agent.runtime.notify import Notifier
 from d5agent.runtime.opening import Adapters, open_adapters
 from d5agent.runtime.stopping import on_signals
 from d5agent.runtime.timeline_watch import TimelineWatch
-from d5agent.runtime.wiring import MIRRORED, agent_identity, application, plugins
+from d5agent.runtime.wiring import MIRRORED, application, plugins
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import task_group
@@ -47,13 +49,13 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
     with locked(directory):
         path = socket_path(directory)
         async with open_adapters(settings, read_target=read_target) as adapters:
-            agent_id = agent_identity(directory)
+            disk = Disk.open(directory)
 
             def is_live() -> bool:
                 return daemon.is_live
 
             daemon = Daemon(
-                plugins=plugins(settings, adapters, agent_id, is_live),
+                plugins=plugins(settings, adapters, disk, is_live),
                 states=adapters.states,
                 clock=adapters.clock,
                 drain_seconds=settings.limits.drain_seconds,
@@ -66,13 +68,16 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                 store=adapters.unfenced,
                 clock=adapters.clock,
                 journal=structlog.get_logger(),
-                me=_me(adapters, agent_id),
+                me=await _me(adapters, disk),
                 run_id=lambda: daemon.state.run_id,
+                tenures=disk.tenures,
+                on_taking=lambda before: disk.keep(disk.agent_id, before, lease.me.tenure),
             )
             adapters.fence.held = lease
             await lease.acquire()
             try:
                 await take_up(daemon, lease, adapters.states, adapters.store)
+                disk.keep(lease.me.agent_id, lease.me.tenure)
                 async with (
                     metrics_server(settings.metrics.listen, daemon),
                     control_server(path, daemon),
@@ -94,7 +99,7 @@ async def take_up(daemon: Daemon, lease: Lease, states: MirroredStateStore, stor
 
     CorruptDataError: there is a log, and no state says what is to be done with it.
     """
-    await states.take_over(MIRRORED, owner=lease.me.tenure, confirm=lease.confirm, from_another=lease.follows_another)
+    await states.take_over(MIRRORED, owner=lease.me.owner, confirm=lease.confirm, from_another=lease.follows_another)
     await daemon.load()
     last = None if daemon.state.run_id else await LogReader(store=store).last()
     await lease.renew()  # it tells the run, now that it is known; and what was read is nobody else's
@@ -161,6 +166,12 @@ def _watch(settings: Settings, adapters: Adapters, daemon: Daemon) -> HorizonWat
     )
 
 
-def _me(adapters: Adapters, agent_id: str) -> Holder:
-    since = adapters.clock.now().isoformat(timespec="seconds")
-    return Holder(agent_id=agent_id, host=socket.gethostname(), pid=os.getpid(), since=since)
+async def _me(adapters: Adapters, disk: Disk) -> Holder:
+    return Holder(
+        agent_id=disk.agent_id,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        since=adapters.clock.now().isoformat(timespec="seconds"),
+        tenure=str(uuid.uuid4()),
+        place=disk.place(await adapters.power.boot_id()),
+    )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-import uuid
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.application import CommandApplication
-from d5agent.adapters.state import read_state_file, write_state_file
 from d5agent.core.phase_codec import PHASE
 from d5agent.core.services import Service
 from d5agent.core.timeline import TIMELINE
-from d5agent.errors import CorruptDataError
 from d5agent.plugins.backup import Backup
 from d5agent.plugins.clean import CLEARING, Clean
 from d5agent.plugins.monitor_clean import MonitorClean
@@ -31,29 +28,14 @@ from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from d5agent.runtime.disk import Disk
     from d5agent.runtime.opening import Adapters, TargetAdapters
     from d5agent.service import Plugin
     from d5agent.settings import Settings
 
 MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE, CLEARING)
 """The states that a new host takes from the bucket."""
-
-_IDENTITY = "agent.json"
-
-
-def agent_identity(directory: Path) -> str:
-    """Return this agent's own id, made once for a state directory."""
-    path = directory / _IDENTITY
-    known = read_state_file(path)
-    if known is not None:
-        if not known.get("agent_id"):
-            raise CorruptDataError("a state file is damaged", hint="move it aside: a new one is made", path=path)
-        return str(known["agent_id"])
-    agent_id = str(uuid.uuid4())
-    write_state_file(path, {"version": 1, "agent_id": agent_id})
-    return agent_id
 
 
 def application(settings: Settings) -> CommandApplication:
@@ -71,9 +53,12 @@ def _issuer(agent_id: str) -> dict[str, str]:
 
 
 def plugins(
-    settings: Settings, adapters: Adapters, agent_id: str, is_live: Callable[[], bool]
+    settings: Settings, adapters: Adapters, disk: Disk, is_live: Callable[[], bool]
 ) -> dict[Service, Callable[[], Plugin]]:
-    """Return every service's factory, written out by hand. `is_live`: the mode of the restore that is under way."""
+    """Return every service's factory, written out by hand. `is_live`: the mode of the restore that is under way.
+
+    `disk` says who the agent is, once the log is taken.
+    """
     at = adapters
 
     def restore(target: TargetAdapters) -> Plugin:
@@ -90,7 +75,7 @@ def plugins(
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
             is_live=is_live(),
-            certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(agent_id)),
+            certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(disk.agent_id)),
         )
 
     def monitor_restore(target: TargetAdapters) -> Plugin:
@@ -114,7 +99,7 @@ def plugins(
             store=at.store,
             states=at.states,
             clock=at.clock,
-            agent_id=agent_id,
+            agent_id=disk.agent_id,
             host=socket.gethostname(),
             max_segment_bytes=settings.capture.max_segment_bytes,
             max_segment_seconds=settings.capture.max_segment_seconds,

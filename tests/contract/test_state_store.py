@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.errors import LogHeldError
+from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.store import FakeObjectStore, FakeStateStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from d5agent.ports import StateStore
@@ -83,7 +87,13 @@ async def test_a_new_disk_takes_the_mirror(tmp_path: Path) -> None:
 
 
 async def taken_over(
-    directory: Path, mirror: FakeObjectStore, owner: str, *, from_another: bool = False, is_lost: bool = False
+    directory: Path,
+    mirror: FakeObjectStore,
+    owner: str,
+    *,
+    names: Sequence[str] = ("phase",),
+    from_another: bool = False,
+    is_lost: bool = False,
 ) -> MirroredStateStore:
     """A store that has taken the mirror over; `is_lost`: by now another agent has the log."""
     await asyncio.to_thread(directory.mkdir, exist_ok=True)
@@ -93,7 +103,7 @@ async def taken_over(
         if is_lost:
             raise LogHeldError("another agent holds this log")
 
-    await states.take_over(["phase"], owner=owner, confirm=confirm, from_another=from_another)
+    await states.take_over(names, owner=owner, confirm=confirm, from_another=from_another)
     return states
 
 
@@ -101,7 +111,7 @@ async def test_a_mirror_says_whose_it_is_and_the_state_does_not(tmp_path: Path) 
     mirror = FakeObjectStore()
     states = await taken_over(tmp_path / "one", mirror, "one")
     await states.save("phase", STATE)
-    assert json.loads(mirror.objects["state/phase.json"]) == {**STATE, "mirrored_by": "one"}
+    assert json.loads(mirror.objects["state/phase.json"]) == {**STATE, "revision": 1, "mirrored_by": "one"}
     assert await states.load("phase") == STATE
     assert await MirroredStateStore(tmp_path, mirror).load("phase") == STATE
 
@@ -113,9 +123,14 @@ async def test_a_mirror_that_another_has_taken_over_is_not_overwritten(tmp_path:
     second = await taken_over(tmp_path / "two", mirror, "two", from_another=True)
     with pytest.raises(LogHeldError):
         await first.save("phase", {"version": 1, "stale": True})
-    assert json.loads(mirror.objects["state/phase.json"]) == {**STATE, "mirrored_by": "two"}
+    assert json.loads(mirror.objects["state/phase.json"]) == {**STATE, "revision": 1, "mirrored_by": "two"}
     await second.save("phase", {"version": 1, "n": 2})
-    assert json.loads(mirror.objects["state/phase.json"]) == {"version": 1, "n": 2, "mirrored_by": "two"}
+    assert json.loads(mirror.objects["state/phase.json"]) == {
+        "version": 1,
+        "n": 2,
+        "revision": 2,
+        "mirrored_by": "two",
+    }
 
 
 async def test_whoever_holds_the_log_replaces_what_a_ghost_has_left(tmp_path: Path) -> None:
@@ -124,7 +139,12 @@ async def test_whoever_holds_the_log_replaces_what_a_ghost_has_left(tmp_path: Pa
     await states.save("phase", STATE)
     mirror.objects["state/phase.json"] = b'{"version": 1, "mirrored_by": "a ghost"}'
     await states.save("phase", {"version": 1, "n": 2})
-    assert json.loads(mirror.objects["state/phase.json"]) == {"version": 1, "n": 2, "mirrored_by": "one"}
+    assert json.loads(mirror.objects["state/phase.json"]) == {
+        "version": 1,
+        "n": 2,
+        "revision": 2,
+        "mirrored_by": "one",
+    }
 
 
 @pytest.mark.parametrize("from_another", [False, True])
@@ -136,7 +156,11 @@ async def test_of_disk_and_mirror_the_newer_one_is_taken(tmp_path: Path, *, from
     again = await taken_over(tmp_path / "one", mirror, "again", from_another=from_another)
     wanted = {"version": 1, "n": "mirrored" if from_another else "on disk"}
     assert await again.load("phase") == wanted
-    assert json.loads(mirror.objects["state/phase.json"]) == {**wanted, "mirrored_by": "again"}
+    assert json.loads(mirror.objects["state/phase.json"]) == {
+        **wanted,
+        "revision": 1 if from_another else 2,
+        "mirrored_by": "again",
+    }
 
 
 async def test_a_new_disk_has_the_state_at_once(tmp_path: Path) -> None:
@@ -145,3 +169,75 @@ async def test_a_new_disk_has_the_state_at_once(tmp_path: Path) -> None:
     second = await taken_over(tmp_path / "two", mirror, "two", from_another=True)
     mirror.objects.clear()
     assert await second.load("phase") == STATE
+
+
+async def copied(directory: Path, to: Path) -> Path:
+    """Copy a state directory, as a snapshot of its disk does."""
+    await asyncio.to_thread(shutil.copytree, directory, to)
+    return to
+
+
+def states_in(directory: Path) -> dict[str, object]:
+    return {path.stem: json.loads(path.read_bytes())["n"] for path in directory.glob("*.json")}
+
+
+NAMES = ("phase", "restore_checkpoint", "stream_gap")
+
+
+async def test_a_disk_that_is_older_than_its_mirrors_becomes_what_they_are(tmp_path: Path) -> None:
+    mirror = FakeObjectStore()
+    first = await taken_over(tmp_path / "one", mirror, "one", names=NAMES)
+    for name in NAMES[:2]:
+        await first.save(name, {"version": 1, "n": "at the snapshot"})
+    snapshot = await copied(tmp_path / "one", tmp_path / "two")
+    await first.delete("restore_checkpoint")
+    await first.save("phase", {"version": 1, "n": "later"})
+    await first.save("stream_gap", {"version": 1, "n": "later"})
+    second = await taken_over(snapshot, mirror, "two", names=NAMES)
+    assert states_in(snapshot) == {"phase": "later", "stream_gap": "later"}
+    assert await second.load("restore_checkpoint") is None
+    assert await second.load("phase") == {"version": 1, "n": "later"}
+
+
+async def test_a_disk_that_is_newer_than_its_mirrors_keeps_what_they_lack(tmp_path: Path) -> None:
+    mirror = FakeObjectStore()
+    first = await taken_over(tmp_path / "one", mirror, "one", names=NAMES)
+    await first.save("phase", {"version": 1, "n": 1})
+    await first.save("stream_gap", {"version": 1, "n": "only on disk"}, mirrors=False)
+    again = await taken_over(tmp_path / "one", mirror, "again", names=NAMES)
+    assert await again.load("stream_gap") == {"version": 1, "n": "only on disk"}
+    assert json.loads(mirror.objects["state/stream_gap.json"])["n"] == "only on disk"
+
+
+async def test_a_disk_that_dies_while_it_becomes_what_the_mirrors_are_is_still_the_older_one(tmp_path: Path) -> None:
+    for deaths in range(1, 12):
+        folder = tmp_path / str(deaths)
+        await asyncio.to_thread(folder.mkdir)
+        mirror = FakeObjectStore()
+        first = await taken_over(folder / "one", mirror, "one", names=NAMES)
+        for name in NAMES[:2]:
+            await first.save(name, {"version": 1, "n": "at the snapshot"})
+        snapshot = await copied(folder / "one", folder / "two")
+        await first.save("phase", {"version": 1, "n": "later"})
+        await first.delete("restore_checkpoint")
+        await first.save("stream_gap", {"version": 1, "n": "later"})
+        with suppress(DiedError):
+            await taken_over(snapshot, mortal(mirror, Life(deaths)), "two", names=NAMES)
+        await taken_over(snapshot, mirror, "three", names=NAMES)
+        assert states_in(snapshot) == {"phase": "later", "stream_gap": "later"}
+
+
+@pytest.mark.parametrize("from_another", [False, True])
+async def test_states_without_a_number_are_told_by_their_tenure_alone(tmp_path: Path, *, from_another: bool) -> None:
+    mirror = FakeObjectStore()
+    mirror.objects["state/phase.json"] = b'{"version": 1, "n": "mirrored", "mirrored_by": "an earlier version"}'
+    (tmp_path / "phase.json").write_text('{"version": 1, "n": "on disk"}', encoding="utf-8")
+    states = await taken_over(tmp_path, mirror, "one", from_another=from_another)
+    assert await states.load("phase") == {"version": 1, "n": "mirrored" if from_another else "on disk"}
+
+
+async def test_a_bucket_without_any_state_takes_nothing_from_the_disk(tmp_path: Path) -> None:
+    states = await taken_over(tmp_path / "one", FakeObjectStore(), "one")
+    await states.save("phase", STATE)
+    moved = await taken_over(tmp_path / "one", FakeObjectStore(), "two", from_another=True)
+    assert await moved.load("phase") == STATE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ from d5agent.core.naming import LOG, SEGMENTS
 from d5agent.core.services import Service
 from d5agent.errors import AgentError, LogHeldError
 from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.disk import Disk
 from d5agent.runtime.holder import KEY, Holder, Lease
 from d5agent.runtime.serve import _keep, take_up
 from d5agent.steps.parallel import leaf_of
@@ -64,6 +66,7 @@ class Agent:
     before_asking: bool = False
     has_played: bool = False
     lease: Lease = field(init=False)
+    disk: Disk = field(init=False)
     daemon: ListeningDaemon = field(init=False)
     _states: MirroredStateStore = field(init=False)
     _store: Any = field(init=False)
@@ -73,7 +76,7 @@ class Agent:
         clock: Any = PausingClock(world.clock, self.gate)
         fence = Fence()
         self._store = self._wrapped(world.store, fence)
-        self.folder.mkdir()
+        self._open_disk()
         self._states = MirroredStateStore(self.folder, self._store)
         states: Any = self._states
         view = World(clock=clock, store=self._store, states=states, target=self._wrapped(world.target, fence))
@@ -81,7 +84,7 @@ class Agent:
         plugins = dict(view.daemon(Life(None)).plugins)
         made = plugins[Service.REPLICATION]
         plugins[Service.REPLICATION] = lambda: replace(
-            cast("Replication", made()), agent_id=self.name, host=f"host of {self.name}"
+            cast("Replication", made()), agent_id=self.disk.agent_id, host=f"host of {self.name}"
         )
         self.daemon = ListeningDaemon(plugins=plugins, states=self._states, clock=clock, drain_seconds=5)
         since = clock.now().isoformat(timespec="seconds")
@@ -89,11 +92,28 @@ class Agent:
             store=pausing(world.store, self.gate),
             clock=clock,
             journal=FakeJournal(),
-            me=Holder(agent_id=self.name, host=f"host of {self.name}", pid=1, since=since),
+            me=Holder(
+                agent_id=self.disk.agent_id,
+                host=f"host of {self.name}",
+                pid=1,
+                since=since,
+                tenure=str(uuid.uuid4()),
+                place=self.disk.place("boot"),
+            ),
             run_id=lambda: self.daemon.state.run_id,
+            tenures=self.disk.tenures,
+            on_taking=lambda before: self.disk.keep(self.disk.agent_id, before, self.lease.me.tenure),
             beat_seconds=_BEAT_SECONDS,
         )
         fence.held = self.lease
+
+    def _open_disk(self) -> None:
+        """Take the folder as it is: a new one, or a copy of another agent's."""
+        if self.folder.exists():
+            self.disk = Disk.open(self.folder)
+        else:
+            self.folder.mkdir()
+            self.disk = Disk(directory=self.folder, agent_id=self.name)
 
     def _wrapped(self, port: Any, fence: Fence) -> Any:  # noqa: ANN401 -- whichever port
         if self.before_asking:
@@ -105,6 +125,7 @@ class Agent:
         try:
             await self.lease.acquire()
             await take_up(self.daemon, self.lease, self._states, self._store)
+            self.disk.keep(self.lease.me.agent_id, self.lease.me.tenure)
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(_keep(self.lease, self.daemon))
                 playing = group.create_task(self._play(script))
@@ -190,9 +211,9 @@ async def _until_captured(world: World) -> None:
 def _check_mirror(world: World, holder: Agent, folder: Path) -> None:
     """All that the bucket tells of the state is what the holder's disk tells."""
     assert json.loads(world.store.objects[KEY])["agent_id"] == holder.name
-    for path in folder.glob("*.json"):
+    for path in set(folder.glob("*.json")) - {folder / "agent.json"}:
         mirror = json.loads(world.store.objects[f"state/{path.name}"])
-        assert mirror.pop("mirrored_by") == holder.lease.me.tenure
+        assert mirror.pop("mirrored_by") == holder.lease.me.owner
         if path.stem != "data_resume_token":  # follows within a minute
             assert mirror == json.loads(path.read_text(encoding="utf-8"))
 

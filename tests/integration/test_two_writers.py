@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -94,3 +95,17 @@ async def test_of_two_daemons_that_start_at_once_one_serves_and_the_other_names_
         require_named(lost.result(), host=socket.gethostname(), since=(await mirrored(rig, "holder"))["since"])
         await holder.capture()
         assert (await mirrored(rig, "holder"))["agent_id"] == holder.agent_id
+
+
+async def test_a_disk_from_a_snapshot_leaves_the_living_agent_alone(rig: AgentRig) -> None:
+    await rig.enable()
+    async with serving(rig, "first") as first:
+        run_id = await first.capture()
+        ignored = shutil.ignore_patterns("control.sock", "lock")
+        await asyncio.to_thread(shutil.copytree, first.state.parent, rig.folder / "second", ignore=ignored)
+        async with serving(rig, "second") as second:
+            assert second.agent_id == first.agent_id
+            require_named(await second.end(), host=socket.gethostname(), run_id=run_id)
+        status = await first.agent.status()
+        assert (status["daemon"], status["run_id"]) == ("up", run_id)
+        assert (await mirrored(rig, "holder"))["tenure"] in first.local("agent")["tenures"]

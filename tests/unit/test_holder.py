@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from asyncio import TaskGroup, sleep
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -21,9 +22,19 @@ if TYPE_CHECKING:
     from d5agent.errors import AgentError
 
 
-def lease(store: FakeObjectStore, clock: FakeClock, name: str) -> Lease:
-    me = Holder(agent_id=name, host=f"host of {name}", pid=1, since="2026-11-02T08:00:00+00:00")
-    return Lease(store=store, clock=clock, journal=FakeJournal(), me=me)
+def lease(
+    store: FakeObjectStore, clock: FakeClock, name: str, *, tenures: tuple[str, ...] = (), place: str = "boot disk"
+) -> Lease:
+    """An agent on a disk that belongs to these tenures; nothing of the record tells it from a copy of that disk."""
+    me = Holder(
+        agent_id=name,
+        host=f"host of {name}",
+        pid=1,
+        since="2026-11-02T08:00:00+00:00",
+        tenure=str(uuid.uuid4()),
+        place=place,
+    )
+    return Lease(store=store, clock=clock, journal=FakeJournal(), me=me, tenures=tenures)
 
 
 def record(store: FakeObjectStore) -> dict[str, object]:
@@ -91,11 +102,90 @@ async def test_a_log_that_is_given_up_while_one_waits_is_taken_then(way: str) ->
     assert record(store)["agent_id"] == "two"
 
 
-async def test_an_agent_that_comes_back_takes_its_own_log_at_once() -> None:
+async def test_a_process_on_the_same_disk_takes_its_own_log_at_once() -> None:
     store, clock = FakeObjectStore(), FakeClock()
-    await lease(store, clock, "one").acquire()
-    await lease(store, clock, "one").acquire()
+    before = lease(store, clock, "one")
+    await before.acquire()
+    again = lease(store, clock, "one", tenures=(before.me.tenure,))
+    told: list[str] = []
+    again.on_taking = told.append
+    await again.acquire()
     assert clock.monotonic() == 0
+    assert not again.follows_another
+    assert told == [before.me.tenure]
+    assert record(store)["agent_id"] == "one"
+
+
+@pytest.mark.parametrize("tenures", ["the same", "an older one"])
+async def test_a_copied_disk_respects_the_agent_that_it_was_copied_from(tenures: str) -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    holder = lease(store, clock, "one")
+    await holder.acquire()
+    copy = lease(
+        store, clock, "one", tenures=(holder.me.tenure if tenures == "the same" else "older",), place="boot copy"
+    )
+    async with TaskGroup() as group:
+        keeping = group.create_task(holder.keep())
+        with pytest.raises(LogHeldError, match="holds this log"):
+            await copy.acquire()
+        await holder.confirm()
+        keeping.cancel()
+    assert record(store)["tenure"] == holder.me.tenure
+
+
+@pytest.mark.parametrize(
+    ("tenures", "place", "follows_another"),
+    [("the same", "boot copy", False), ("an older one", "boot disk", True), ("none", "boot disk", True)],
+)
+async def test_a_copied_disk_outlives_its_original_and_gets_an_id_of_its_own(
+    tenures: str, place: str, *, follows_another: bool
+) -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    first = lease(store, clock, "one")
+    await first.acquire()
+    known = {"the same": (first.me.tenure,), "an older one": ("older",), "none": ()}[tenures]
+    copy = lease(store, clock, "one", tenures=known, place=place)
+    await copy.acquire()
+    assert clock.monotonic() >= 3 * BEAT_SECONDS
+    assert copy.follows_another is follows_another
+    assert record(store)["agent_id"] == copy.me.agent_id != "one"
+    with pytest.raises(LogHeldError):
+        await first.renew()
+
+
+async def test_a_copied_disk_takes_a_released_log_at_once() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    first = lease(store, clock, "one")
+    await first.acquire()
+    await first.release()
+    copy = lease(store, clock, "one", tenures=(first.me.tenure,), place="boot copy")
+    await copy.acquire()
+    assert clock.monotonic() == 0
+    assert not copy.follows_another, "nobody has written since"
+    late = lease(store, clock, "one", tenures=(first.me.tenure,))
+    await copy.release()
+    await late.acquire()
+    assert late.follows_another
+    assert late.me.agent_id != "one"
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+async def test_a_record_without_a_tenure_is_told_by_its_agent_and_outlived(*, is_released: bool) -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    old = {"agent_id": "one", "host": "h", "pid": 1, "since": "s", "beat": 3, "is_released": is_released}
+    store.objects[KEY] = json.dumps({"version": 1, **old}).encode()
+    mine = lease(store, clock, "one")
+    await mine.acquire()
+    assert not mine.follows_another
+    assert (clock.monotonic() == 0) is is_released
+
+
+async def test_a_field_of_a_later_version_is_passed_over() -> None:
+    store, clock = FakeObjectStore(), FakeClock()
+    mine = lease(store, clock, "one")
+    store.objects[KEY] = json.dumps({"version": 1, **asdict(mine.me), "is_released": True, "new": 1}).encode()
+    await lease(store, clock, "two").acquire()
+    assert record(store)["agent_id"] == "two"
 
 
 async def test_a_lost_lease_is_an_error_and_is_not_taken_back() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from d5agent.core.services import Service
 from d5agent.errors import NotGivenError, OperatorError, TransientError
+from d5agent.runtime.disk import Disk
 from d5agent.runtime.opening import open_adapters
 from d5agent.runtime.wiring import plugins
 from d5agent.runtime.with_target import WithTarget
@@ -53,7 +54,7 @@ def settings(tmp_path: Path) -> Settings:
 
 async def test_nothing_of_the_target_is_read_before_it_is_needed(settings: Settings) -> None:
     async with open_adapters(settings) as adapters:
-        made = plugins(settings, adapters, "agent", lambda: False)
+        made = plugins(settings, adapters, Disk.open(settings.state.directory), lambda: False)
         for service, make in made.items():
             assert isinstance(make(), WithTarget) == (service in NEEDS_TARGET)
         for service in NEEDS_TARGET:
