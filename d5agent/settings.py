@@ -73,6 +73,10 @@ class StoreSettings(_Section):
     endpoint_url: str | None = None
     region: str | None = None
 
+    def url_of(self, key: str) -> str:
+        """Return where an object is, as the AWS command line takes it."""
+        return "/".join(part for part in (f"s3://{self.bucket}", self.prefix.strip("/"), key) if part)
+
 
 class StateSettings(_Section):
     """Where the state files, the lock and the control socket are."""

@@ -13,14 +13,18 @@ from d5agent.core.naming import SEGMENTS
 from d5agent.core.owners import check_owner
 from d5agent.core.phase import finish
 from d5agent.core.services import ACTIVE, Service, Status
+from d5agent.core.verdicts import FULL, red_verdict
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.steps.archive import LogArchive, archive_prefix
 from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.late import late_operations
 from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.owners import owners_of_log
+from d5agent.steps.reports import verdicts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from d5agent.core.log import Link
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
@@ -35,6 +39,7 @@ class Clean:
     """Removes what a finished failback leaves; dumps and reports stay. `state_names`: the state files that go.
 
     `timeout_seconds`: how long it waits for the fence. `keep_log_days`: the log goes to `archive/`; None: it goes.
+    `url_of`: where an object is, in an operator's words.
     """
 
     source: ChangeSource
@@ -45,6 +50,7 @@ class Clean:
     clock: Clock
     timeout_seconds: float
     keep_log_days: int | None = None
+    url_of: Callable[[str], str] = str
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -91,6 +97,19 @@ class Clean:
             raise _not_verified("all of them")
         certificate = await self.store.get(proof.certificate) if proof.certificate else None
         check_certificate(certificate, await link_of(self.store, proof.sequence))
+        await self._check_verdicts(coordinator.state.run_id, since=proof.at)
+
+    async def _check_verdicts(self, run_id: str, *, since: str) -> None:
+        """Raise while the last comparison after the proof has found differences."""
+        red = red_verdict(await verdicts_of(self.store, run_id, since=since), since=since)
+        if red is not None:
+            again = "d5agent verify --full" if red.scope == FULL else "d5agent verify"
+            raise OperatorError(
+                "a comparison after the certificate has found differences",
+                hint=f"nothing was deleted; the report names each difference: {self.url_of(red.key)}. Remove their"
+                f" causes, type: {again}, and once it ends with 0: d5agent start clean",
+                different=red.different,
+            )
 
     async def _read_to_the_end(self, coordinator: Coordinator) -> Link:
         """Draw a fence: replication may have stood still, and what it has not read is in no log."""

@@ -130,6 +130,7 @@ def plugins(
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
             keep_log_days=settings.clean.keep_log_days,
+            url_of=settings.store.url_of,
         ),
         Service.MONITOR_CLEAN: lambda: MonitorClean(
             power=at.power, store=at.store, clock=at.clock, timeout_seconds=settings.power.timeout_seconds

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from d5agent.core.certificate import REPORTS
 from d5agent.core.page import page_of
+from d5agent.core.verdicts import Verdict, name_time
+from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 async def store_report(store: ObjectStore, report: VerifyReport, *, at: str) -> str:
     """Store a report and return the key of its JSON; `at` is when it was made, in ISO 8601."""
-    name = f"{REPORTS}{report.run_id or 'no-run'}/verify-{report.scope}-{at.replace(':', '')}"
+    name = f"{REPORTS}{report.run_id or 'no-run'}/verify-{report.scope}-{name_time(at)}"
     values = report.to_json()
     page = page_of({"kind": "report", "run_id": report.run_id, "issued_at": at, "result": values})
     await store.put(f"{name}.html", page.encode(errors="backslashreplace"))
@@ -28,6 +30,30 @@ async def store_report(store: ObjectStore, report: VerifyReport, *, at: str) -> 
 
 async def store_plan(store: ObjectStore, plan: Mapping[str, Any]) -> str:
     """Store a plan, as JSON values with `run_id` and `at`, and return its key."""
-    key = f"{REPORTS}{plan['run_id'] or 'no-run'}/plan-{plan['at'].replace(':', '')}.json"
+    key = f"{REPORTS}{plan['run_id'] or 'no-run'}/plan-{name_time(plan['at'])}.json"
     await store.put(key, json.dumps(plan, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
     return key
+
+
+async def verdicts_of(store: ObjectStore, run_id: str, *, since: str) -> list[Verdict]:
+    """Return the results of a run's comparisons since a time. CorruptDataError: a report cannot be read."""
+    folder = f"{REPORTS}{run_id}/verify-"
+    keys = [found.key async for page in store.list_objects(folder) for found in page if found.key.endswith(".json")]
+    found = []
+    for key in keys:
+        scope, _, at = key.removeprefix(folder).removesuffix(".json").partition("-")
+        if at >= name_time(since):
+            found.append(_verdict(await store.get(key), key=key, scope=scope, at=at))
+    return found
+
+
+def _verdict(body: bytes | None, *, key: str, scope: str, at: str) -> Verdict:
+    try:
+        report = json.loads(body or b"")
+        return Verdict(scope=scope, at=at, key=key, is_equal=report["equal"] is True, different=report["different"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptDataError(
+            "the report of a comparison is damaged",
+            hint="nothing was deleted; bring its version before back, or delete it; then type: d5agent start clean",
+            key=key,
+        ) from error

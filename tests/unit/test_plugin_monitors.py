@@ -14,12 +14,14 @@ from d5agent.core.ending import ask_power_off, forced
 from d5agent.core.final_report import Clearing
 from d5agent.core.owners import LogOwners
 from d5agent.core.phase import to_resume
+from d5agent.core.report import VerifyReport
 from d5agent.core.services import Late, LateShown, LateWord, Phase, Service, ServiceState, Status
 from d5agent.errors import AgentError, CorruptDataError, OperatorError, UnclassifiedError
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.reports import store_report
 from tests.fakes.cluster import insert
 from tests.fakes.coordinator import SINCE
 from tests.fakes.machine import FakePowerSwitch
@@ -225,6 +227,47 @@ async def test_clean_refuses_an_altered_certificate_and_that_of_another_log() ->
     await other.prove()
     stage.store.objects[key] = other.store.objects[key]
     await refused(stage, "another log")
+
+
+async def compared(stage: Stage, *, scope: str, is_equal: bool) -> str:
+    """Store the report of a comparison that is made now; return its key."""
+    report = VerifyReport(scope=scope, run_id="run", compared=3, different=0 if is_equal else 2)
+    return await store_report(stage.store, report, at=stage.clock.now().isoformat(timespec="seconds"))
+
+
+@pytest.mark.parametrize("scope", ["touched", "full"])
+async def test_clean_refuses_while_the_last_comparison_is_red_and_names_its_report(scope: str) -> None:
+    stage = await proved(Stage())
+    await stage.clock.sleep(60)
+    key = await compared(stage, scope=scope, is_equal=False)
+    error = await refused(stage, "a comparison after the certificate has found differences")
+    assert key in error.hint
+    assert error.facts == {"different": 2}
+    await stage.clock.sleep(60)
+    await compared(stage, scope=scope, is_equal=True)
+    await run_clean(stage)
+    assert log_of(stage) == []
+
+
+async def test_a_comparison_before_the_certificate_does_not_keep_clean_from_its_work() -> None:
+    stage = Stage()
+    await compared(stage, scope="full", is_equal=False)
+    await stage.clock.sleep(60)
+    for number in range(3):
+        await stage.capture(insert(ORDERS, {"_id": number}))
+    await stage.prove()
+    proof = stage.coordinator.state.verified
+    assert proof is not None
+    now = stage.clock.now().isoformat(timespec="seconds")
+    stage.coordinator.state = replace(stage.coordinator.state, verified=replace(proof, at=now))
+    await run_clean(stage)
+    assert log_of(stage) == []
+
+
+async def test_a_report_that_cannot_be_read_keeps_the_log() -> None:
+    stage = await proved(Stage())
+    stage.store.objects["reports/run/verify-full-2026-11-02T090000+0000.json"] = b"garbage"
+    await refused(stage, "the report of a comparison is damaged")
 
 
 async def test_a_forced_clean_asks_for_no_proof_says_so_and_ends_the_run_without_a_power_off() -> None:
