@@ -22,13 +22,15 @@ VERSION: Final = 1
 class Clearing:
     """What clean removes, and how far it is: a state of its own, so that a restart goes on and counts on.
 
-    `log`: what the log held before anything was removed; None: nothing that could be read. `archive`: where it went
-    instead, or nothing. `archived`: the last commit that is copied there. `is_deleting`: from now on the log has gaps.
+    `log`: what the log held before anything was removed; None: nothing that could be read. `last_sequence`: the number
+    of its last commit; -1: none, or an earlier version began. `archive`: where it went instead, or nothing. `archived`:
+    the last commit that is copied there. `is_deleting`: from now on the log has gaps.
     """
 
     run_id: str
     began_at: str
     log: Mapping[str, Any] | None = None
+    last_sequence: int = -1
     archive: str = ""
     archived: int = -1
     is_deleting: bool = False
@@ -91,6 +93,7 @@ def final_report(state: PhaseState, clearing: Clearing, *, keep_log_days: int | 
         "differences_accepted_at": state.differences_accepted_at or None,
         "verified": None if verified is None else asdict(verified),
         "log": clearing.log,
+        "last_sequence": clearing.last_sequence,
         "removed": {
             "objects": clearing.deleted,
             "uploads_aborted": clearing.uploads_aborted,
@@ -104,6 +107,12 @@ def final_report(state: PhaseState, clearing: Clearing, *, keep_log_days: int | 
         },
         "power_off": None,
     }
+
+
+def next_sequence(report: Mapping[str, Any]) -> int:
+    """Return the number with which the log of a later run may begin; earlier versions only told how many there were."""
+    log = report.get("log") or {}
+    return max(int(report.get("last_sequence", -1)) + 1, int(log.get("commits", 0)))
 
 
 def with_power_off(report: Mapping[str, Any], state: PhaseState, *, now: str) -> dict[str, Any]:

@@ -161,9 +161,14 @@ def foreign_operations(commit: Commit) -> int:
 
 
 def check_link(before: Link | None, link: Link) -> None:
-    """Raise CorruptDataError unless `link` is what follows `before` in the chain (None: the beginning)."""
+    """Raise CorruptDataError unless `link` is what follows `before` in the chain (None: the beginning).
+
+    A log begins with the commit that has none before it. Its number goes on from the run before.
+    """
     commit = link.commit
-    expected = 0 if before is None else before.commit.sequence + 1
+    expected = commit.sequence if before is None else before.commit.sequence + 1
+    if before is None and commit.previous is not None and commit.sequence:
+        expected = commit.sequence - 1
     if commit.sequence != expected:
         raise CorruptDataError(
             "a commit is missing in the log", hint=_BROKEN, missing=commit_key(expected), found=commit.key

@@ -157,20 +157,23 @@ class Clean:
         if value is not None and (found := Clearing.from_json(value)).run_id == run_id:
             return found
         archive = "" if self.keep_log_days is None else archive_prefix(run_id)
-        clearing = Clearing(run_id=run_id, began_at=self._now(), log=await self._log_facts(), archive=archive)
+        last = await LogReader(store=self.store).last_sequence()
+        facts = await self._log_facts()
+        clearing = Clearing(run_id=run_id, began_at=self._now(), log=facts, last_sequence=last, archive=archive)
         await self.states.save(CLEARING, clearing.to_json())
         return clearing
 
     async def _log_facts(self) -> dict[str, object] | None:
         try:
-            last = await LogReader(store=self.store).last()
+            reader = LogReader(store=self.store)
+            last, first = await reader.last(), await reader.first_sequence()
         except CorruptDataError:  # of a log that is given up, by force
             return None
         if last is None:
             return None
         total = last.commit.total
         return {
-            "commits": last.commit.sequence + 1,
+            "commits": last.commit.sequence - first + 1,
             "sha256": last.digest,
             "operations": total.operations,
             "segments": total.segments,

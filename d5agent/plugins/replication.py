@@ -12,6 +12,7 @@ from d5agent.errors import LogHeldError, NotKeptError, OperatorError
 from d5agent.steps.capture import GAP, Capture, Limits
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
+from d5agent.steps.numbering import first_number
 
 if TYPE_CHECKING:
     from d5agent.ports import ChangeSource, Clock, ObjectStore, StateStore
@@ -47,11 +48,12 @@ class Replication:
             last = await self._claim(coordinator, last)
         # Asked before the stream opens: what happens after it is captured, what happened up to it is not (ADR 32).
         start = Position(cluster_time=await self.source.now(), token=None) if last is None else last.commit.position
+        sequence = await first_number(self.store, coordinator.journal) if last is None else 0
         async with self.source.stream(start) as batches:
             first = await anext(batches)
             capture = self._capture(coordinator, last)
             if last is None:
-                await capture.begin(first.position or start, after=start.cluster_time)
+                await capture.begin(first.position or start, after=start.cluster_time, sequence=sequence)
             async with capture.at_work():
                 await capture.become_ready()
                 failure = await capture.follow(batches, first)

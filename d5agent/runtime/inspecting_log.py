@@ -48,7 +48,7 @@ async def check_log(settings: Settings, keys: list[str]) -> dict[str, Any]:
     last = summary.last
     return {
         "whole": True,
-        "commits": 0 if last is None else last.commit.sequence + 1,
+        "commits": summary.commits,
         **({"operations": 0, "bytes": 0, "segments": 0} if last is None else asdict(last.commit.total)),
         "cluster_time": None if last is None else str(last.commit.position.cluster_time),
         "orphans": list(summary.orphans),

@@ -90,9 +90,12 @@ class Capture:
         self.is_drained = False
         """Whether capture was stopped with nothing left, neither in the segmenter nor in the inbox."""
 
-    async def begin(self, position: Position, *, after: ClusterTime) -> None:
-        """Note where the log begins, as its first commit: `after` is the source's time before the stream was opened."""
-        await self._note(await self._writer.begin(position, after=after))
+    async def begin(self, position: Position, *, after: ClusterTime, sequence: int) -> None:
+        """Note where the log begins, as its first commit, whose number is `sequence`.
+
+        `after` is the source's time before the stream was opened.
+        """
+        await self._note(await self._writer.begin(position, after=after, sequence=sequence))
 
     @asynccontextmanager
     async def at_work(self) -> AsyncGenerator[None]:

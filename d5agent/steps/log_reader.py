@@ -52,6 +52,8 @@ class LogSummary:
 
     last: Link | None
     orphans: tuple[str, ...]
+    commits: int = 0
+    """How many were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class LogReader:
         Roll-ups serve what they hold, so a long log is few requests. CorruptDataError: the chain is broken.
         """
         before = after
-        async with aclosing(self._bodies(0 if after is None else after.commit.sequence + 1)) as bodies:
+        async with aclosing(self._bodies(None if after is None else after.commit.sequence + 1)) as bodies:
             async for number, body in bodies:
                 try:
                     link = Link(commit=decode_commit(body, key=commit_key(number)), digest=digest(body))
@@ -80,15 +82,33 @@ class LogReader:
 
     async def last(self) -> Link | None:
         """Return the newest commit; None: the log is empty. The chain before it is not read."""
+        newest = await self._newest_key()
+        body = await self.store.get(newest) if newest else None
+        if not newest or body is None:
+            return None
+        return Link(commit=decode_commit(body, key=newest), digest=digest(body))
+
+    async def first_sequence(self) -> int:
+        """Return the number of the first commit in the store; 0: there is none."""
+        async with aclosing(self.store.list_objects(LOG)) as pages:
+            async for page in pages:
+                for found in page:
+                    if is_commit_key(found.key):
+                        return sequence_of(found.key)
+        return 0
+
+    async def last_sequence(self) -> int:
+        """Return the number of the newest commit, whether it can be read or not; -1: there is none."""
+        newest = await self._newest_key()
+        return sequence_of(newest) if newest else -1
+
+    async def _newest_key(self) -> str | None:
         newest: str | None = None
         # With the last one that is rolled up: a log of exactly 1,000 commits has none after it.
         first = max([0, *(first + ROLLUP_SIZE - 1 for first in await self.rolled_up())])
         async for page in self.store.list_objects(LOG, after=key_before(first)):
             newest = max([newest or "", *(found.key for found in page if is_commit_key(found.key))])
-        body = await self.store.get(newest) if newest else None
-        if not newest or body is None:
-            return None
-        return Link(commit=decode_commit(body, key=newest), digest=digest(body))
+        return newest
 
     async def rolled_up(self) -> dict[int, int]:
         """Return the roll-ups: the first commit of each, and how many bytes it is."""
@@ -148,15 +168,15 @@ class LogReader:
 
     async def check(self, *, after: Link | None = None) -> LogSummary:
         """Read all of the log after a commit and check it: chain, hashes, counts. CorruptDataError names the fault."""
-        last = after
+        last, commits = after, 0
         named: set[int] = set()  # hashes of keys: a week's trickle has a million, and memory is bounded
         async with aclosing(self.operations_of(self.links(after=after))) as operations:
             async for link, operation in operations:
                 if operation is None:
                     named.update(hash(ref.key) for ref in link.commit.segments)
-                    last = link
+                    last, commits = link, commits + 1
         if after is not None:
-            return LogSummary(last=last, orphans=())
+            return LogSummary(last=last, orphans=(), commits=commits)
         orphans: list[str] = []
         async for page in self.store.list_objects(SEGMENTS):
             for key in (found.key for found in page if not found.key.startswith(LOG)):
@@ -166,7 +186,7 @@ class LogReader:
         if named:  # read from a pack, and gone all the same
             gone = [r.key async for link in self.links() for r in link.commit.segments if hash(r.key) in named]
             raise _missing(min(gone))
-        return LogSummary(last=last, orphans=tuple(orphans))
+        return LogSummary(last=last, orphans=tuple(orphans), commits=commits)
 
     async def _segments_of_group(
         self, group: list[Link], packed: Container[int], packs: dict[int, dict[str, bytes]]
@@ -211,9 +231,11 @@ class LogReader:
                 key=rollup_key(number - number % ROLLUP_SIZE),
             )
 
-    async def _bodies(self, first: int) -> AsyncGenerator[tuple[int, bytes]]:
-        """Yield the commits from a number on: from roll-ups where there are any, one by one else."""
+    async def _bodies(self, first: int | None) -> AsyncGenerator[tuple[int, bytes]]:
+        """Yield the commits from a number on (None: the first): from roll-ups where there are any, one by one else."""
         sizes = await self.rolled_up()
+        if first is None:  # the first commit may be gone, and its roll-up be there
+            first = min([await self.first_sequence(), *sizes])
         begin, end = first - first % ROLLUP_SIZE, max([0, *(at + ROLLUP_SIZE for at in sizes)])
         while begin < end:
             some = _portion(begin, sizes)

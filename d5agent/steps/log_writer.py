@@ -43,6 +43,7 @@ class LogWriter:
     last: Link | None
     compresses: bool = False
     _begins_after: ClusterTime | None = None
+    _begins_with: int = 0
 
     @property
     def total(self) -> Total:
@@ -54,9 +55,12 @@ class LogWriter:
         """The source's time when the log was begun; None: a log of an earlier version."""
         return self._begins_after if self.last is None else self.last.commit.begins_after
 
-    async def begin(self, position: Position, *, after: ClusterTime) -> Commit:
-        """Publish the first commit: the stream was opened at this position, and the log begins after this time."""
-        self._begins_after = after
+    async def begin(self, position: Position, *, after: ClusterTime, sequence: int = 0) -> Commit:
+        """Publish the first commit, with this number: the stream was opened at this position.
+
+        The log begins after the time `after`.
+        """
+        self._begins_after, self._begins_with = after, sequence
         return await self.publish((), position)
 
     async def store_segment(self, segment: Segment) -> SegmentRef:
@@ -84,7 +88,7 @@ class LogWriter:
         refs = tuple([await upload for upload in stored])
         before = self.last
         commit = Commit(
-            sequence=0 if before is None else before.commit.sequence + 1,
+            sequence=self._begins_with if before is None else before.commit.sequence + 1,
             writer=self.writer,
             written_at=self.clock.now().isoformat(timespec="milliseconds"),
             previous=None if before is None else before.digest,

@@ -26,10 +26,15 @@ class RollUps:
 
     store: ObjectStore
 
-    async def write_missing(self, commits: int) -> int:
-        """Write what a log of so many commits lacks, after a crash too; return how many were written."""
-        present = await LogReader(store=self.store).rolled_up()
-        missing = [first for first in range(0, commits - ROLLUP_SIZE + 1, ROLLUP_SIZE) if first not in present]
+    async def write_missing(self, end: int) -> int:
+        """Write what a log lacks whose last commit comes before the number `end`; return how many were written.
+
+        A crash may have left some out. The thousand in which a log begins is not rolled up unless it is whole.
+        """
+        reader = LogReader(store=self.store)
+        present = await reader.rolled_up()
+        begin = -(-await reader.first_sequence() // ROLLUP_SIZE) * ROLLUP_SIZE
+        missing = [first for first in range(begin, end - ROLLUP_SIZE + 1, ROLLUP_SIZE) if first not in present]
         for first in missing:
             await self._write(first)
         return len(missing)

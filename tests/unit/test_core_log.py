@@ -119,7 +119,8 @@ def test_each_fault_of_a_chain_has_its_own_message(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sequence": 1}, "a commit is missing in the log"),
+        ({"sequence": 1, "previous": "00"}, "a commit is missing in the log"),
+        ({"sequence": 5_000, "previous": "00"}, "a commit is missing in the log"),
         ({"previous": "00"}, "the chain of commits is broken"),
         ({"total": Total(operations=5, bytes=240, segments=2)}, "a commit's totals do not add up"),
     ],
@@ -128,6 +129,13 @@ def test_a_log_that_does_not_begin_at_its_beginning_is_broken(change: dict[str, 
     with pytest.raises(CorruptDataError) as broken:
         check_link(None, link(replace(FIRST, **change)))
     assert broken.value.message == message
+
+
+@pytest.mark.parametrize("sequence", [0, 1, 1_000, 123_456])
+def test_a_log_begins_with_the_commit_that_has_none_before_it(sequence: int) -> None:
+    first = replace(FIRST, sequence=sequence)
+    check_link(None, link(first))
+    check_link(link(first), link(following(first)))
 
 
 @pytest.mark.parametrize("token", [TOKEN, None])

@@ -202,3 +202,33 @@ async def test_events_older_than_the_time_of_a_silence_leave_a_log_that_is_whole
     summary = await LogReader(store=store).check()
     assert summary.last is not None
     assert summary.last.commit == last
+
+
+@pytest.mark.parametrize("first", [1_000, 123_456])
+async def test_a_log_that_goes_on_from_the_run_before_is_read_and_rolled_up(first: int) -> None:
+    store = CountingStore()
+    writer = writer_of(store)
+    await writer.begin(position(0), after=ClusterTime(SECONDS, 0), sequence=first)
+    last = first + ROLLUP_SIZE + 700
+    await write(writer, range(first + 1, last + 1))
+    whole = range(-(-first // ROLLUP_SIZE) * ROLLUP_SIZE, last - ROLLUP_SIZE + 2, ROLLUP_SIZE)
+    reader = LogReader(store=store)
+    assert sorted(await reader.rolled_up()) == list(whole)
+    assert await RollUps(store=store).write_missing(last + 1) == 0
+    links = [found async for found in reader.links()]
+    assert [found.commit.sequence for found in links] == list(range(first, last + 1))
+    assert (await reader.first_sequence(), await reader.last_sequence()) == (first, last)
+    assert await reader.last() == writer.last == links[-1]
+    summary = await reader.check()
+    assert (summary.last, summary.commits, summary.orphans) == (writer.last, len(links), ())
+    assert [found async for found in reader.links(after=links[700])] == links[701:]
+    await store.delete([commit_key(first)])
+    if first not in whole:
+        with pytest.raises(CorruptDataError, match="a commit is missing in the log") as broken:
+            await anext(reader.links())
+        assert broken.value.facts["missing"] == commit_key(first)
+
+
+async def test_an_empty_log_has_neither_a_first_nor_a_last_number() -> None:
+    reader = LogReader(store=FakeObjectStore())
+    assert (await reader.first_sequence(), await reader.last_sequence()) == (0, -1)

@@ -406,8 +406,8 @@ async def test_roll_ups_are_written_once_and_what_is_missing_follows() -> None:
     store.fetched.clear()
     assert await roll_ups.write_missing(3_001) == 0
     assert (store.objects, store.fetched) == (written, [])
-    await store.delete([rollup_key(1000), pack_key(1000), rollup_key(2000)])
-    assert await roll_ups.write_missing(3_001) == 2
+    await store.delete([rollup_key(0), rollup_key(1000), pack_key(1000), rollup_key(2000)])
+    assert await roll_ups.write_missing(3_001) == 3
     assert store.objects == written
 
 

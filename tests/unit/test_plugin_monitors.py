@@ -296,6 +296,7 @@ async def test_a_forced_clean_takes_a_log_that_cannot_be_read() -> None:
     await clean(stage).run(stage.coordinator)
     assert log_of(stage) == []
     assert final_report(stage)["log"] is None
+    assert final_report(stage)["last_sequence"] == len(commits) - 1, "the next run goes on from there"
 
 
 async def test_a_forced_clean_leaves_the_log_of_another_run() -> None:
@@ -365,6 +366,7 @@ async def test_the_final_report_says_what_was_removed_and_what_is_kept() -> None
     assert report["differences_accepted_at"] == SINCE
     assert report["removed"]["objects"] == deleted
     assert report["log"]["operations"] >= last.total.operations
+    assert report["log"]["commits"] == report["last_sequence"] + 1 > last.sequence
     assert report["verified"]["certificate"] == "reports/run/certificate.json"
     assert report["kept"] == {
         "archive": None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typing_extensions import override
@@ -513,3 +514,37 @@ async def test_what_is_in_hand_is_stored_when_the_stream_turns_out_to_be_switche
         stage.source.is_enabled = False
         await until(stage.clock, end.done)
     assert await stage.stored() == stage.happened()
+
+
+@pytest.mark.parametrize(
+    ("reports", "first"),
+    [
+        ({}, 0),
+        ({"a": {"last_sequence": 41, "log": {"commits": 42}}}, 42),
+        ({"a": {"last_sequence": 41, "log": None}}, 42),
+        ({"a": {"last_sequence": -1, "log": None}}, 0),
+        ({"of an earlier version": {"log": {"commits": 42}}}, 42),
+        ({"a": {"last_sequence": 99, "log": {"commits": 20}}, "b": {"last_sequence": 41, "log": {"commits": 42}}}, 100),
+    ],
+)
+async def test_commit_numbers_go_on_from_the_runs_before(reports: dict[str, dict[str, Any]], first: int) -> None:
+    stage = Stage()
+    for run, report in reports.items():
+        stage.store.objects[f"reports/{run}/final.json"] = json.dumps({"version": 1, **report}).encode()
+        stage.store.objects[f"reports/{run}/certificate.json"] = b"{}"
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    sequences = [commit.sequence for commit in await stage.commits()]
+    assert sequences == list(range(first, first + len(sequences)))
+    await stage.capture(insert(ORDERS, {"_id": 2}))
+    assert (await stage.commits())[0].sequence == first
+
+
+@pytest.mark.parametrize("body", [b"garbage", b"[]", b'{"last_sequence": "many"}'])
+async def test_a_final_report_that_cannot_be_read_does_not_stop_capture(body: bytes) -> None:
+    stage = Stage()
+    stage.store.objects["reports/a/final.json"] = body
+    stage.store.objects["reports/b/final.json"] = b'{"last_sequence": 6}'
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    assert (await stage.commits())[0].sequence == 7
+    (facts,) = stage.coordinator.journal.facts_of("final_report_not_read")
+    assert facts["key"] == "reports/a/final.json"
