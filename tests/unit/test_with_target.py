@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from d5agent.service import Coordinator
     from d5agent.settings import Settings
 
-NEEDS_TARGET = {Service.BACKUP, Service.RESTORE, Service.VERIFY}
+NEEDS_TARGET = {Service.BACKUP, Service.RESTORE, Service.VERIFY, Service.MONITOR_RESTORE}
 
 
 @dataclass(slots=True, kw_only=True)
