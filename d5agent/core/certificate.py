@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.naming import commit_key
+from d5agent.core.services import Verified
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
@@ -119,6 +120,25 @@ def check_certificate(body: bytes | None, link: Link) -> None:
             certified=log["key"],
             found=link.commit.key,
         )
+
+
+def proof_of(body: bytes, fence: Fence, *, key: str) -> tuple[Verified, dict[str, Any]] | None:
+    """Return the proof that a certificate states, and the certificate, if it was issued behind this fence.
+
+    None: it belongs to an earlier fence, whose proof an operator has revoked. CorruptDataError: it was altered.
+    """
+    certificate = _opened(body)
+    if certificate.get("end_of_stream", {}).get("marker") != fence.marker:
+        return None
+    proof = Verified(
+        sequence=certificate["log"]["sequence"],
+        operations=certificate["result"]["operations"],
+        compared=certificate["result"]["compared"],
+        at=certificate["issued_at"],
+        certificate=key,
+        digest=certificate["log"]["sha256"],
+    )
+    return proof, certificate
 
 
 def _opened(body: bytes) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Restore:
 
         Once that is proved applications trust the target: from then on a restore is about late operations (ADR 35).
         """
-        if coordinator.state.verified is not None:
+        if await self._is_proved(coordinator):
             await self._late_restore().run(coordinator)
             return
         reader = LogReader(store=self.store)
@@ -98,6 +98,15 @@ class Restore:
         report.operations = checkpoint.operations
         coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
         await self._conclude(coordinator, self._proof(checkpoint, report), report)
+
+    async def _is_proved(self, coordinator: Coordinator) -> bool:
+        """Whether the run has its proof: in the state, or in a certificate that a daemon died over."""
+        if coordinator.state.verified is None:
+            issued = await self.certifier.issued(coordinator.state)
+            if issued is not None:
+                await coordinator.update(lambda state: replace(state, verified=issued))
+                coordinator.journal.info("certificate_found", certificate=issued.certificate, issued_at=issued.at)
+        return coordinator.state.verified is not None
 
     def _late_restore(self) -> LateRestore:
         reporter = LateReporter(

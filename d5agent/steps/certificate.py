@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from d5agent.core.certificate import (
     certificate_key,
     certificate_of,
     check_certificate,
     end_of_stream,
+    proof_of,
     proved_fence,
     sealed,
 )
@@ -51,10 +52,29 @@ class Certifier:
         behind = await operations_behind(LogReader(store=self.store), fence, until=proof.sequence)
         certificate["end_of_stream"] = end_of_stream(fence, operations_after=behind)
         key = certificate_key(report.run_id)
-        page = page_of(certificate).encode(errors="backslashreplace")
-        await self.store.put(certificate_key(report.run_id, "html"), page)
         await self.store.put(key, sealed(certificate))
+        # The page last: whoever reads it may move applications, and the next start must know of the proof.
+        await self._put_page(report.run_id, certificate)
         return replace(proof, certificate=key, digest=link.digest)
+
+    async def issued(self, state: PhaseState) -> Verified | None:
+        """Return the proof of a certificate that a daemon issued, and was killed before its state said so.
+
+        None: there is none behind this fence. CorruptDataError, OperatorError: it was altered, or is another log's.
+        """
+        key = certificate_key(state.run_id)
+        body = await self.store.get(key) if state.fence is not None else None
+        found = None if body is None or state.fence is None else proof_of(body, state.fence, key=key)
+        if found is None:
+            return None
+        proof, certificate = found
+        check_certificate(body, await link_of(self.store, proof.sequence))
+        await self._put_page(state.run_id, certificate)
+        return proof
+
+    async def _put_page(self, run_id: str, certificate: dict[str, Any]) -> None:
+        page = page_of(certificate).encode(errors="backslashreplace")
+        await self.store.put(certificate_key(run_id, "html"), page)
 
 
 async def certificate_state(store: ObjectStore, proof: Verified | None) -> dict[str, object] | None:

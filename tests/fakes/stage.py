@@ -202,6 +202,12 @@ class Stage:
         self.coordinator.state = replace(self.coordinator.state, verified=proof, ready_at=SINCE, phase=Phase.RESTORE)
         self.coordinator.set_status(Service.RESTORE, Status.DONE)
 
+    def forget_proof(self) -> None:
+        """Let it be as if restore had not got to its proof."""
+        self.coordinator.state = replace(self.coordinator.state, verified=None)
+        for form in ("json", "html"):
+            self.store.objects.pop(f"reports/run/certificate.{form}", None)
+
     def foreign_contents(self) -> dict[Namespace, dict[DocumentId, bytes]]:
         """Return what the applications have in the source."""
         return {n: d for n, d in self.cluster.database.contents().items() if n.database != "d5agent"}

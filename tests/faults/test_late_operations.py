@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from bson import decode
 
 from d5agent.core.naming import SEGMENTS
@@ -12,12 +13,13 @@ from d5agent.core.words import Words
 from tests.fakes.cluster import delete, insert, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.mortal import Life
-from tests.faults.deaths import crash_everywhere, halves_of
+from tests.faults.deaths import crash_everywhere, halves_of, worlds_left
 from tests.faults.world import ACCOUNTS, CAPTURE, CLEAN, CUTOVER, FOLLOW, ORDERS, RESTORE, World
 
 if TYPE_CHECKING:
     from d5agent.core.operation import Namespace
     from d5agent.runtime.daemon import Daemon
+    from tests.faults.deaths import Script
 
 LATE = 100
 
@@ -162,3 +164,21 @@ async def test_a_discarding_word_that_dies_anywhere_leaves_the_target_as_it_is()
     asked = (*CAPTURE, *RESTORE, *MOVED)
     first = await halves_of(asked)
     assert await crash_everywhere((*asked, late_operations_are_discarded), check_discarded, first=first) > 80
+
+
+@pytest.mark.parametrize(
+    ("restore", "is_live"), [((*CAPTURE, *RESTORE), False), ((*FOLLOW, *CUTOVER), True)], ids=["drained", "live"]
+)
+async def test_whoever_sees_a_certificate_may_write_even_if_the_agent_died_over_it(
+    restore: Script, *, is_live: bool
+) -> None:
+    seen = 0
+    for world in await worlds_left(restore, first=await halves_of(restore[:-1], is_live=is_live), is_live=is_live):
+        if not any(key.endswith(("certificate.html", "certificate.json")) for key in world.store.objects):
+            continue
+        seen += 1
+        world.target.database.put(ORDERS, raw_id(2), raw_document({"_id": 2, "n": 999}))
+        assert await world.live(Life(None), restore)
+        assert _found(world, ORDERS, 2) == {"_id": 2, "n": 999}
+        assert {"certificate.json", "certificate.html"} <= {key.rpartition("/")[2] for key in world.store.objects}
+    assert seen > 3

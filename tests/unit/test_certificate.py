@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from d5agent.errors import CorruptDataError, TransientError
@@ -52,3 +54,26 @@ async def test_a_missing_commit_is_named() -> None:
     with pytest.raises(CorruptDataError, match="a commit is missing") as missing:
         await link_of(FakeObjectStore(), 7)
     assert missing.value.facts["key"] == "replication/.log/000000000007.json"
+
+
+async def test_a_proof_is_taken_from_the_certificate_that_its_daemon_died_over() -> None:
+    stage = await certified()
+    proof, page = stage.coordinator.state.verified, stage.store.objects.pop("reports/run/certificate.html")
+    killed = replace(stage.coordinator.state, verified=None)
+    assert await stage.certifier().issued(killed) == proof
+    assert stage.store.objects["reports/run/certificate.html"] == page
+    assert await stage.certifier().issued(replace(killed, fence=None)) is None
+    assert killed.fence is not None
+    revoked = replace(killed, fence=replace(killed.fence, marker="a newer one"))
+    assert await stage.certifier().issued(revoked) is None
+
+
+async def test_an_altered_certificate_is_neither_a_proof_nor_passed_over() -> None:
+    stage = await certified()
+    killed = replace(stage.coordinator.state, verified=None)
+    key = "reports/run/certificate.json"
+    stage.store.objects[key] = stage.store.objects[key].replace(b'"compared": 1', b'"compared": 2')
+    with pytest.raises(CorruptDataError, match="altered"):
+        await stage.certifier().issued(killed)
+    del stage.store.objects[key]
+    assert await stage.certifier().issued(killed) is None
