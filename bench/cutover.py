@@ -3,7 +3,10 @@
 Real servers, the gateway before the source, the agent as a process. A backlog lies in the log when restore begins, and
 an application goes on writing until it is refused. At the end both sides must have the same dbHash.
 
-    python bench/cutover.py [--operations N] [--rate N] [live|drained …]      without names: both
+`barriers`: live, and one in a hundred of the application's operations is a drop, a rename, a dropDatabase or a document
+of 9 MB. The agent is killed while it follows; how long it takes until it has caught up again is printed too.
+
+    python bench/cutover.py [--operations N] [--rate N] [live|drained|barriers …]      without names: all
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from capture import print_machine, write
 from pymongo import AsyncMongoClient, InsertOne, UpdateOne
+from typing_extensions import override
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rig of the integration tests serves here too
 
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 1800
 _TICK_SECONDS = 0.1
+_BARRIER_RATE = 280
+_RARE = 100
+_FOLLOW_SECONDS = 20
 Client = AsyncMongoClient[dict[str, Any]]
 
 
@@ -63,6 +70,46 @@ class Application:
             await asyncio.sleep(max(0.0, began + tick * _TICK_SECONDS - time.monotonic()))
 
 
+@dataclass(slots=True, kw_only=True)
+class Mover(Application):
+    """Writes one operation after the other, and now and then drops, renames, or writes a document of 9 MB."""
+
+    @override
+    async def work(self) -> None:
+        filler, began = "x" * 9_000_000, time.monotonic()
+        while not self.refused.exists():
+            number = self.written
+            await self._rare(number // _RARE, filler) if number % _RARE == 0 else await self._write(number)
+            self.written += 1
+            self.last_write = time.time()
+            await asyncio.sleep(max(0.0, began + self.written / self.rate - time.monotonic()))
+
+    async def _write(self, number: int) -> None:
+        collection = self.client["bench"]["application"]
+        if number % 2:
+            await collection.insert_one({"_id": number, "n": 0, "filler": "x" * 900})
+        else:
+            await collection.update_one({"_id": (number * 7 % (number + 1)) | 1}, {"$inc": {"n": 1}})
+        if number % 10 == 0:
+            temporary = self.client["bench"][f"temporary{number // _RARE}"]
+            await temporary.insert_one({"_id": number, "filler": "x" * 900})
+
+    async def _rare(self, number: int, filler: str) -> None:
+        """Do something to the temporary collection that was written last."""
+        temporary = self.client["bench"][f"temporary{number - 1}"]
+        match number % 4:
+            case 0:
+                await temporary.drop()
+            case 1:
+                await temporary.insert_one({"_id": "last"})
+                await temporary.rename("renamed", dropTarget=True)
+            case 2:
+                await self.client["scratch"]["one"].insert_one({})
+                await self.client.drop_database("scratch")
+            case _:
+                await self.client["bench"]["large"].replace_one({"_id": number % 3}, {"filler": filler}, upsert=True)
+
+
 @asynccontextmanager
 async def surroundings(mode: str) -> AsyncGenerator[tuple[AgentRig, Application, Path]]:
     """Build servers, gateway and configuration."""
@@ -80,12 +127,13 @@ async def surroundings(mode: str) -> AsyncGenerator[tuple[AgentRig, Application,
         rig = await stack.enter_async_context(agent_rig(source, target, s3, "cutover"))
         refused = folder / "refused"
         del rig.config["capture"]  # as it is by default
-        rig.config["restore"] = {"mode": mode}
-        if mode == "live":
+        rig.config["restore"] = {"mode": "drained" if mode == "drained" else "live"}
+        if mode != "drained":
             rig.config["cutover"] = {"command": ["touch", str(refused)]}
         client: Client = AsyncMongoClient(source.uri)
         stack.push_async_callback(client.close)
-        yield rig, Application(client=client, rate=0, refused=refused), refused
+        kind = Mover if mode == "barriers" else Application
+        yield rig, kind(client=client, rate=0, refused=refused), refused
 
 
 async def live(agent: Agent, _: Path) -> tuple[float, dict[str, Any]]:
@@ -106,13 +154,38 @@ async def drained(agent: Agent, refused: Path) -> tuple[float, dict[str, Any]]:
     return time.time(), {}
 
 
-MODES: dict[str, Callable[[Agent, Path], Awaitable[tuple[float, dict[str, Any]]]]] = {"live": live, "drained": drained}
+async def barriers(agent: Agent, refused: Path) -> tuple[float, dict[str, Any]]:
+    """Follow, be killed, catch up, cut over."""
+    began = time.time()
+    await agent.call("start", "restore")
+    await agent.until(
+        lambda status: bool(status["services"]["restore"].get("can_cutover")), what="ready", seconds=PATIENCE_SECONDS
+    )
+    print(f"caught up {time.time() - began:.1f} s after the start of restore", flush=True)
+    await asyncio.sleep(_FOLLOW_SECONDS)
+    await agent.kill()
+    began = time.time()
+    await agent.start()
+    await agent.until(
+        lambda status: bool(status["services"].get("restore", {}).get("can_cutover")),
+        what="ready after the kill",
+        seconds=PATIENCE_SECONDS,
+    )
+    print(f"caught up {time.time() - began:.1f} s after the kill", flush=True)
+    return await live(agent, refused)
+
+
+MODES: dict[str, Callable[[Agent, Path], Awaitable[tuple[float, dict[str, Any]]]]] = {
+    "live": live,
+    "drained": drained,
+    "barriers": barriers,
+}
 
 
 async def measure(mode: str, operations: int, rate: int) -> None:
     """Build the backlog, let the application write, and take the time of its silence."""
     async with surroundings(mode) as (rig, application, refused):
-        application.rate = rate
+        application.rate = rate = _BARRIER_RATE if mode == "barriers" else rate
         agent = await rig.captured_agent()
         await write(application.client, operations)
         await agent.until(
@@ -134,7 +207,7 @@ async def measure(mode: str, operations: int, rate: int) -> None:
     print(
         f"\n# {mode}: {operations:,} operations in the log, {rate:,} writes/s until refused\n"
         f"read-only window {window:6.2f} s; restore as a whole {done - began:6.1f} s; "
-        f"{application.written * 2:,} operations while it went on; dbHash equal\n"
+        f"{application.written * (1 if mode == 'barriers' else 2):,} operations while it went on; dbHash equal\n"
         f"restored {status['restore']['operations_applied']:,} operations, compared {status['verify']['compared']:,} "
         f"documents, {status['verify']['different']} different; peak {agent.peak_bytes / 1024**2:.0f} MiB",
         flush=True,

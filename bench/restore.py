@@ -6,7 +6,10 @@ shown over one connection, one after the other, as a program does that calls `bu
 replay has. The last side is the replay into a target that takes everything at once: what the log costs by itself.
 All share this machine's cores with mongod and the S3 server, whose CPU seconds stand beside the figures.
 
-    python bench/restore.py [--operations N] [inserts|hot|mixed|collections …]      without names: all of them
+`drops`: temporary collections that come and go, a third of them renamed onto a name that is there. The target itself
+does the same inserts, drops and renames, in order, with the same write concern. `large`: documents of 9 MB.
+
+    python bench/restore.py [--operations N] [inserts|hot|mixed|collections|drops|large …]   without names: all of them
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from bson import Timestamp
 from capture import Bench, bench, cpu_seconds, print_machine, run_side
 from pymongo import AsyncMongoClient, DeleteOne, InsertOne, UpdateOne
+from side.temporary import temporary
 
 from d5agent.drill.servers import Mongod, ServerOptions
 
@@ -30,8 +34,12 @@ if TYPE_CHECKING:
 LANES = 4
 ONE, MANY, OURS = "bulk, one connection", f"bulk, {LANES} connections", "replay"
 READING = "reading, into nowhere"
+DIRECT_ONE, DIRECT_MANY = "the target itself, one connection", f"the target itself, {LANES} connections"
 ROUNDS = 3
 BYTES = 1000
+LARGE_BYTES = 9_000_000
+LARGE = 12
+CYCLES = 600
 _STEP = 1000
 _SIDE = Path(__file__).with_name("side") / "restore.py"
 _POOL = random.Random(1).randbytes(1_000_000).hex()
@@ -77,17 +85,25 @@ def collections(count: int) -> list[tuple[int, Request]]:
     return [(number % 100, request) for number, (_, request) in enumerate(mixed(count))]
 
 
+def large(_: int) -> list[tuple[int, Request]]:
+    """Documents of 9 MB, each inserted and updated once."""
+    filler = _POOL * 5
+    made = [InsertOne({"_id": n, "n": 0, "filler": filler[n : n + LARGE_BYTES]}) for n in range(LARGE)]
+    return [*((0, one) for one in made), *((0, UpdateOne({"_id": n}, {"$inc": {"n": 1}})) for n in range(LARGE))]
+
+
 WORKLOADS: dict[str, Callable[[int], list[tuple[int, Request]]]] = {
     "inserts": inserts,
     "hot": hot,
     "mixed": mixed,
     "collections": collections,
+    "large": large,
 }
 
 
 async def fill(client: Client, workload: str, count: int) -> None:
     """Write the documents that are there before the outage: those with negative numbers."""
-    old = {"inserts": 0, "hot": max(1, count // 60), "mixed": count // 10, "collections": count // 10}[workload]
+    old = {"hot": max(1, count // 60), "mixed": count // 10, "collections": count // 10}.get(workload, 0)
     spread = 100 if workload == "collections" else 1
     for number in range(spread):
         some = [document(-1 - n) for n in range(old)] if spread == 1 else [document(-1 - n) for n in range(old // 10)]
@@ -119,7 +135,8 @@ async def run(at: Bench, target: Mongod, side: str, bucket: str, turn: int) -> T
         "bucket": bucket,
         "state": str(state),
         "lanes": LANES,
-        "connections": 1 if side == ONE else LANES,
+        "connections": 1 if side in {ONE, DIRECT_ONE} else LANES,
+        "cycles": CYCLES,
     }
     before = (cpu_seconds(target.pid), cpu_seconds(at.s3.pid))
     took = await run_side(_SIDE, side.split(",", maxsplit=1)[0], json.dumps(values))
@@ -170,16 +187,50 @@ async def turns(at: Bench, target: Mongod, workload: str, operations: int, bucke
         )
 
 
+async def drops(_: str, __: int) -> None:
+    """Capture temporary collections that come and go, then restore them in turns with the target doing the same."""
+    async with bench() as at:
+        start = await at.now()
+        await temporary(at.client, range(CYCLES))
+        await at.run("capture", start, 2 * CYCLES)
+        bucket = f"bench-{at.runs}"
+        target = Mongod(at.folder / "target", options=ServerOptions(cache_gigabytes=2))
+        await target.start()
+        sides: dict[str, list[Took]] = {DIRECT_ONE: [], DIRECT_MANY: [], OURS: [], READING: []}
+        try:
+            async with AsyncMongoClient[dict[str, Any]](target.uri) as client:
+                for turn in range(ROUNDS):
+                    for side in list(sides)[turn:] + list(sides)[:turn]:
+                        await client.drop_database("bench")
+                        sides[side].append(await run(at, target, side, bucket, turn))
+        finally:
+            await target.stop()
+    medians = {side: sorted(found, key=lambda took: took["seconds"])[ROUNDS // 2] for side, found in sides.items()}
+    print(
+        f"\n# drops: {CYCLES:,} temporary collections, {CYCLES // 3:,} renamed, the others dropped: {CYCLES:,} barriers"
+    )
+    for side, took in medians.items():
+        ratio = "" if side == OURS else f"; d5agent {took['seconds'] / medians[OURS]['seconds']:4.2f} of it"
+        cpu = (took[name] * 1e6 / CYCLES for name in ("cpu_seconds", "mongod_cpu", "s3_cpu"))
+        print(
+            f"{side:<34}{CYCLES / took['seconds']:>9,.0f} barriers/s"
+            f"  CPU µs/barrier: own, mongod, S3 {', '.join(f'{each:,.0f}' for each in cpu)};"
+            f" peak {took['peak_mib']:.0f} MiB{ratio}",
+            flush=True,
+        )
+
+
 async def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description="The replay beside raw bulk writes.")
     parser.add_argument("--operations", type=int, default=120_000)
-    parser.add_argument("workloads", nargs="*", help=", ".join(WORKLOADS))
+    parts = dict.fromkeys(WORKLOADS, measure) | {"drops": drops}
+    parser.add_argument("workloads", nargs="*", help=", ".join(parts))
     asked = parser.parse_args()
     print_machine()
     print(f"documents of {BYTES} bytes, {LANES} lanes, w: majority, j: true; medians of {ROUNDS} turns")
-    for workload in asked.workloads or WORKLOADS:
-        await measure(workload, asked.operations)
+    for workload in asked.workloads or parts:
+        await parts[workload](workload, asked.operations)
 
 
 if __name__ == "__main__":

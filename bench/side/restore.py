@@ -1,8 +1,8 @@
 """One side of the restore benchmark, a process of its own: `bulk` writes the final documents, `replay` the log.
 
-`reading` replays it into nowhere. Arguments: bulk|replay|reading, then a JSON of source, target (URIs), s3, bucket,
-state, lanes, connections. Prints a JSON. The bulk side has its documents in memory before the clock starts: it is what
-writing alone costs.
+`reading` replays it into nowhere; `the target itself` does what the log tells of temporary collections, in order.
+Arguments: the side, then a JSON of source, target (URIs), s3, bucket, state, lanes, connections. Prints a JSON. The
+bulk side has its documents in memory before the clock starts: it is what writing alone costs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bson.raw_bson import RawBSONDocument
 from peak import peak_mib
 from pymongo import AsyncMongoClient, DeleteOne, InsertOne, ReplaceOne, WriteConcern
 from pymongo.errors import PyMongoError
+from temporary import temporary
 from typing_extensions import override
 
 from d5agent.adapters.clock import SystemClock
@@ -41,7 +42,7 @@ from d5agent.steps.replayer import Checkpoint, Replayer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d5agent.core.replay import Failure, WriteBatch
+    from d5agent.core.replay import Barrier, Failure, WriteBatch
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _BATCH = 1000
@@ -85,12 +86,29 @@ async def bulk(values: dict[str, Any]) -> dict[str, float]:
     return took | {"written": sum(len(requests) for _, requests in work)}
 
 
+async def direct(values: dict[str, Any]) -> dict[str, float]:
+    """Do to the target what was done to the source's temporary collections, over so many connections."""
+    count = values["connections"]
+    async with AsyncMongoClient[dict[str, Any]](values["target"], maxPoolSize=count, retryWrites=False) as client:
+        await client.admin.command("ping")
+        began, cpu = time.perf_counter(), time.process_time()
+        async with asyncio.TaskGroup() as group:
+            for first in range(count):
+                group.create_task(temporary(client, range(first, values["cycles"], count)))
+        took = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    return took | {"written": values["cycles"]}
+
+
 class Nowhere(MongoTarget):
     """Takes everything at once: what is left is reading the log and compacting it."""
 
     @override
     async def write(self, batch: WriteBatch) -> Sequence[Failure]:
         return ()
+
+    @override
+    async def apply(self, barrier: Barrier) -> None:
+        return
 
 
 async def replay(values: dict[str, Any], kind: type[MongoTarget] = MongoTarget) -> dict[str, float]:
@@ -131,7 +149,12 @@ async def replay(values: dict[str, Any], kind: type[MongoTarget] = MongoTarget) 
 async def main(side: str, values: dict[str, Any]) -> None:
     """Run that side, and print what it took."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    sides = {"bulk": bulk, "replay": replay, "reading": partial(replay, kind=Nowhere)}
+    sides = {
+        "bulk": bulk,
+        "replay": replay,
+        "reading": partial(replay, kind=Nowhere),
+        "the target itself": direct,
+    }
     took = await sides[side](values)
     print(json.dumps(took | {"peak_mib": peak_mib()}))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from d5agent.core.naming import commit_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from d5agent.core.compare import Difference
     from d5agent.core.operation import ClusterTime, Namespace
@@ -124,6 +124,10 @@ class KnownEvents:
     def move_of(self, namespace: Namespace) -> LastEvent | None:
         """Return the last drop or rename of a collection."""
         return self.moved.get(namespace) or self.moved.get(namespace._replace(collection=None))
+
+    def keep_only(self, there: Container[Namespace]) -> None:
+        """Forget the moves of collections and databases that are on neither side: nothing there is repaired."""
+        self.moved = {name: event for name, event in self.moved.items() if name in there}
 
     def remember(self, difference: Difference, event: LastEvent | None) -> None:
         """Keep a document's last event: it may be compared, and repaired, later. Of very many, some are not kept."""

@@ -27,6 +27,7 @@ _SPREAD_WRITES: Final = 250  # for each lane: a command costs as much as a hundr
 _OVERHEAD: Final = 200  # bytes that a document's entry costs beside its content
 _MOST_WAITING: Final = 500  # conflicts that are tried again with each window
 _MANY_DOUBTS: Final = 100_000  # of one namespace; beyond, it is compared whole instead of held in memory
+_MOST_REMOVED: Final = 1_000  # names in one window: their commands come first, and the checkpoint is to follow
 
 
 class Write(NamedTuple):
@@ -62,11 +63,17 @@ class Window:
 
     A document is known by what its `_id` is to the server: a replacement may turn its 1 into 1.0, and the next event
     names it so.
+
+    Of a collection that is dropped, what came before is forgotten. The target removes it before the window's writes,
+    which are all that the collection holds then. So a collection that was dropped in this window, and is renamed now,
+    needs no rename in the target: the window knows all of it (ADR 41).
     """
 
     bytes: int = 0
     operations: int = 0
     _states: dict[Namespace, dict[Identity, Write | _Doubt]] = field(default_factory=dict)
+    _removals: dict[Namespace, Barrier] = field(default_factory=dict)
+    _replaced: set[Namespace] = field(default_factory=set)
 
     def add(self, change: Change) -> None:
         """Take one document operation, in order."""
@@ -86,10 +93,53 @@ class Window:
         self.bytes += len(document or b"")
         states[place] = _new(Write, (id_, document, is_new))
 
+    def take(self, barrier: Barrier) -> bool:
+        """Take a barrier; False: it renames what the target holds, and is to be applied alone."""
+        namespace, to = barrier.namespace, barrier.rename_to
+        if to is None:
+            self._remove(namespace, barrier)
+        elif not self._is_removed(namespace):
+            return False
+        else:
+            moved = self._states.pop(namespace, {})
+            self._remove(to, replace(barrier, kind="drop", namespace=to, rename_to=None))
+            self._states[to] = moved
+            self._replaced.discard(namespace)
+            self._replaced.add(to)
+        self.operations += 1
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it removes so many names that the checkpoint is to follow."""
+        return len(self._removals) >= _MOST_REMOVED
+
+    def removals(self) -> tuple[Barrier, ...]:
+        """Return what the target removes before it is written to, in any order: drops, and dropDatabases."""
+        return tuple(self._removals.values())
+
+    def _remove(self, removed: Namespace, barrier: Barrier) -> None:
+        names = {removed}
+        if removed.collection is None:
+            names.update(n for known in (self._states, self._removals) for n in known if n.database == removed.database)
+        for name in names:
+            states = self._states.pop(name, {})
+            self.bytes -= sum(_OVERHEAD + len(state[1] or b"") for state in states.values())
+            self._replaced.discard(name)
+        if self._is_removed(removed):
+            return
+        for name in names & self._removals.keys():
+            del self._removals[name]
+        self._removals[removed] = barrier
+
+    def _is_removed(self, namespace: Namespace) -> bool:
+        return namespace in self._removals or Namespace(namespace.database) in self._removals
+
     def take_up(self, waiting: Iterable[Failure]) -> None:
         """Try again, with this window, what was refused before it, unless it knows better."""
         for failure in waiting:
-            self._states.setdefault(failure.namespace, {}).setdefault(identity_of(failure.write.id), failure.write)
+            if not self._is_removed(failure.namespace):
+                self._states.setdefault(failure.namespace, {}).setdefault(identity_of(failure.write.id), failure.write)
 
     def batches(self, lanes: int) -> list[WriteBatch]:
         """Return the writes by namespace, spread over lanes so that each holds about as many; few are not spread."""
@@ -110,6 +160,9 @@ class Window:
 
     def settle(self, doubts: Doubts) -> None:
         """Update what is in doubt by what this window knows."""
+        for barrier in self._removals.values():
+            doubts.apply_barrier(barrier)
+        doubts.whole |= self._replaced
         for namespace, states in self._states.items():
             for write in states.values():
                 if isinstance(write, _Doubt):
@@ -159,19 +212,27 @@ class Doubts:
             if not ids:
                 del self.documents[namespace]
 
-    def apply_barrier(self, operation: Operation) -> None:
-        """Follow a drop, a rename or a dropDatabase: it settles, or moves, what was in doubt."""
-        namespace = operation.namespace
-        moved: set[DocumentId] = set()
-        for hit in [known for known in self.documents if _is_hit(operation, known)]:
-            ids = self.documents.pop(hit)
-            if operation.rename_to is not None and hit == namespace:
-                moved = ids
-        if operation.rename_to is not None and moved:
-            self.documents[operation.rename_to] = moved
-        self.whole.add(namespace)
-        if operation.rename_to is not None:
-            self.whole.add(operation.rename_to)
+    def apply_barrier(self, barrier: Barrier) -> None:
+        """Follow a drop, a rename or a dropDatabase: it settles, or moves, what was in doubt.
+
+        After a drop the log tells all of a collection. After a rename it may not: the new name is compared whole.
+        """
+        namespace, to = barrier.namespace, barrier.rename_to
+        if barrier.kind == "dropDatabase":
+            for known in [n for n in (*self.documents, *self.whole) if n.database == namespace.database]:
+                self._forget(known)
+            return
+        moved = self.documents.get(namespace)
+        self._forget(namespace)
+        if to is not None:
+            self._forget(to)
+            self.whole.add(to)
+            if moved:
+                self.documents[to] = moved
+
+    def _forget(self, namespace: Namespace) -> None:
+        self.documents.pop(namespace, None)
+        self.whole.discard(namespace)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, for the checkpoint."""
@@ -193,13 +254,6 @@ class Doubts:
             },
             whole={Namespace(row["db"], row["coll"]) for row in value["whole"]},
         )
-
-
-def _is_hit(operation: Operation, namespace: Namespace) -> bool:
-    """Whether a barrier concerns a namespace."""
-    if operation.kind == "dropDatabase":
-        return namespace.database == operation.namespace.database
-    return namespace in {operation.namespace, operation.rename_to}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

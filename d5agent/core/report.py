@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.operation import Namespace
 from d5agent.core.repair import KnownEvents
 from d5agent.core.replay import Doubts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from d5agent.core.compare import Difference
-    from d5agent.core.operation import Namespace
     from d5agent.core.repair import LastEvent, Repair
     from d5agent.core.replay import Failure
 
@@ -27,6 +27,11 @@ class Tally:
     compared: int = 0
     different: int = 0
     repaired: int = 0
+
+    @property
+    def is_remarkable(self) -> bool:
+        """Whether something was different, or repaired."""
+        return bool(self.different or self.repaired)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,6 +102,13 @@ class VerifyReport:
         if len(self.repaired) < NAMED:
             self.repaired.append(repair)
             self.known.repairs.setdefault(repair.difference.namespace, {})[repair.difference.id] = repair
+
+    def keep_only(self, there: Collection[Namespace]) -> None:
+        """Forget equal collections that are on neither side any more: a log may tell of any number of them."""
+        names = {str(namespace) for namespace in there}
+        for name in [n for n, tally in self.namespaces.items() if n not in names and not tally.is_remarkable]:
+            self.compared -= self.namespaces.pop(name).compared
+        self.known.keep_only({*there, *(Namespace(namespace.database) for namespace in there)})
 
     def take_differences(self) -> Doubts:
         """Return the documents that differ, and forget them here: they are to be compared again."""

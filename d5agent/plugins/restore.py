@@ -18,7 +18,7 @@ from d5agent.steps.generations import Generations
 from d5agent.steps.late import operations_after
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.parallel import beside
 from d5agent.steps.progress import RestoreProgress
 from d5agent.steps.rates import keep_rate
@@ -64,6 +64,7 @@ class Restore:
     is_live: bool = False
     drains: bool = False
     _applied: Link | None = None
+    _begins_at: Link | None = None
 
     async def run(self, coordinator: Coordinator) -> None:
         """Check the log, replay it, settle, verify; again while operations came in meanwhile.
@@ -74,13 +75,16 @@ class Restore:
             await self._late_restore().run(coordinator)
             return
         reader = LogReader(store=self.store)
-        self._applied = None  # tried again after a failure: what was read ahead then was not applied
+        self._applied = self._begins_at = None  # after a failure: what was read ahead then was not applied
         if self.is_live:
             await wait_for_backup(coordinator, self.store, "target")
         if not self.is_live or coordinator.state.fence is not None:
             proved_fence(coordinator.state)
         checkpoint = await load_checkpoint(self.states, coordinator.state.run_id)
-        await self._check_log(coordinator, reader)
+        last = await self._check_log(coordinator, reader)
+        if 0 <= checkpoint.sequence <= last.commit.sequence:
+            # The chain is checked: what is applied need not be read again, nor compared where it was.
+            self._applied = self._begins_at = await link_of(self.store, checkpoint.sequence)
         replayer, progress = self._replayer(coordinator, reader, checkpoint)
         generations = await self._generations(coordinator, reader, checkpoint)
         if self.is_live:
@@ -118,8 +122,8 @@ class Restore:
         )
         return LateRestore(reporter=reporter, target=self.target, states=self.states)
 
-    async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> None:
-        """Refuse a broken log before anything is written."""
+    async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> Link:
+        """Refuse a broken log before anything is written; return its last commit."""
         coordinator.report(step="checking the log")
         summary = await reader.check()
         if summary.last is None:
@@ -141,6 +145,7 @@ class Restore:
             segments=total.segments,
             orphans=len(summary.orphans),
         )
+        return summary.last
 
     def _replayer(
         self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint
@@ -254,7 +259,10 @@ class Restore:
             )
 
     async def _links(self, coordinator: Coordinator, reader: LogReader) -> AsyncGenerator[Link]:
-        """Yield the commits that this start has not applied yet."""
+        """Yield the commits that this start has not applied yet, and first the one that the checkpoint had reached."""
+        if self._begins_at is not None:
+            yield self._begins_at
+            self._begins_at = None
         async for link in reader.links(after=self._applied):
             yield link
             self._applied = link

@@ -16,6 +16,7 @@ from d5agent.core.operation import Namespace
 from d5agent.core.replay import Doubts
 from d5agent.core.report import VerifyReport
 from d5agent.errors import OperatorError
+from d5agent.steps.log_reader import link_of
 from d5agent.steps.touched import touched_among
 from d5agent.steps.verifier import ROUNDS, Verifier
 
@@ -66,6 +67,7 @@ class Generations:
             return  # nobody knows what was written to the target since
         self.watch.position, self.watch.since = position, value["watched_since"]
         self._sequence, self._again = value["sequence"], Doubts.from_json(value["again"])
+        self._last = await link_of(self.reader.store, self._sequence)
         for name, compared in value["namespaces"].items():
             self.report.count(name, compared)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from d5agent.core.pace import Pace, RateLimit
-    from d5agent.core.replay import Failure, WriteBatch
+    from d5agent.core.replay import Barrier, Failure, WriteBatch
     from d5agent.ports import Clock, Target
     from d5agent.service import Journal
 
@@ -41,6 +41,14 @@ class Lanes:
         portions = [portion for batch in batches for portion in self.limit.portions(batch)]
         results = await parallel(self._write, portions, limit=self.pace.lanes)
         return [failure for failures in results for failure in failures]
+
+    async def remove(self, removals: Iterable[Barrier]) -> None:
+        """Apply drops and dropDatabases, in any order."""
+        await parallel(self._remove, removals, limit=self.pace.lanes)
+
+    async def _remove(self, removal: Barrier) -> None:
+        async with self._lane():
+            await self.target.apply(removal)
 
     async def _write(self, batch: WriteBatch) -> Sequence[Failure]:
         async with self._lane():

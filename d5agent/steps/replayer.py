@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from d5agent.core.log import Commit, Link
     from d5agent.core.pace import Pace
     from d5agent.core.raw import DocumentId
+    from d5agent.core.replay import Barrier
     from d5agent.core.unique import Conflict
     from d5agent.ports import Clock, DocumentReader, StateStore, Target
     from d5agent.service import Journal
@@ -42,6 +43,8 @@ _VERSION: Final = 1
 _FETCH: Final = 50  # documents read from the source at a time, to settle doubts: nobody knows their sizes
 _WAITING_PART: Final = 8  # of the windows' bytes, for documents that wait for a later window
 _MANY_FAILURES: Final = 10_000  # beyond it the target refuses as a rule, and reading on only hides it
+_MIRROR_SECONDS: Final = 1.0  # between two mirrors of the checkpoint: the local one is what a restart goes on from
+_MOST_AT_RISK: Final = 1_000  # documents renamed since: a host without its disk would copy them from the source again
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +101,12 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
 
 @dataclass(slots=True, kw_only=True)
 class Replayer:
-    """Applies the log to the target, over as many lanes as `pace` allows; windows hold about `window_bytes`."""
+    """Applies the log to the target, over as many lanes as `pace` allows; windows hold about `window_bytes`.
+
+    What is repeated from an earlier checkpoint ends the same, drops too: all that a collection holds after its drop is
+    repeated as well. A rename does not: the old name may have been taken again, and is renamed once more. So the
+    checkpoint is saved on both sides of a rename, and nothing else is written in between (ADR 41).
+    """
 
     reader: LogReader
     target: Target
@@ -115,16 +123,20 @@ class Replayer:
     on_progress: Callable[[], None] = lambda: None
     gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before each window or barrier is written: whoever wants a pause does not return."""
+    _lanes: Lanes = field(init=False)
     _writer: Writer = field(init=False)
     _waiting: list[Failure] = field(default_factory=list)
     """Writes that the next window tries again. They are in doubt too: a kill forgets them, and does no harm."""
     _failed: int = 0
     _group: asyncio.TaskGroup = field(init=False)
     _saving: asyncio.Task[None] | None = None
+    _mirrored_at: float | None = None
+    _is_mirrored: bool = True
+    _at_risk: int = 0
 
     def __post_init__(self) -> None:
         """Open the lanes."""
-        lanes = Lanes(
+        self._lanes = Lanes(
             target=self.target,
             clock=self.clock,
             journal=self.journal,
@@ -132,12 +144,13 @@ class Replayer:
             busy=self.busy,
             limit=RateLimit(per_second=self.max_operations_per_second),
         )
-        self._writer = Writer(lanes=lanes, target=self.target_reader)
+        self._writer = Writer(lanes=self._lanes, target=self.target_reader)
 
     async def apply_log(self, links: AsyncIterator[Link]) -> None:
         """Apply commits, in order; the checkpoint is saved after each window that the target has acknowledged.
 
         Commits that the checkpoint covers are passed over. While one window's checkpoint is saved the next is written.
+        When this returns, the checkpoint is mirrored too.
         """
         windows = Windows(reader=self.reader, window_bytes=self.window_bytes)
         self._saving = None  # of an earlier call, which may have failed
@@ -145,6 +158,8 @@ class Replayer:
             async for portion in portions:
                 await self._apply(portion)
             await self._saved()
+            if not self._is_mirrored:
+                await self._save(self.checkpoint.to_json(), mirrors=True)
 
     async def _beyond(self, links: AsyncIterator[Link]) -> AsyncGenerator[Link]:
         """Yield the commits that the checkpoint does not cover."""
@@ -185,7 +200,7 @@ class Replayer:
                     replace(c, failure=without_document(c.failure)) for c in await self._writer.holders.of(held)
                 ]
                 refused += map(without_document, others)
-        await self._save(self.checkpoint.to_json())
+        await self._save(self.checkpoint.to_json(), mirrors=True)
         return conflicts, refused
 
     async def _settle(self, namespace: Namespace, ids: Sequence[DocumentId]) -> list[Failure]:
@@ -207,25 +222,38 @@ class Replayer:
     async def _apply(self, portion: Portion) -> None:
         if self.gate is not None:
             await self.gate()
-        # Checkpoints on both sides of a barrier: repeated after a crash, it meets the target as it left it, and nothing
-        # later. A window that ends within a commit is read again from the commit's beginning, which changes nothing.
         if portion.barrier is not None:
-            await self._saved()
-            await self.target.apply(barrier_of(portion.barrier))
-            self.checkpoint.doubts.apply_barrier(portion.barrier)
-            self._waiting = []
+            await self._rename(barrier_of(portion.barrier), portion.reached)
+            return
         await self._flush(portion.window)
         reached = portion.reached
+        # A window that ends within a commit is read again from the commit's beginning, which changes nothing.
         if portion.window.operations or (reached is not None and reached.sequence > self.checkpoint.sequence):
             await self._saved()
             self._reach(reached)
-            self._saving = self._group.create_task(self._save(self.checkpoint.to_json()))
-        if portion.barrier is not None:
-            await self._saved()
+            self._saving = self._group.create_task(self._save(self.checkpoint.to_json(), mirrors=self._is_mirror_due()))
+
+    async def _rename(self, barrier: Barrier, reached: Commit | None) -> None:
+        """Apply a rename between two checkpoints: repeated after a crash, it meets the target as it left it.
+
+        They are mirrored now and then only. A host that has lost its disk may repeat a rename whose old name has been
+        taken again. The new name is compared whole at the end; only so much is to be copied again then.
+        """
+        await self._saved()
+        self._at_risk += await self.target_reader.count(barrier.namespace, exactly=False)
+        mirrors = self._at_risk > _MOST_AT_RISK
+        if mirrors and not self._is_mirrored:
+            await self._save(self.checkpoint.to_json(), mirrors=True)
+        await self.target.apply(barrier)
+        self.checkpoint.doubts.apply_barrier(barrier)
+        self._waiting = [failure for failure in self._waiting if failure.namespace not in _names_of(barrier)]
+        self._reach(reached)
+        await self._save(self.checkpoint.to_json(), mirrors=mirrors or self._is_mirror_due())
 
     async def _flush(self, window: Window) -> None:
         if not window.operations:
             return
+        await self._lanes.remove(window.removals())
         window.take_up(self._waiting)
         failures = await self._write(window.batches(self.pace.lanes))
         window.settle(self.checkpoint.doubts)
@@ -256,12 +284,22 @@ class Replayer:
         if reached is not None and reached.sequence > self.checkpoint.sequence:
             self.checkpoint.sequence, self.checkpoint.operations = reached.sequence, reached.total.operations
 
-    async def _save(self, checkpoint: dict[str, Any]) -> None:
-        await self.states.save(CHECKPOINT, checkpoint)
+    async def _save(self, checkpoint: dict[str, Any], *, mirrors: bool) -> None:
+        await self.states.save(CHECKPOINT, checkpoint, mirrors=mirrors)
+        self._is_mirrored = mirrors
+        if mirrors:
+            self._mirrored_at, self._at_risk = self.clock.monotonic(), 0
         self.on_progress()
+
+    def _is_mirror_due(self) -> bool:
+        return self._mirrored_at is None or self.clock.monotonic() - self._mirrored_at >= _MIRROR_SECONDS
 
     async def _saved(self) -> None:
         """Return when the newest checkpoint is saved."""
         if self._saving is not None:
             await self._saving
             self._saving = None
+
+
+def _names_of(barrier: Barrier) -> set[Namespace | None]:
+    return {barrier.namespace, barrier.rename_to}

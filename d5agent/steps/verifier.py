@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 500  # documents looked up at a time
 _MANY_IDS: Final = 20_000  # operations whose documents are remembered before these are compared
+_MANY_NAMES: Final = 10_000  # collections that were dropped or renamed; of more, those that are gone are forgotten
 _SEGMENTS_AHEAD: Final = 1  # a segment may be 64 MiB
 ROUNDS: Final = 4  # comparisons of a document that differs: it may be changing at this moment
 _BATCH_BYTES: Final = 2 * 1024 * 1024
@@ -99,11 +100,12 @@ class Verifier:
                 if portion.operations >= _MANY_IDS:
                     entire.update(portion.moved)
                     await portions.put(portion)
+                    entire = await self._there(entire) if len(entire) > _MANY_NAMES else entire
                     portion = Touched()
             entire.update(portion.moved)
             await portions.put(portion)
             await portions.join()
-        await self._compare_whole(await self._expanded(entire))
+        await self._compare_whole(await self._there(entire))
         if with_facts:
             await self._compare_facts(n for n in await self.source.collections() if str(n) in self.report.namespaces)
         self.report.seconds += self.clock.monotonic() - began
@@ -143,7 +145,7 @@ class Verifier:
                 for batch, size in _batches((id_, _ASSUMED_BYTES) for id_ in sorted(ids))
             ]
         )
-        await self._compare_whole(await self._expanded(set(differences.whole)))
+        await self._compare_whole(await self._there(set(differences.whole)))
         self._counts = True
         self.report.seconds += self.clock.monotonic() - began
         return self.report
@@ -158,11 +160,16 @@ class Verifier:
         self.report.seconds = self.clock.monotonic() - began
         return self.report
 
-    async def _expanded(self, namespaces: set[Namespace]) -> set[Namespace]:
-        """Return the collections meant: a database without a collection means all of it."""
-        databases = {namespace.database for namespace in namespaces if namespace.collection is None}
-        known = {*await self.source.collections(), *await self.target.collections()} if databases else set()
-        return {n for n in namespaces if n.collection is not None} | {n for n in known if n.database in databases}
+    async def _there(self, namespaces: set[Namespace]) -> set[Namespace]:
+        """Return the collections meant that are on either side; a database without a collection means all of it.
+
+        What is on neither is equal, and forgotten: a log may tell of any number of temporary collections.
+        """
+        if not namespaces:
+            return set()
+        there = {*await self.source.collections(), *await self.target.collections()}
+        self.report.keep_only(there)
+        return {n for n in there if n in namespaces or n._replace(collection=None) in namespaces}
 
     async def _compare_portions(self, portions: asyncio.Queue[Touched]) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Cuts the log into what is written at a time: windows of compacted operations, and barriers between them."""
+"""Cuts the log into what is written at a time: windows of compacted operations, and renames between them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.operation import OWN_DATABASE, Operation
-from d5agent.core.replay import Window
+from d5agent.core.replay import Window, barrier_of, is_known_barrier
 from d5agent.core.segment import decode_changes
 from d5agent.steps.parallel import beside
 
@@ -25,7 +25,7 @@ _BREATH: Final = 1_000  # operations between two moments in which writes may go 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portion:
-    """What is applied at a time: a window, or a barrier alone.
+    """What is applied at a time: a window, or alone a barrier that no window can take.
 
     Once it is applied, all commits up to `reached` are. It may hold the beginning of the next commit too.
     """
@@ -81,14 +81,14 @@ class Windows:
                     yield portion
             elif change.namespace.database != OWN_DATABASE:
                 self._window.add(change)
-            if self._window.bytes >= self.window_bytes // _HELD:
+            if self._window.bytes >= self.window_bytes // _HELD or self._window.is_full:
                 yield self._cut()
             if number % _BREATH == 0:
                 await _breathe()
 
     async def _barrier(self, operation: Operation, commit: Commit) -> AsyncGenerator[Portion]:
-        """Yield what came before a barrier, then the barrier: it stands alone in its commit."""
-        if operation.is_ours:
+        """Take a barrier into the window; where it cannot be taken, yield what came before, then the barrier alone."""
+        if operation.is_ours or (is_known_barrier(operation) and self._window.take(barrier_of(operation))):
             return
         yield self._cut()
         self._reached = commit

@@ -153,6 +153,10 @@ class FakeCluster:
         """Return the namespace of each event, in order."""
         return [happened.op.namespace for happened in self._happened]
 
+    def operations(self) -> list[Op]:
+        """Return what happened, in order."""
+        return [happened.op for happened in self._happened]
+
     def first_at(self, time: ClusterTime) -> int:
         """Return the number of the first event at a time, or after it."""
         return next((n for n, happened in enumerate(self._happened) if happened.time >= time), len(self))

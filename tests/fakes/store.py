@@ -113,25 +113,35 @@ class DownStore(FakeObjectStore):
 
 
 class FakeStateStore:
-    """States as the JSON text that a disk would hold. `history` has every saved value, oldest first."""
+    """States as the JSON text that a disk would hold, and their mirrors. `history`: every saved value, oldest first."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
+        self.mirrors: dict[str, str] = {}
+        self.mirrored = 0
         self.history: list[tuple[str, dict[str, Any]]] = []
 
     async def load(self, name: str) -> dict[str, Any] | None:
-        text = self.texts.get(name)
+        text = self.texts.get(name) or self.mirrors.get(name)
         if text is None:
             return None
         value: dict[str, Any] = json.loads(text)
         return value
 
-    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:  # noqa: ARG002 -- one copy
+    async def save(self, name: str, value: Mapping[str, Any], *, mirrors: bool = True) -> None:
         self.texts[name] = json.dumps(value)
         self.history.append((name, json.loads(self.texts[name])))
+        if mirrors:
+            self.mirrors[name] = self.texts[name]
+            self.mirrored += 1
 
     async def delete(self, name: str) -> None:
         self.texts.pop(name, None)
+        self.mirrors.pop(name, None)
+
+    def lose_disk(self) -> None:
+        """Let another host carry on: it has the mirrors only."""
+        self.texts.clear()
 
 
 class FullDisk(FakeStateStore):

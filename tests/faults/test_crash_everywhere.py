@@ -201,7 +201,7 @@ class SavesFirst(Replayer):
     @override
     async def _apply(self, portion: Portion) -> None:
         self._reach(portion.reached)
-        await self._save(self.checkpoint.to_json())
+        await self._save(self.checkpoint.to_json(), mirrors=True)
         await super()._apply(portion)
 
 

@@ -68,9 +68,9 @@ class Step:
     count: int = 0
 
 
-def steps(*, with_barriers: bool) -> st.SearchStrategy[list[Step]]:
-    """Return histories; without barriers, only documents change."""
-    moves = _BARRIERS if with_barriers else ()
+def steps(*, barriers: int) -> st.SearchStrategy[list[Step]]:
+    """Return histories; without barriers, only documents change. At 12 every third step is one."""
+    moves = _BARRIERS * barriers
     kinds = st.sampled_from((*_DOCUMENT_KINDS * 4, *_HANDING_ROUND * 3, *("capture", "wait") * 6, *moves))
     # A step is three draws instead of seven: hypothesis spends more on drawing than a history does on happening.
     places = st.sampled_from(tuple(itertools.product(_PLACES, _PLACES)))

@@ -68,12 +68,17 @@ class Rehearsal:
         self.target.before_each = lambda: None
         return failures
 
-    async def die(self, cuts: Sequence[float], uncut: int | None = None) -> None:
-        """Begin to replay, and die, once for each cut: the part of an undisturbed replay's calls that it lived."""
+    async def die(self, cuts: Sequence[float], uncut: int | None = None, *, with_disk: bool = False) -> None:
+        """Begin to replay, and die, once for each cut: the part of an undisturbed replay's calls that it lived.
+
+        `with_disk`: each time the disk is lost as well, and the mirrors are all that is left.
+        """
         uncut = uncut or await self.halves()
         for cut in cuts:
             with suppress(DiedError):  # a later life may be long enough for what an earlier one left
                 await self.replay_what_fits(Life(int(cut * (uncut - 1))))
+            if with_disk:
+                self.states.lose_disk()
 
     async def halves(self) -> int:
         """Return how many moments there are to die in, from a run beside."""
@@ -161,6 +166,7 @@ async def rehearsal(
 
 MANNERS: Final = st.builds(Manner, st.integers(1, 4), st.sampled_from((1, 600, 2000, 1_000_000)), st.integers(0, 1000))
 COPIED_AT: Final = st.sampled_from((0.0, 0.5, 1.0))
-CALM: Final = steps(with_barriers=False)
-WILD: Final = steps(with_barriers=True)
+CALM: Final = steps(barriers=0)
+WILD: Final = steps(barriers=1)
+CROWDED: Final = steps(barriers=12)
 ANY_SHAPE: Final = st.sampled_from(SHAPES)

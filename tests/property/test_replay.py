@@ -13,7 +13,7 @@ from d5agent.steps.replayer import CHECKPOINT
 from tests.fakes.mortal import Life
 from tests.fakes.target import FakeTarget
 from tests.property.histories import shuffled
-from tests.property.rehearsal import ANY_SHAPE, CALM, COPIED_AT, MANNERS, WILD, Manner, rehearsal
+from tests.property.rehearsal import ANY_SHAPE, CALM, COPIED_AT, CROWDED, MANNERS, WILD, Manner, rehearsal
 
 if TYPE_CHECKING:
     import random
@@ -124,5 +124,56 @@ def test_drops_and_renames_need_no_repair_where_the_log_tells_all(
         source, target = case.recording.cluster.database.contents(), watched.database.contents()
         for namespace in {*source, *target} - watched.spared:
             assert target.get(namespace) == source.get(namespace)
+
+    asyncio.run(run())
+
+
+@given(
+    before=WILD, after=CROWDED, cuts=st.lists(st.floats(0, 1), min_size=1, max_size=4), shape=ANY_SHAPE, manner=MANNERS
+)
+def test_crowded_barriers_are_exact_wherever_replay_dies(
+    before: list[Step], after: list[Step], cuts: list[float], shape: Shape, manner: Manner
+) -> None:
+    async def run() -> None:
+        case = await rehearsal(before, after, manner, shape=shape)
+        case.target = watched = _Watched(case.target.database, shuffle=shuffled(manner.seed))
+        await case.die(cuts)
+        await case.replay(Life(None))
+        source, target = case.recording.cluster.database.contents(), watched.database.contents()
+        for namespace in {*source, *target} - watched.spared:
+            assert target.get(namespace) == source.get(namespace)
+        await case.require_equal()
+
+    asyncio.run(run())
+
+
+@given(
+    before=WILD, after=CROWDED, cuts=st.lists(st.floats(0, 1), min_size=1, max_size=3), shape=ANY_SHAPE, manner=MANNERS
+)
+def test_replay_from_an_old_mirror_ends_equal_after_comparison(
+    before: list[Step], after: list[Step], cuts: list[float], shape: Shape, manner: Manner
+) -> None:
+    async def run() -> None:
+        case = await rehearsal(before, after, manner, shape=shape)
+        await case.die(cuts, with_disk=True)
+        await case.replay(Life(None))
+        await case.require_equal()
+
+    asyncio.run(run())
+
+
+@given(before=WILD, after=CROWDED, back=st.floats(0, 1), shape=ANY_SHAPE, manner=MANNERS)
+def test_only_renamed_names_need_comparison_after_a_repeated_replay(
+    before: list[Step], after: list[Step], back: float, shape: Shape, manner: Manner
+) -> None:
+    async def run() -> None:
+        case = await rehearsal(before, after, manner, shape=shape)
+        await case.replay(Life(None))
+        saved = [value for name, value in case.states.history if name == CHECKPOINT]
+        await case.states.save(CHECKPOINT, saved[int(back * (len(saved) - 1))])
+        await case.replay(Life(None))
+        renamed = {op.rename_to for op in case.recording.cluster.operations() if op.rename_to is not None}
+        assert case.checkpoint.doubts.whole <= renamed
+        await case.require_equal()
 
     asyncio.run(run())

@@ -134,7 +134,7 @@ async def test_each_repair_points_at_the_event_that_explains_it() -> None:
     assert events["whole"]["commit"] in stage.store.objects
 
 
-async def test_a_null_post_image_and_a_moved_name_are_causes() -> None:
+async def test_a_moved_name_is_the_cause_of_its_repairs() -> None:
     stage = Stage()
     moved = (insert(ORDERS, {"_id": 1, "n": 0}), update(ORDERS, {"_id": 1, "n": 1}), rename(ORDERS, ITEMS))
     await stage.capture(*moved)
@@ -143,7 +143,7 @@ async def test_a_null_post_image_and_a_moved_name_are_causes() -> None:
     report = await verifier(stage, repair_into=stage.target).touched(reader, reader.links(), ())
     assert report.is_equal
     assert {str(r.difference.namespace): r.cause for r in report.repaired} == {
-        "shop.orders": Cause.TOLD_TOO_LITTLE,
+        "shop.orders": Cause.NAME_MOVED,
         "shop.items": Cause.NAME_MOVED,
     }
 

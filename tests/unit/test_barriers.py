@@ -1,0 +1,279 @@
+"""What drops, renames and dropDatabases cost a restore: few checkpoints, few mirrors, bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from typing_extensions import override
+
+from d5agent.core.operation import Namespace, parse_event
+from d5agent.core.pace import Pace
+from d5agent.core.replay import Barrier, Doubts, Failure, Window, Write
+from d5agent.core.report import VerifyReport
+from d5agent.core.segmenter import Segmenter
+from d5agent.errors import OperatorError
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_writer import LogWriter
+from d5agent.steps.replayer import CHECKPOINT, Checkpoint, Replayer
+from d5agent.steps.verifier import Verifier
+from tests.fakes.cluster import Op, drop, drop_database, insert, rename
+from tests.fakes.commits import WRITER
+from tests.fakes.documents import raw_document, raw_id
+from tests.fakes.events import ITEMS, ORDERS, at, change
+from tests.fakes.machine import FakeJournal
+from tests.fakes.one_by_one import OneByOne
+from tests.fakes.stage import Stage
+from tests.fakes.target import FakeReader, FakeTarget
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+ARCHIVE = Namespace("shop", "archive")
+TEMPORARY = 2_000
+
+
+class CountingTarget(FakeTarget):
+    """Notes which barriers it applies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied: list[Barrier] = []
+        self.scanned: list[Namespace] = []
+
+    @override
+    async def apply(self, barrier: Barrier) -> None:
+        self.applied.append(barrier)
+        await super().apply(barrier)
+
+    @override
+    async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
+        self.scanned.append(namespace)
+        async for page in super().scan(namespace):
+            yield page
+
+
+async def logged(stage: Stage, ops: Sequence[Op]) -> None:
+    """Let operations happen, each seen at once, and store them as a log."""
+    segmenter = Segmenter(max_bytes=1_000_000, max_age_seconds=60)
+    log = OneByOne(LogWriter(store=stage.store, clock=stage.clock, writer=WRITER, last=None))
+    for number, op in enumerate(ops):
+        stage.cluster.apply(op)
+        for cut in segmenter.add(parse_event(stage.cluster.event(number)), now=0.0):
+            await log.take(cut)
+    segmenter.seal(None)
+    last = segmenter.drain()
+    assert last is not None
+    await log.take(last)
+
+
+def replayer(stage: Stage, target: FakeTarget) -> Replayer:
+    return Replayer(
+        reader=LogReader(store=stage.store),
+        target=target,
+        target_reader=target,
+        source=FakeReader(stage.cluster),
+        states=stage.states,
+        journal=FakeJournal(),
+        checkpoint=Checkpoint(run_id="run"),
+        clock=stage.clock,
+        pace=Pace(lanes=2),
+        window_bytes=1_000_000,
+    )
+
+
+async def replayed(stage: Stage, target: FakeTarget) -> Checkpoint:
+    """Replay the log; see that the target holds what the source does."""
+    player = replayer(stage, target)
+    await player.apply_log(player.reader.links())
+    assert target.database.contents() == stage.database.contents()
+    return player.checkpoint
+
+
+def saves(stage: Stage) -> int:
+    return sum(name == CHECKPOINT for name, _ in stage.states.history)
+
+
+async def test_many_drops_share_one_checkpoint() -> None:
+    stage, target = Stage(), CountingTarget()
+    names = [Namespace("shop", f"temporary {number}") for number in range(TEMPORARY)]
+    await logged(stage, [op for name in names for op in (insert(name, {"_id": 1}), drop(name))])
+    checkpoint = await replayed(stage, target)
+    assert checkpoint.operations == 2 * TEMPORARY
+    assert saves(stage) <= 5
+    assert [barrier.namespace for barrier in target.applied] == names
+    assert checkpoint.doubts == Doubts()
+
+
+async def test_a_collection_dropped_again_and_again_is_dropped_once() -> None:
+    stage, target = Stage(), CountingTarget()
+    await logged(stage, [op for n in range(300) for op in (insert(ORDERS, {"_id": n}), drop(ORDERS))])
+    await replayed(stage, target)
+    assert len(target.applied) == 1
+
+
+async def test_renames_of_new_collections_need_no_mirror_each() -> None:
+    stage, target = Stage(), CountingTarget()
+    await logged(stage, [op for n in range(300) for op in (insert(ORDERS, {"_id": n}), rename(ORDERS, ITEMS))])
+    checkpoint = await replayed(stage, target)
+    assert stage.states.mirrored <= 3
+    assert checkpoint.doubts.whole == {ITEMS}
+
+
+async def test_renames_of_dropped_collections_share_one_checkpoint() -> None:
+    stage, target = Stage(), CountingTarget()
+    target.database.put(ITEMS, raw_id("old"), raw_document({"_id": "old"}))
+    cycle = [
+        (insert(ORDERS, {"_id": n}), drop(ORDERS), insert(ORDERS, {"_id": -n}), rename(ORDERS, ITEMS))
+        for n in range(99)
+    ]
+    await logged(stage, [op for ops in cycle for op in ops])
+    await replayed(stage, target)
+    assert saves(stage) <= 3
+    assert {(barrier.kind, barrier.namespace) for barrier in target.applied} == {("drop", ORDERS), ("drop", ITEMS)}
+
+
+async def test_a_large_rename_is_mirrored_on_both_sides() -> None:
+    stage, target = Stage(), CountingTarget()
+    await logged(stage, [insert(ORDERS, {"_id": n}) for n in range(1_001)] + [rename(ORDERS, ITEMS)])
+    mirrored: list[int] = []
+    before = target.apply
+
+    async def apply(barrier: Barrier) -> None:
+        mirrored.append(stage.states.mirrored)
+        await before(barrier)
+
+    target.apply = apply  # type: ignore[method-assign]
+    await replayed(stage, target)
+    assert mirrored == [1]
+    assert stage.states.mirrored == 2
+    stage.states.lose_disk()
+    found = await stage.states.load(CHECKPOINT)
+    assert found is not None
+    assert found["sequence"] >= 1
+
+
+async def test_names_gone_on_both_sides_are_neither_scanned_nor_kept() -> None:
+    stage, target = Stage(), CountingTarget()
+    kept = Namespace("shop", "temporary 7")
+    names = [Namespace("shop", f"temporary {number}") for number in range(50)]
+    ops = [op for name in names for op in (insert(name, {"_id": 1}), drop(name))]
+    await logged(
+        stage, [*ops, insert(kept, {"_id": 2}), insert(Namespace("gone", "a"), {"_id": 1}), drop_database("gone")]
+    )
+    await replayed(stage, target)
+    report = VerifyReport(scope="touched")
+    verifier = Verifier(
+        source=FakeReader(stage.cluster),
+        target=target,
+        repair_into=None,
+        clock=stage.clock,
+        waiting_bytes=1_000,
+        report=report,
+    )
+    reader = LogReader(store=stage.store)
+    await verifier.touched(reader, reader.links(), ())
+    assert target.scanned == [kept]
+    assert set(report.namespaces) == {str(kept)}
+    assert set(report.known.moved) == {kept}
+    assert report.compared == 1
+    assert report.is_equal
+
+
+def window_of(*barriers: Barrier) -> Window:
+    window = Window()
+    window.add(change("insert", 1))
+    assert [window.take(barrier) for barrier in barriers] == [True] * len(barriers)
+    return window
+
+
+DROP = Barrier(kind="drop", namespace=ORDERS, rename_to=None, cluster_time=at(2))
+RENAME = Barrier(kind="rename", namespace=ORDERS, rename_to=ITEMS, cluster_time=at(3))
+DROP_DATABASE = Barrier(kind="dropDatabase", namespace=Namespace("shop"), rename_to=None, cluster_time=at(4))
+
+
+def test_a_window_forgets_what_is_dropped() -> None:
+    window = window_of(DROP)
+    assert window.bytes == 0
+    assert window.batches(1) == []
+    assert window.removals() == (DROP,)
+    assert window.operations == 2
+
+
+def test_a_window_leaves_alone_what_the_target_must_rename() -> None:
+    window = Window()
+    window.add(change("insert", 1))
+    assert not window.take(RENAME)
+    assert window.removals() == ()
+    assert len(window.batches(1)) == 1
+
+
+def test_a_window_renames_what_it_knows_whole() -> None:
+    window = window_of(DROP)
+    window.add(change("insert", 5, "new"))
+    window.add(change("insert", 5, "lost", namespace=ITEMS))
+    assert window.take(RENAME)
+    (batch,) = window.batches(1)
+    assert (batch.namespace, [write.id for write in batch.writes]) == (ITEMS, [raw_id("new")])
+    assert window.removals() == (DROP, replace(RENAME, kind="drop", namespace=ITEMS, rename_to=None))
+    doubts = Doubts(documents={ITEMS: {raw_id(1)}, ORDERS: {raw_id(2)}})
+    window.settle(doubts)
+    assert doubts == Doubts(whole={ITEMS})
+
+
+def test_a_chain_of_renames_ends_at_the_last_name() -> None:
+    window = window_of(DROP)
+    window.add(change("insert", 5, "new"))
+    assert window.take(RENAME)
+    assert window.take(replace(RENAME, namespace=ITEMS, rename_to=ARCHIVE))
+    doubts = Doubts()
+    window.settle(doubts)
+    assert [batch.namespace for batch in window.batches(1)] == [ARCHIVE]
+    assert doubts.whole == {ARCHIVE}
+
+
+def test_a_dropped_database_covers_its_collections() -> None:
+    window = window_of(DROP, DROP_DATABASE, DROP)
+    assert window.removals() == (DROP_DATABASE,)
+    window.add(change("insert", 6, "new"))
+    assert window.take(RENAME)
+    assert window.removals() == (DROP_DATABASE,)
+    assert [batch.namespace for batch in window.batches(1)] == [ITEMS]
+
+
+def test_what_waits_for_a_removed_collection_is_not_tried_again() -> None:
+    window = window_of(DROP)
+    for namespace in (ORDERS, ARCHIVE):
+        write = Write(id=raw_id(1), document=raw_document({"_id": 1}))
+        window.take_up([Failure(namespace=namespace, write=write, reason="", is_conflict=True)])
+    assert [batch.namespace for batch in window.batches(1)] == [ARCHIVE]
+
+
+async def test_an_unknown_barrier_is_applied_after_nothing() -> None:
+    stage, target = Stage(), CountingTarget()
+    await logged(stage, [insert(ORDERS, {"_id": 1}), Op(kind="reshard", namespace=ORDERS), insert(ORDERS, {"_id": 2})])
+    player = replayer(stage, target)
+    with pytest.raises(OperatorError, match="cannot be replayed"):
+        await player.apply_log(player.reader.links())
+    assert set(target.database.contents()[ORDERS]) == {raw_id(1)}
+
+
+async def test_a_restart_does_not_read_applied_commits_again() -> None:
+    stage = Stage()
+    for number in range(8):
+        await stage.capture(insert(ORDERS, {"_id": number}))
+    await stage.draw_fence()
+    await stage.restore().run(stage.coordinator)
+    commits = await stage.commits()
+    read: list[str] = []
+    get = stage.store.get
+
+    async def counted(key: str) -> bytes | None:
+        read.append(key)
+        return await get(key)
+
+    stage.store.get = counted  # type: ignore[method-assign]
+    await stage.restore().run(stage.coordinator)
+    # Once to check the chain, once to compare; some more at the log's end.
+    assert [read.count(commit.key) for commit in commits[:-1]] == [2] * (len(commits) - 1)
