@@ -10,6 +10,8 @@ from d5agent.core.services import ACTIVE, MODES, Phase, PhaseState, Service, Ser
 from d5agent.errors import RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from d5agent.core.operation import ClusterTime
 
 # A cutover takes about as long as a turn of the live restore. Until a turn is this short, and little differs, the
@@ -87,6 +89,11 @@ def lag_seconds(applied: ClusterTime, captured: ClusterTime | None, capture_lag:
     """Return how far the target is behind the source: behind the log, and the log behind the source."""
     behind_log = 0 if captured is None else max(0, captured.seconds - applied.seconds)
     return round(behind_log + (capture_lag or 0.0), 1)
+
+
+def held_up_by(refused: Sequence[str]) -> str:
+    """Return what a cutover waits for whose restore has documents that the target refuses."""
+    return f"somebody to mend what MongoDB refuses, before a cutover can begin: {'; '.join(refused)}"
 
 
 def is_ready(*, turn_seconds: float, carried: int, carries_whole: bool, lag: float) -> bool:

@@ -153,6 +153,10 @@ class Window:
             ]
         return batches
 
+    def knows(self, namespace: Namespace, place: Identity) -> bool:
+        """Whether an operation of this window concerns a document."""
+        return place in self._states.get(namespace, ())
+
     def touched(self) -> Iterator[tuple[Namespace, tuple[DocumentId, ...]]]:
         """Yield the documents that the window's operations concern, by namespace."""
         for namespace, states in self._states.items():

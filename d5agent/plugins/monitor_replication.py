@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from d5agent.core.cutover import MAY_BE_READ_ONLY
+from d5agent.core.cutover import MAY_BE_READ_ONLY, held_up_by
 from d5agent.core.log import foreign_operations
 from d5agent.core.services import Fence, Service, Status
 from d5agent.errors import OperatorError
@@ -52,9 +52,14 @@ class MonitorReplication:
         try:
             # Refused before the application is made read-only.
             await write_marker(self.source, "probe", again=self._again)
-            while not coordinator.facts_of(Service.RESTORE).get("can_cutover"):
+            while not (facts := coordinator.facts_of(Service.RESTORE)).get("can_cutover"):
                 self._check_restore(coordinator)
-                await coordinator.wait("restore to catch up; then the application is made read-only")
+                refused = facts.get("refused")
+                await coordinator.wait(
+                    held_up_by([str(line) for line in refused])
+                    if isinstance(refused, list) and refused
+                    else "restore to catch up; then the application is made read-only"
+                )
             await coordinator.go_on()
             await application.refuse_writes()
             coordinator.journal.info("application_refused", next="d5agent cutover --call-off lets it write again")

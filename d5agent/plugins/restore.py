@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.certificate import proved_fence
-from d5agent.core.cutover import is_ready, lag_seconds
+from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
+from d5agent.core.naming import id_to_text
 from d5agent.core.operation import ClusterTime
 from d5agent.core.pace import Pace
 from d5agent.core.services import ACTIVE, Service, Verified
@@ -27,9 +28,10 @@ from d5agent.steps.reports import store_report
 from d5agent.steps.target_watch import TargetWatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from d5agent.core.log import Link
+    from d5agent.core.replay import Failure
     from d5agent.core.report import VerifyReport
     from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore, Target, TargetChanges
     from d5agent.service import Coordinator
@@ -65,6 +67,8 @@ class Restore:
     drains: bool = False
     _applied: Link | None = None
     _begins_at: Link | None = None
+    _refused: list[str] = field(default_factory=list)
+    """What holds the cutover up, in words."""
 
     async def run(self, coordinator: Coordinator) -> None:
         """Check the log, replay it, settle, verify; again while operations came in meanwhile.
@@ -199,15 +203,29 @@ class Restore:
             await self._wait_while_paused(coordinator)
             began = self.clock.monotonic()
             await self._replay(coordinator, replayer, progress)
+            self._report_refused(coordinator, await replayer.try_refused())
             if self._applied is not None:
                 coordinator.report(step="comparing")
                 await generations.compare(self._applied)
             self._report_turn(coordinator, generations, turn_seconds=self.clock.monotonic() - began)
             await self._rest(coordinator)
 
+    def _report_refused(self, coordinator: Coordinator, refused: Sequence[Failure]) -> None:
+        """Say which documents hold the cutover up: behind it they would fail restore with the application read-only."""
+        lines = [f"{f.namespace} {id_to_text(f.write.id)}: {f.reason}" for f in refused[:_SHOWN]]
+        if lines and lines != self._refused:
+            coordinator.journal.warning(
+                "cutover_held_up",
+                refused=len(refused),
+                first=lines,
+                hint="mend the cause on MongoDB; each is tried again within seconds",
+            )
+        self._refused = lines
+        coordinator.report(refused_documents=len(refused), refused=lines)
+
     def _report_turn(self, coordinator: Coordinator, generations: Generations, *, turn_seconds: float) -> None:
         lag = self._report_lag(coordinator)
-        ready = is_ready(
+        ready = not self._refused and is_ready(
             turn_seconds=turn_seconds, carried=generations.carried, carries_whole=generations.carries_whole, lag=lag
         )
         if ready and not coordinator.facts.get("can_cutover"):
@@ -222,7 +240,9 @@ class Restore:
         for _ in range(_URGENT_MOMENTS if is_urgent else _MOMENTS):
             if coordinator.state.fence is not None:
                 break
-            await coordinator.wait("d5agent cutover, following the log meanwhile")
+            await coordinator.wait(
+                held_up_by(self._refused) if self._refused else "d5agent cutover, following the log meanwhile"
+            )
 
     def _report_lag(self, coordinator: Coordinator) -> float:
         if self._applied is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from d5agent.core.operation import Namespace
 from d5agent.core.pace import RateLimit
 from d5agent.core.progress import BusyLanes
+from d5agent.core.refusals import Refusals
 from d5agent.core.replay import (
     Doubts,
     Failure,
@@ -56,6 +57,8 @@ class Checkpoint:
     operations: int = 0
     written: int = 0
     doubts: Doubts = field(default_factory=Doubts)
+    refusals: Refusals = field(default_factory=Refusals)
+    """Which of the documents in doubt the target has refused."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -66,6 +69,7 @@ class Checkpoint:
             "operations": self.operations,
             "written": self.written,
             "doubts": self.doubts.to_json(),
+            "refusals": self.refusals.to_json(),
         }
 
 
@@ -90,6 +94,7 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
             operations=value["operations"],
             written=value["written"],
             doubts=Doubts.from_json(value["doubts"]),
+            refusals=Refusals.from_json(value.get("refusals", ())),  # an older version kept none
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(
@@ -167,6 +172,21 @@ class Replayer:
         async for link in links:
             if link.commit.sequence > reached:
                 yield link
+
+    async def try_refused(self) -> Sequence[Failure]:
+        """Write what was refused as the source has it now; return what is refused for good: no later event settles it.
+
+        While applications write, the source's version is newer than all that was applied, and what comes later is
+        applied over it. The document stays in doubt to the end.
+        """
+        refusals = self.checkpoint.refusals
+        for namespace, ids in refusals.documents():
+            for at in range(0, len(ids), _FETCH):
+                found = await self.source.fetch(namespace, ids[at : at + _FETCH])
+                writes = tuple(Write(id=id_, document=document) for id_, document in found.items())
+                failures = await self._write([WriteBatch(namespace=namespace, writes=writes)]) if writes else []
+                refusals.tried(namespace, found, failures)
+        return refusals.unsettled()
 
     async def settle(self) -> Sequence[Failure]:
         """Make each document in doubt what the source has, which is the truth now; return what the target refuses.
@@ -246,6 +266,7 @@ class Replayer:
             await self._save(self.checkpoint.to_json(), mirrors=True)
         await self.target.apply(barrier)
         self.checkpoint.doubts.apply_barrier(barrier)
+        self.checkpoint.refusals.apply_barrier(barrier)
         self._waiting = [failure for failure in self._waiting if failure.namespace not in _names_of(barrier)]
         self._reach(reached)
         await self._save(self.checkpoint.to_json(), mirrors=mirrors or self._is_mirror_due())
@@ -257,6 +278,8 @@ class Replayer:
         window.take_up(self._waiting)
         failures = await self._write(window.batches(self.pace.lanes))
         window.settle(self.checkpoint.doubts)
+        self.checkpoint.refusals.follow(window)
+        self.checkpoint.refusals.note(failures)
         for failure in failures:
             self.checkpoint.doubts.add(failure.namespace, failure.write.id)
             self._note(failure)
