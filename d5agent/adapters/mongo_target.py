@@ -21,10 +21,12 @@ from d5agent.adapters.write_commands import (
     failure_of,
     find_command,
     found_document,
+    is_capped_refusal,
     is_large,
     kinds_of,
 )
 from d5agent.core.pace import Tickets
+from d5agent.core.raw import has_repeated_name
 from d5agent.errors import TransientError
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ _SERVER_STATUS: Final = {"serverStatus": 1, "repl": 0, "metrics": 0, "locks": 0,
 # inserts of a command share one record, and so does all of a transaction.
 _DEAR_ONE_BY_ONE: Final = frozenset({"update", "delete"})
 _TRANSACTION_WRITES: Final = 20
+_REPEATED_IN_CAPPED: Final = {"errmsg": "two fields of one name cannot be written safely into a capped collection"}
 _OWN_TRANSACTIONS: Final[list[dict[str, Any]]] = [
     {"$currentOp": {"allUsers": False, "idleSessions": True}},
     # Not retryable writes, which have a number too: they end by themselves.
@@ -257,7 +260,8 @@ class MongoTarget:
         """Delete a document and write it anew, in one transaction.
 
         What computes a document must not find the old one: it would compute how they differ, and where the new one has
-        two fields of one name that ends the server (mongod 6.0.5).
+        two fields of one name that ends the server (mongod 6.0.5). A capped collection takes no transaction: there it
+        is computed over the old one, and refused where it has such fields.
         """
         absent = write._replace(document=None)
         commands = [command_of("delete", namespace, [absent]), command_of("rewrite", namespace, [write])]
@@ -268,6 +272,11 @@ class MongoTarget:
 
         async with self._client.start_session(causal_consistency=False) as session:
             answer = await self._in_transaction(once)
+            if is_capped_refusal(answer):
+                if has_repeated_name(write.document or b""):
+                    return [failure_of(namespace, write, _REPEATED_IN_CAPPED)]
+                number = {} if is_large([write]) else {"txnNumber": _next_number(session)}
+                answer = await self._sent_one_by_one(namespace, commands[1] | number, session)
         return [failure_of(namespace, write, error) for error in answer.get("writeErrors", [])]
 
     async def _in_transaction(self, transact: Callable[[], Awaitable[_Result]]) -> _Result:

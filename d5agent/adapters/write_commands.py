@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bson.raw_bson import RawBSONDocument
 
+from d5agent.core import raw
 from d5agent.core.extended_json import to_readable
 from d5agent.core.raw import documents_of, id_document, spans
 from d5agent.core.replay import Failure
+from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from d5agent.core.operation import Namespace
     from d5agent.core.raw import DocumentId
@@ -31,9 +33,14 @@ _COMMANDS: Final = {
     "rewrite": ("update", "updates"),
 }
 # The server puts the current time in the place of a top-level Timestamp(0, 0), on insert and on replacement ("BSON
-# types", MongoDB manual), but not in what a pipeline computes. A hit elsewhere in the document does no harm.
+# types", MongoDB manual), but not in what a pipeline computes.
 _ZERO_TIMESTAMP: Final = re.compile(rb"\x11[^\0]*\0{9}")
 _NINE_ZEROS: Final = b"\0" * 9
+# It takes a top-level field that begins with a dollar in an insert and from a pipeline, but not in a replacement
+# ("Field names with periods and dollar signs", MongoDB manual, 5.0).
+_DOLLAR: Final = b"$"
+# "Cannot remove from a capped collection in a multi-document transaction", and for an update (mongod 6.0.5).
+_CAPPED: Final = frozenset({20, 263})
 
 
 def command_of(kind: str, namespace: Namespace, writes: Sequence[Write]) -> dict[str, Any]:
@@ -75,13 +82,37 @@ def kinds_of(writes: Sequence[Write], *, may_insert: bool) -> dict[str, list[Wri
         _, document, is_new = write
         if document is None:
             deletes.append(write)
-        elif _NINE_ZEROS in document and _ZERO_TIMESTAMP.search(document):
+        elif _NINE_ZEROS in document and _ZERO_TIMESTAMP.search(document) and _holds_zero_timestamp(document):
             rewrites.append(write)
         elif is_new and may_insert:
             inserts.append(write)
+        elif _DOLLAR in document and _has_dollar_field(document):
+            rewrites.append(write)
         else:
             updates.append(write)
     return {"delete": deletes, "insert": inserts, "update": updates, "rewrite": rewrites}
+
+
+def is_capped_refusal(answer: Mapping[str, Any]) -> bool:
+    """Whether a statement of a transaction was refused because its collection is capped."""
+    return any(error.get("code") in _CAPPED for error in answer.get("writeErrors", ()))
+
+
+def _holds_zero_timestamp(document: bytes) -> bool:
+    return _has_element(
+        document, lambda e: e.type == raw.TIMESTAMP and e.name != b"_id" and not any(document[e.start : e.end])
+    )
+
+
+def _has_dollar_field(document: bytes) -> bool:
+    return _has_element(document, lambda e: e.name.startswith(_DOLLAR))
+
+
+def _has_element(document: bytes, is_it: Callable[[raw.Element], bool]) -> bool:
+    try:
+        return any(map(is_it, raw.elements(document)))
+    except CorruptDataError:
+        return False  # the server says what is wrong with it
 
 
 class _Raw:

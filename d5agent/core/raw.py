@@ -201,6 +201,18 @@ def document_id(document: bytes) -> DocumentId:
     raise CorruptDataError("a document without _id")
 
 
+def has_repeated_name(document: bytes) -> bool:
+    """Whether two fields of a document, or of one within it, have the same name."""
+    names = set()
+    for element in elements(document):
+        if element.name in names:
+            return True
+        names.add(element.name)
+        if element.type in {DOCUMENT, ARRAY} and has_repeated_name(document[element.start : element.end]):
+            return True
+    return False
+
+
 def value_at(document: bytes, element: Element) -> DocumentId:
     """Return the value of an element, as an `_id` is held."""
     return DocumentId(bytes((element.type,)) + document[element.start : element.end])
