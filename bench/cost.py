@@ -1,4 +1,6 @@
-"""What capture costs at S3: PUTs for a million operations, at several rates, counted by the S3 server itself.
+"""What capture costs at S3: PUTs for a million operations and an hour, at several rates, counted by the S3 server.
+
+    python bench/cost.py [own_segments …]      without arguments: as the configuration has it
 
 Prices are Amazon S3 Standard's in us-east-1 (aws.amazon.com/s3/pricing): 0.005 dollars a thousand PUTs.
 """
@@ -7,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 
 from capture import Bench, bench
+
+from d5agent.core.segmenter import OWN_SEGMENTS
 
 SECONDS = 20
 DOLLARS_A_PUT = 0.005 / 1000
@@ -32,32 +37,34 @@ async def write_at(at: Bench, rate: int, collections: int) -> int:
     return written
 
 
-async def measure(rate: int, collections: int) -> None:
+async def measure(rate: int, collections: int, own_segments: int) -> None:
     """Capture while somebody writes at that rate, and count the requests."""
     async with bench() as at:
         start = await at.now()
-        process, _ = await at.begin("capture", start, rate * SECONDS)
+        process, _ = await at.begin("capture", start, rate * SECONDS, own_segments=own_segments)
         before = at.s3.count_requests().get("PutObject", 0)
         written = await write_at(at, rate, collections)
         out, err = await process.communicate()
         assert process.returncode == 0, err.decode()
         took = json.loads(out)
         puts = at.s3.count_requests()["PutObject"] - before
-    each = puts / written * 1_000_000
+    each, hourly = puts / written * 1_000_000, puts / SECONDS * 3600
     print(
-        f"{rate:>7,}/s over {collections:>3} collections: {puts:>5,} PUTs for {written:>7,} operations = {each:>9,.0f} "
-        f"a million, {each * DOLLARS_A_PUT:>5.3f} dollars ({took['segments']:,.0f} segments, {took['commits']:,.0f} "
-        "commits)",
+        f"own_segments {own_segments:>2}: {rate:>6,}/s over {collections:>3} collections: {puts:>5,} PUTs for "
+        f"{written:>7,} operations = {each:>9,.0f} a million, {each * DOLLARS_A_PUT:>5.3f} dollars; {hourly:>7,.0f} "
+        f"an hour, {hourly * DOLLARS_A_PUT:.3f} dollars ({took['segments']:,.0f} segments, "
+        f"{took['commits']:,.0f} commits)",
         flush=True,
     )
 
 
 async def main() -> None:
-    """Measure each rate, over one collection and over a hundred."""
+    """Measure each rate, over one collection, a few and a hundred."""
     print(f"PUTs, {SECONDS} s at each rate; one object an operation would be 1,000,000 a million: 5.00 dollars")
-    for collections in (1, 100):
-        for rate in (10, 100, 1000, 20_000):
-            await measure(rate, collections)
+    for own_segments in [int(word) for word in sys.argv[1:]] or [OWN_SEGMENTS]:
+        for collections in (1, 7, 32, 100):
+            for rate in (10, 100, 1000, 20_000):
+                await measure(rate, collections, own_segments)
 
 
 if __name__ == "__main__":

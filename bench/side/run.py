@@ -73,7 +73,7 @@ async def capture(client: Client, store: ObjectStore, values: dict[str, Any]) ->
         source=SourceSettings(),
         target=TargetSettings(),
         store=StoreSettings(bucket="bench"),
-        capture=CaptureSettings(compression=values["compression"]),
+        capture=CaptureSettings(compression=values["compression"], own_segments=values["own_segments"]),
         limits=LimitsSettings(),
     )
 
@@ -91,6 +91,7 @@ async def capture(client: Client, store: ObjectStore, values: dict[str, Any]) ->
         host="bench",
         max_segment_bytes=settings.capture.max_segment_bytes,
         max_segment_seconds=settings.capture.max_segment_seconds,
+        own_segments=settings.capture.own_segments,
         ahead_bytes=settings.ahead_bytes,
         upload_bytes=settings.upload_bytes,
         compresses=settings.capture.compression == "zstd",

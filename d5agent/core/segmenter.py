@@ -5,7 +5,8 @@ concerns more than one document (drop, rename, dropDatabase, or a type not known
 stays bounded in a transaction of any size: full segments are handed out at once, and the commit that publishes them
 follows when the time has passed.
 
-A busy collection gets segments of its own. Many quiet ones share one, or each would cost a request a second (ADR 14).
+A busy collection gets segments of its own, and so do the largest of the quiet ones, up to a number. The rest share one,
+or each would cost a request a second (ADR 39).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from d5agent.core.glance import Event
 
-_MOST_QUIET: Final = 4
-"""Quiet collections of one cut that still get a segment each; more of them share one."""
+OWN_SEGMENTS: Final = 32
+"""Quiet collections of one cut that get a segment each, unless the configuration says otherwise."""
 
 _BUSY_SHARE: Final = 16
 """A collection with this part of `max_bytes` in one cut is busy; so there are at most 16 of them."""
@@ -41,10 +42,14 @@ _NOTHING: Final[tuple[Cut, ...]] = ()
 
 @dataclass(slots=True, kw_only=True)
 class Segmenter:
-    """Collects operations in the order of the stream. `max_age_seconds` is how long one may wait for its commit."""
+    """Collects operations in the order of the stream. `max_age_seconds` is how long one may wait for its commit.
+
+    `own_segments`: so many quiet collections of a cut get a segment each; what is beyond them shares one.
+    """
 
     max_bytes: int
     max_age_seconds: float
+    own_segments: int = OWN_SEGMENTS
     _open: dict[Namespace, list[Operation | Event]] = field(default_factory=dict)
     _open_bytes: int = 0
     _uncommitted_bytes: int = 0
@@ -148,16 +153,22 @@ class Segmenter:
         parts = list(self._open.values())
         self._open.clear()
         self._open_bytes = 0
-        quiet = [] if len(parts) <= _MOST_QUIET else [part for part in parts if self._is_quiet(part)]
-        if len(quiet) <= _MOST_QUIET:
+        shared = self._shared(parts) if len(parts) > self.own_segments else []
+        if not shared:
             return tuple(encode_segment(part) for part in parts)
-        shared = {id(part) for part in quiet}
-        return (*(encode_segment(part) for part in parts if id(part) not in shared), mixed_segment(quiet))
+        is_shared = {id(part) for part in shared}
+        return (*(encode_segment(part) for part in parts if id(part) not in is_shared), mixed_segment(shared))
 
-    def _is_quiet(self, operations: list[Operation | Event]) -> bool:
-        """Whether a collection's share is small. The agent's own marks are kept apart: they are looked for by key."""
-        size = sum([len(operation.raw) for operation in operations])
-        return size * _BUSY_SHARE < self.max_bytes and not operations[0].is_ours
+    def _shared(self, parts: Sequence[list[Operation | Event]]) -> list[list[Operation | Event]]:
+        """Return what is to share one segment: the smallest of the quiet collections, in order.
+
+        The agent's own marks are kept apart: they are looked for by key.
+        """
+        sizes = {id(part): sum([len(operation.raw) for operation in part]) for part in parts}
+        quiet = [part for part in parts if sizes[id(part)] * _BUSY_SHARE < self.max_bytes and not part[0].is_ours]
+        largest = sorted(quiet, key=lambda part: sizes[id(part)], reverse=True)
+        own = {id(part) for part in largest[: self.own_segments]}
+        return [part for part in quiet if id(part) not in own]
 
     def _close(self, position: Position) -> Cut:
         cut = Cut(segments=self._take_segments(), position=position)

@@ -34,6 +34,7 @@ class Replication:
     host: str
     max_segment_bytes: int
     max_segment_seconds: float
+    own_segments: int
     ahead_bytes: int
     upload_bytes: int
     compresses: bool = False
@@ -136,6 +137,7 @@ class Replication:
         limits = Limits(
             max_segment_bytes=self.max_segment_bytes,
             max_segment_seconds=self.max_segment_seconds,
+            own_segments=self.own_segments,
             ahead_bytes=self.ahead_bytes,
             upload_bytes=self.upload_bytes,
         )

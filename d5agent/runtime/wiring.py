@@ -103,6 +103,7 @@ def plugins(
             host=socket.gethostname(),
             max_segment_bytes=settings.capture.max_segment_bytes,
             max_segment_seconds=settings.capture.max_segment_seconds,
+            own_segments=settings.capture.own_segments,
             ahead_bytes=settings.ahead_bytes,
             upload_bytes=settings.upload_bytes,
             compresses=settings.capture.compression == "zstd",

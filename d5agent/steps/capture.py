@@ -55,10 +55,14 @@ def position_to_json(sequence: int, position: Position) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When segments are cut, and how much may wait: read ahead, and on its way to the store."""
+    """When segments are cut, and how much may wait: read ahead, and on its way to the store.
+
+    `own_segments`: quiet collections of a cut that get a segment each.
+    """
 
     max_segment_bytes: int
     max_segment_seconds: float
+    own_segments: int
     ahead_bytes: int
     upload_bytes: int
 
@@ -74,7 +78,11 @@ class Capture:
         self._coordinator = coordinator
         self._writer = writer
         self._clock = writer.clock
-        self._segmenter = Segmenter(max_bytes=limits.max_segment_bytes, max_age_seconds=limits.max_segment_seconds)
+        self._segmenter = Segmenter(
+            max_bytes=limits.max_segment_bytes,
+            max_age_seconds=limits.max_segment_seconds,
+            own_segments=limits.own_segments,
+        )
         self._ahead = Room(max_bytes=limits.ahead_bytes)
         self._uploading = Room(max_bytes=limits.upload_bytes)
         self._pipeline = Pipeline(writer=writer, room=self._uploading, on_commit=self._note)

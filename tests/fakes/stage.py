@@ -87,6 +87,7 @@ class Stage:
             host="host",
             max_segment_bytes=10_000,
             max_segment_seconds=1,
+            own_segments=32,
             ahead_bytes=1_000,
             upload_bytes=1_000,
         )

@@ -187,6 +187,7 @@ class World:
                     host="host",
                     max_segment_bytes=400,
                     max_segment_seconds=1,
+                    own_segments=2,
                     ahead_bytes=500,
                     upload_bytes=500,
                 ),

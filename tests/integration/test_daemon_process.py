@@ -87,6 +87,19 @@ async def test_the_status_has_the_shape_that_others_rely_on(rig: AgentRig) -> No
         assert word in " ".join(table.split())
 
 
+async def test_seven_collections_written_at_once_have_keys_of_their_own(rig: AgentRig) -> None:
+    rig.config["capture"]["max_segment_seconds"] = 60  # one cut: what is read when the agent stops
+    agent = await rig.captured_agent()
+    names = [f"orders{number}" for number in range(7)]
+    async with Client(rig.source_uri) as client:
+        for name in names:
+            await client["shop"][name].insert_many([{"_id": n} for n in range(20)])
+    await agent.stop()
+    keys = [key for key in await rig.keys() if key.startswith("replication/") and "/.log/" not in key]
+    assert {key.split("/")[2] for key in keys if key.startswith("replication/shop/")} == set(names)
+    assert not [key for key in keys if key.startswith("replication/.mixed/")]
+
+
 async def test_following_a_service_shows_its_events_and_ends_with_its_result(rig: AgentRig) -> None:
     agent = await rig.captured_agent()
     out = await agent.call("start", "restore", "--follow")

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 LARGE = 1_000_000
 MARKS = Namespace(OWN_DATABASE, "marks")
-NAMES = [Namespace("shop", f"c{number}") for number in range(30)]
+NAMES = [Namespace("shop", f"c{number}") for number in range(40)]
 
 
-def _segmenter(*, max_bytes: int = LARGE, max_age_seconds: float = 1) -> Segmenter:
-    return Segmenter(max_bytes=max_bytes, max_age_seconds=max_age_seconds)
+def _segmenter(*, max_bytes: int = LARGE, max_age_seconds: float = 1, own_segments: int = 4) -> Segmenter:
+    return Segmenter(max_bytes=max_bytes, max_age_seconds=max_age_seconds, own_segments=own_segments)
 
 
 def _after(last: Operation) -> Position:
@@ -169,22 +169,47 @@ def test_a_few_quiet_collections_get_a_segment_each(count: int) -> None:
     assert [segment.namespace for segment in segments] == NAMES[:count]
 
 
-def test_more_quiet_collections_share_a_segment_each_in_order() -> None:
-    operations = [*_spread(NAMES[:5]), *[operation("update", 9, namespace=name) for name in reversed(NAMES[:5])]]
-    (segment,) = _cut_of(operations)
-    assert (segment.namespace, segment.count, segment.first, segment.last) == (None, 10, at(1), at(9))
-    assert segment.document_id == operations[0].document_id
-    assert segment.body == b"".join(found.raw for name in NAMES[:5] for found in operations if found.namespace == name)
-    assert segment.key() == "replication/.mixed/1793600000-0000000001_1.bson"
-    assert parse_segment_key(segment.key()).namespace is None
+def test_thirty_two_quiet_collections_a_cut_have_keys_of_their_own() -> None:
+    segmenter = Segmenter(max_bytes=LARGE, max_age_seconds=1)
+    cuts = [cut for found in _spread(NAMES[:32]) for cut in segmenter.add(found, now=0)]
+    last = segmenter.add(operation("insert", 99, namespace=ORDERS), now=1)
+    keys = [segment.key() for cut in (*cuts, *last) for segment in cut.segments]
+    assert keys == [f"replication/shop/c{n}/1793600000-{n + 1:010d}_1.bson" for n in range(32)]
 
 
-def test_a_busy_collection_keeps_its_segment_beside_the_one_that_the_quiet_ones_share() -> None:
+def test_quiet_collections_beyond_those_share_a_segment_each_in_order() -> None:
+    operations = [*_spread(NAMES[:7]), *[operation("update", 9, namespace=name) for name in reversed(NAMES[4:7])]]
+    segments = _cut_of([*operations, *_spread(NAMES[:4], filling=10)])
+    assert [segment.namespace for segment in segments] == [*NAMES[:4], None]
+    shared = segments[-1]
+    assert (shared.count, shared.first, shared.last) == (6, at(5), at(9))
+    assert shared.body == b"".join(f.raw for name in NAMES[4:7] for f in operations if f.namespace == name)
+    assert shared.key() == "replication/.mixed/1793600000-0000000005_1.bson"
+    assert parse_segment_key(shared.key()).namespace is None
+
+
+def test_the_largest_of_the_quiet_collections_have_segments_of_their_own() -> None:
+    larger = {4, 5, 8, 11}
+    found = [o for n, name in enumerate(NAMES[:12]) for o in _spread([name], filling=100 if n in larger else 0)]
+    assert [segment.namespace for segment in _cut_of(found)] == [*(NAMES[n] for n in sorted(larger)), None]
+
+
+def test_without_segments_of_their_own_all_quiet_collections_share_one() -> None:
+    segmenter = _segmenter(own_segments=0)
+    for found in _spread(NAMES[:3]):
+        assert not list(segmenter.add(found, now=0))
+    segmenter.seal(None)
+    cut = segmenter.drain()
+    assert cut is not None
+    assert _counts(cut) == [(None, 3)]
+
+
+def test_busy_collections_keep_their_segments_beside_those_of_the_quiet_ones() -> None:
     busy = Namespace("shop", "busy")
-    quiet = _spread(NAMES[:5])
+    quiet = _spread(NAMES[:6])
     large = _spread([busy], filling=LARGE // 16)
-    assert [s.namespace for s in _cut_of([*quiet, *large])] == [busy, None]
-    assert [s.namespace for s in _cut_of([*large, *quiet])] == [busy, None]
+    assert [s.namespace for s in _cut_of([*quiet, *large])] == [*NAMES[:4], busy, None]
+    assert [s.namespace for s in _cut_of([*large, *quiet])] == [busy, *NAMES[:4], None]
 
 
 def test_busy_is_a_sixteenth_of_a_full_segment() -> None:
@@ -192,19 +217,17 @@ def test_busy_is_a_sixteenth_of_a_full_segment() -> None:
     operations = [*_spread(NAMES[:5]), *_spread([busy])]
     size = len(operations[-1].raw)
     shares = [_cut_of(operations, max_bytes=limit) for limit in (16 * size, 16 * size + 1)]
-    assert [[s.namespace for s in segments] for segments in shares] == [[busy, None], [None]]
-
-
-def test_four_quiet_collections_beside_many_busy_ones_get_a_segment_each() -> None:
-    names = NAMES[:12]
-    busy = _spread(names[:8], filling=LARGE // 16)
-    assert [s.namespace for s in _cut_of([*busy, *_spread(names[8:])])] == names
+    # The busy one does not count among the four; as a quiet one it is the largest.
+    assert [[s.namespace for s in segments] for segments in shares] == [
+        [*NAMES[:4], busy, None],
+        [*NAMES[:3], busy, None],
+    ]
 
 
 def test_the_agents_own_marks_are_never_among_others() -> None:
-    segments = _cut_of([*_spread(NAMES[:5]), operation("insert", 7, "mark", namespace=MARKS)])
-    assert [segment.namespace for segment in segments] == [MARKS, None]
-    assert segments[0].key().startswith("replication/d5agent/marks/")
+    segments = _cut_of([*_spread(NAMES[:6]), operation("insert", 7, "mark", namespace=MARKS)])
+    assert [segment.namespace for segment in segments] == [*NAMES[:4], MARKS, None]
+    assert segments[4].key().startswith("replication/d5agent/marks/")
 
 
 def test_marks_do_not_count_among_the_quiet_ones() -> None:
@@ -233,7 +256,7 @@ def test_a_collection_keeps_its_order_whether_it_is_busy_or_quiet_in_the_cuts_of
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_ten_thousand_quiet_collections_are_one_segment_a_cut(rounds: int) -> None:
+def test_of_ten_thousand_quiet_collections_all_but_a_few_share_a_segment(rounds: int) -> None:
     segmenter = _segmenter(max_bytes=8 * 1024 * 1024)
     names = [Namespace("shop", f"c{number}") for number in range(10_000)]
     cuts = [
@@ -245,7 +268,8 @@ def test_ten_thousand_quiet_collections_are_one_segment_a_cut(rounds: int) -> No
     segmenter.seal(None)
     last = segmenter.drain()
     assert last is not None
-    assert [_counts(cut) for cut in (*cuts, last)] == [[(None, 10_000)]] * rounds
+    assert [[count for _, count in _counts(cut)] for cut in (*cuts, last)] == [[1, 1, 1, 1, 9_996]] * rounds
+    assert all(cut.segments[-1].namespace is None for cut in (*cuts, last))
 
 
 def test_what_is_not_sealed_is_given_up_to_the_newest_cluster_time() -> None:

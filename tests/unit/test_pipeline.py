@@ -369,21 +369,24 @@ async def test_the_blocks_own_error_is_raised_and_what_was_taken_is_given_up() -
     assert not flow.store.objects
 
 
-async def test_ten_thousand_quiet_collections_cost_two_puts_a_cut() -> None:
+@pytest.mark.parametrize(("collections", "puts"), [(1, 2), (7, 8), (32, 33), (33, 34), (10_000, 34)])
+async def test_a_cut_costs_at_most_thirty_four_puts_however_many_collections_are_quiet(
+    collections: int, puts: int
+) -> None:
     flow = Flow()
     segmenter = Segmenter(max_bytes=8 * 1024 * 1024, max_age_seconds=1)
-    names = [ORDERS._replace(collection=f"c{number}") for number in range(10_000)]
+    names = [ORDERS._replace(collection=f"c{number}") for number in range(collections)]
     async with flow.pipeline.open():
         for second in range(3):
             for number, name in enumerate(names):
-                found = operation("insert", 10_000 * second + number, namespace=name)
+                found = operation("insert", collections * second + number, namespace=name)
                 assert not segmenter.add(found, now=second)
             segmenter.seal(None)
             due = segmenter.tick(now=second + 1)
             assert due is not None
             await flow.pipeline.take(due)
-    assert len(flow.store.put_keys) == 6
-    assert [commit.total.operations for commit in flow.committed] == [10_000, 20_000, 30_000]
+    assert len(flow.store.put_keys) == 3 * puts
+    assert [commit.total.operations for commit in flow.committed] == [collections * n for n in (1, 2, 3)]
 
 
 async def test_compressed_segments_are_stored_beside_each_other_and_read_back() -> None:
