@@ -83,7 +83,7 @@ async def capture(client: Client, store: ObjectStore, values: dict[str, Any]) ->
             return start_of(values).cluster_time  # begin where the bare drain began
 
     plugin = Replication(
-        source=FromStart(client, uri="", flavor="mongodb", clock=clock),
+        source=FromStart(client, uri=values["uri"], flavor="mongodb", clock=clock),
         store=store,
         states=states,
         clock=clock,
