@@ -27,8 +27,8 @@ def name_time(at: str) -> str:
     return at.replace(":", "")
 
 
-def red_verdict(verdicts: Iterable[Verdict], *, since: str) -> Verdict | None:
-    """Return the comparison since a time that found differences and that no later one has refuted.
+def red_verdicts(verdicts: Iterable[Verdict], *, since: str) -> list[Verdict]:
+    """Return the comparisons since a time that found differences and that no later one has refuted.
 
     A full comparison refutes any earlier one; one of the touched documents does not refute a full one.
     """
@@ -39,4 +39,4 @@ def red_verdict(verdicts: Iterable[Verdict], *, since: str) -> Verdict | None:
         if verdict.scope == FULL:
             standing.clear()
         standing[verdict.scope] = verdict
-    return next((verdict for verdict in standing.values() if not verdict.is_equal), None)
+    return [verdict for verdict in standing.values() if not verdict.is_equal]

@@ -13,7 +13,8 @@ from d5agent.core.naming import SEGMENTS
 from d5agent.core.owners import check_owner
 from d5agent.core.phase import finish
 from d5agent.core.services import ACTIVE, Service, Status
-from d5agent.core.verdicts import FULL, red_verdict
+from d5agent.core.verdicts import FULL, red_verdicts
+from d5agent.core.words import accepts_differences
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.steps.archive import LogArchive, archive_prefix
 from d5agent.steps.fence import draw_fence, operations_to_marker
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from d5agent.core.log import Link
+    from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
 
@@ -97,17 +99,19 @@ class Clean:
             raise _not_verified("all of them")
         certificate = await self.store.get(proof.certificate) if proof.certificate else None
         check_certificate(certificate, await link_of(self.store, proof.sequence))
-        await self._check_verdicts(coordinator.state.run_id, since=proof.at)
+        await self._check_verdicts(coordinator.state, since=proof.at)
 
-    async def _check_verdicts(self, run_id: str, *, since: str) -> None:
-        """Raise while the last comparison after the proof has found differences."""
-        red = red_verdict(await verdicts_of(self.store, run_id, since=since), since=since)
-        if red is not None:
+    async def _check_verdicts(self, state: PhaseState, *, since: str) -> None:
+        """Raise while a comparison after the proof has found differences that nobody has accepted."""
+        for red in red_verdicts(await verdicts_of(self.store, state.run_id, since=since), since=since):
+            if accepts_differences(state, found_at=red.at):
+                continue
             again = "d5agent verify --full" if red.scope == FULL else "d5agent verify"
             raise OperatorError(
                 "a comparison after the certificate has found differences",
                 hint=f"nothing was deleted; the report names each difference: {self.url_of(red.key)}. Remove their"
-                f" causes, type: {again}, and once it ends with 0: d5agent start clean",
+                f" causes, type: {again}, and once it ends with 0: d5agent start clean. To leave the differences, type:"
+                f" d5agent start clean --accept-differences {state.run_id}",
                 different=red.different,
             )
 

@@ -249,6 +249,23 @@ async def test_clean_refuses_while_the_last_comparison_is_red_and_names_its_repo
     assert log_of(stage) == []
 
 
+@pytest.mark.parametrize("is_later", [True, False])
+async def test_clean_goes_on_with_differences_that_an_operator_has_accepted(*, is_later: bool) -> None:
+    stage = await proved(Stage())
+    await stage.clock.sleep(60)
+    await compared(stage, scope="full", is_equal=False)
+    accepted_at = stage.clock.now().isoformat(timespec="seconds")
+    stage.coordinator.state = replace(stage.coordinator.state, differences_accepted_at=accepted_at)
+    if is_later:
+        await stage.clock.sleep(60)
+        await compared(stage, scope="touched", is_equal=False)
+        error = await refused(stage, "a comparison after the certificate has found differences")
+        assert "d5agent start clean --accept-differences run" in error.hint
+        return
+    await run_clean(stage)
+    assert log_of(stage) == []
+
+
 async def test_a_comparison_before_the_certificate_does_not_keep_clean_from_its_work() -> None:
     stage = Stage()
     await compared(stage, scope="full", is_equal=False)
