@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from d5agent.core.pace import Tickets
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
+    from d5agent.core.servers import ServerFacts
     from d5agent.core.unique_key import Key, UniqueIndex
 
 
@@ -123,6 +124,18 @@ class DocumentReader(Protocol):
 
     async def holders(self, namespace: Namespace, index: UniqueIndex, keys: Sequence[Key]) -> Sequence[bytes]:
         """Return the documents that hold one of these keys in a unique index: their `_id` and the index's fields."""
+        ...
+
+
+class Server(Protocol):
+    """One of the two clusters, as far as it tells who it is."""
+
+    async def facts(self) -> ServerFacts:
+        """Return its hosts, its set's name, its id and its version."""
+        ...
+
+    async def collations(self) -> Mapping[Namespace, str]:
+        """Return the locales of the collections whose default collation is not simple."""
         ...
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.naming import commit_key
@@ -17,13 +18,16 @@ from d5agent.errors import CorruptDataError, OperatorError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from d5agent.core.comparison import Comparison
     from d5agent.core.log import Link
     from d5agent.core.report import VerifyReport
+    from d5agent.core.servers import ServerFacts
     from d5agent.core.services import Fence, PhaseState
     from d5agent.core.timeline import Timeline
 
 REPORTS: Final = "reports/"
-VERSION: Final = 1
+VERSION: Final = 2
+_WITHOUT_EVIDENCE: Final = 1  # of agents that named neither the servers nor when what was compared
 _SEAL: Final = "sha256"
 _HINT: Final = (
     "nothing was deleted; bring the certificate's object back (bucket versioning), then type: d5agent start"
@@ -68,16 +72,31 @@ def end_of_stream(fence: Fence, *, operations_after: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a certificate rests on beside its report: both clusters, the log's first commit, when what was compared."""
+
+    source: ServerFacts
+    target: ServerFacts
+    first: Link
+    comparison: Comparison
+
+
 def certificate_of(
-    report: VerifyReport, link: Link, timeline: Timeline, *, issuer: Mapping[str, str], read_only_since: str, at: str
+    report: VerifyReport,
+    link: Link,
+    timeline: Timeline,
+    *,
+    evidence: Evidence,
+    issuer: Mapping[str, str],
+    read_only_since: str,
 ) -> dict[str, Any]:
-    """Return the certificate, not sealed yet. `link`: the last commit that was applied; `at`: now, in ISO 8601."""
-    commit = link.commit
+    """Return the certificate, neither dated nor sealed yet. `link`: the last commit that was applied."""
+    commit, first = link.commit, evidence.first
     return {
         "version": VERSION,
         "kind": "certificate",
         "run_id": report.run_id,
-        "issued_at": at,
         "issued_by": dict(issuer),
         "log": {
             "sequence": commit.sequence,
@@ -87,7 +106,15 @@ def certificate_of(
             "operations": commit.total.operations,
             "segments": commit.total.segments,
             "bytes": commit.total.bytes,
+            "first": {
+                "sequence": first.commit.sequence,
+                "key": first.commit.key,
+                "sha256": first.digest,
+                "cluster_time": list(first.commit.position.cluster_time),
+            },
         },
+        "servers": {"source": evidence.source.to_json(), "target": evidence.target.to_json()},
+        "comparison": evidence.comparison.to_json(),
         "read_only_since": read_only_since,
         "result": report.to_json(),
         "timeline": timeline.to_json(),
@@ -145,13 +172,17 @@ def _opened(body: bytes) -> dict[str, Any]:
     try:
         certificate: dict[str, Any] = json.loads(body)
         seal = certificate.pop(_SEAL)
-        if certificate["version"] != VERSION:
+        if certificate["version"] not in {_WITHOUT_EVIDENCE, VERSION}:
             raise OperatorError(
                 "the certificate is of another version", hint="run the d5agent version that wrote it, or a newer one"
             )
         is_whole = seal == _seal_of(certificate) and certificate["kind"] == "certificate"
-        _ = certificate["result"]["equal"], certificate["log"]["sequence"], certificate["log"]["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log = certificate["log"]
+        _ = certificate["result"]["equal"], log["sequence"], log["sha256"]
+        if certificate["version"] != _WITHOUT_EVIDENCE:
+            servers, comparison = certificate["servers"], certificate["comparison"]
+            _ = servers["source"]["hosts"], servers["target"]["hosts"], comparison["parts"][0], log["first"]["sha256"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CorruptDataError("the certificate is damaged", hint=_HINT, reason=type(error).__name__) from error
     if not is_whole:
         raise CorruptDataError("the certificate was altered after it was issued", hint=_HINT)

@@ -99,8 +99,31 @@ def _facts(document: Mapping[str, Any]) -> str:
         began = datetime.fromisoformat(document["read_only_since"])
         window = (datetime.fromisoformat(document["issued_at"]) - began).total_seconds()
         facts.append(("Read-only window", f"{duration(window)}, from {document['read_only_since']}"))
+    facts += _evidence(document)
     rows = (f'<div><dt>{escape(name)}</dt><dd class="small">{escape(value)}</dd></div>' for name, value in facts)
     return f"<dl>{''.join(rows)}</dl>"
+
+
+def _evidence(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return which clusters were compared, and when; certificates of the first version do not say."""
+    servers, comparison = document.get("servers"), document.get("comparison")
+    if servers is None or comparison is None:
+        return []
+    facts = [(side.capitalize(), _server(servers[side])) for side in ("source", "target")]
+    parts = comparison["parts"]
+    facts.append(("Compared", f"from {parts[0]['began_at']} to {parts[-1]['ended_at']}, in {len(parts)} parts"))
+    if comparison["unchanged_at"]:
+        said = f"watched from {comparison['watched_since']} to {comparison['unchanged_at']}"
+        facts.append(("Target since then", f"{said}; what was written there was compared again"))
+    else:
+        said = f"not watched ({comparison['why_not_watched']}); everything was compared after the end of the stream"
+        facts.append(("Target since then", said))
+    return facts
+
+
+def _server(facts: Mapping[str, Any]) -> str:
+    id_ = f", cluster {facts['cluster_id']}" if facts["cluster_id"] else ""
+    return f"set {facts['set_name']}{id_}, version {facts['version']}: {', '.join(facts['hosts'])}"
 
 
 def _namespaces(result: Mapping[str, Any]) -> str:

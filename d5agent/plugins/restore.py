@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.certificate import proved_fence
+from d5agent.core.certificate import Evidence, proved_fence
 from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
 from d5agent.core.naming import id_to_text
 from d5agent.core.operation import ClusterTime
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from d5agent.core.log import Link
     from d5agent.core.replay import Failure
     from d5agent.core.report import VerifyReport
+    from d5agent.core.servers import ServerFacts
     from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore, Target, TargetChanges
     from d5agent.service import Coordinator
     from d5agent.steps.certificate import Certifier
+    from d5agent.steps.servers import Servers
 
 _SHOWN: Final = 3
 _WORTH_A_LINE: Final = 10_000  # operations in one turn; a live restore takes a turn every second
@@ -62,6 +64,7 @@ class Restore:
     waiting_bytes: int
     certifier: Certifier
     target_changes: TargetChanges
+    servers: Servers
     max_operations_per_second: float | None = None
     is_live: bool = False
     drains: bool = False
@@ -76,6 +79,7 @@ class Restore:
         Once that is proved applications trust the target: from then on a restore is about late operations (ADR 35).
         """
         if await self._is_proved(coordinator):
+            await self._require_certified_target(coordinator)
             await self._late_restore().run(coordinator)
             return
         reader = LogReader(store=self.store)
@@ -84,8 +88,10 @@ class Restore:
             await wait_for_backup(coordinator, self.store, "target")
         if not self.is_live or coordinator.state.fence is not None:
             proved_fence(coordinator.state)
-        checkpoint = await load_checkpoint(self.states, coordinator.state.run_id)
         last = await self._check_log(coordinator, reader)
+        both = await self.servers.tell_apart()
+        await self.servers.require_own_log(reader, coordinator.state.fence)
+        checkpoint = await self._checkpoint(coordinator, both.target)
         if 0 <= checkpoint.sequence <= last.commit.sequence:
             # The chain is checked: what is applied need not be read again, nor compared where it was.
             self._applied = self._begins_at = await link_of(self.store, checkpoint.sequence)
@@ -93,19 +99,51 @@ class Restore:
         generations = await self._generations(coordinator, reader, checkpoint)
         if self.is_live:
             await self._follow(coordinator, replayer, progress, generations)
+        report = await self._bring_to_the_end(coordinator, replayer, progress, generations)
+        report.operations = checkpoint.operations
+        coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
+        first = await anext(reader.links())
+        evidence = Evidence(source=both.source, target=both.target, first=first, comparison=generations.comparison)
+        await self._conclude(coordinator, self._proof(checkpoint, report), report, evidence)
+
+    async def _bring_to_the_end(
+        self, coordinator: Coordinator, replayer: Replayer, progress: RestoreProgress, generations: Generations
+    ) -> VerifyReport:
+        """Replay, settle and compare until no operation came in meanwhile; return the comparison's report."""
+        checkpoint = replayer.checkpoint
         while True:
             await self._replay(coordinator, replayer, progress)
             await self._settle(coordinator, replayer)
             await self._create_empty_collections(coordinator)
             coordinator.report(step="verifying")
             report = await generations.conclude(checkpoint.doubts.whole, applied=checkpoint.sequence)
-            late = await operations_after(reader, self._applied)
+            late = await operations_after(replayer.reader, self._applied)
             if late == 0:
-                break
+                return report
             coordinator.journal.warning("operations_after_fence", operations=late)
-        report.operations = checkpoint.operations
-        coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
-        await self._conclude(coordinator, self._proof(checkpoint, report), report)
+
+    async def _checkpoint(self, coordinator: Coordinator, target: ServerFacts) -> Checkpoint:
+        """Return the checkpoint of this run and this target; of another target, the beginning: that is always right."""
+        checkpoint = await load_checkpoint(self.states, coordinator.state.run_id)
+        if checkpoint.target is not None and not checkpoint.target.is_same(target):
+            names = {"before": checkpoint.target.hosts, "now": target.hosts}
+            coordinator.journal.warning("target_is_another", what="restore begins again", **names)
+            checkpoint = Checkpoint(run_id=coordinator.state.run_id)
+        checkpoint.target = target
+        return checkpoint
+
+    async def _require_certified_target(self, coordinator: Coordinator) -> None:
+        """Raise OperatorError if the target is not the one that the certificate is about: it may be in use."""
+        certified = (await load_checkpoint(self.states, coordinator.state.run_id)).target
+        target = (await self.servers.tell_apart()).target
+        if certified is not None and not certified.is_same(target):
+            raise OperatorError(
+                "the certificate was issued for another target",
+                hint="correct [target] uri: nothing was written; to restore into another target, clean this run"
+                " and begin a new one",
+                before=certified.hosts,
+                now=target.hosts,
+            )
 
     async def _is_proved(self, coordinator: Coordinator) -> bool:
         """Whether the run has its proof: in the state, or in a certificate that a daemon died over."""
@@ -329,7 +367,9 @@ class Restore:
             at=self.clock.now().isoformat(timespec="seconds"),
         )
 
-    async def _conclude(self, coordinator: Coordinator, proof: Verified, report: VerifyReport) -> None:
+    async def _conclude(
+        self, coordinator: Coordinator, proof: Verified, report: VerifyReport, evidence: Evidence
+    ) -> None:
         key = await store_report(self.store, report, at=proof.at)
         for repaired in report.repaired:
             coordinator.journal.warning("document_repaired", **repaired.to_json())
@@ -343,7 +383,7 @@ class Restore:
                 different=report.different,
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )
-        certified = await self.certifier.certify(coordinator.state, proof, report)
+        certified = await self.certifier.certify(coordinator.state, proof, report, evidence)
         await coordinator.update(lambda state: replace(state, verified=certified))
         coordinator.journal.info(
             "restore_verified",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.services import Phase
 from d5agent.errors import AgentError, NotGivenError, OperatorError, TransientError
-from d5agent.runtime.opening import Adapters, TargetAdapters, open_adapters
+from d5agent.runtime.opening import Adapters, TargetAdapters, open_adapters, stored_phase
 from d5agent.runtime.status import local_phase
 from d5agent.steps.log_reader import LogReader
 
@@ -114,6 +114,7 @@ async def _check_for_restore(preflight: _Preflight, adapters: Adapters) -> None:
         if await row("target", open_target):
             (target,) = opened
             await row("target, reading", partial(_check_target, target))
+            await row("source and target", partial(_check_apart, adapters, target), needs="source")
             await row("mongodump, target", partial(_check_dump, target.dump))
 
 
@@ -163,6 +164,13 @@ async def _check_collections(adapters: Adapters) -> str:
 
 async def _check_target(target: TargetAdapters) -> str:
     return f"{len(await target.reader.collections())} collections"
+
+
+async def _check_apart(adapters: Adapters, target: TargetAdapters) -> str:
+    servers = adapters.servers(target)
+    both = await servers.tell_apart()
+    await servers.require_own_log(LogReader(store=adapters.store), (await stored_phase(adapters)).fence)
+    return f"two clusters: {both.source.hosts[0]} and {both.target.hosts[0]}"
 
 
 async def _check_clock(adapters: Adapters) -> str:

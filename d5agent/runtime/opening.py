@@ -18,6 +18,7 @@ from d5agent.adapters.power import CommandPowerSwitch
 from d5agent.adapters.retention import RetentionReader, host_of
 from d5agent.adapters.s3_large import S3LargeObjects
 from d5agent.adapters.secrets import UriOrigin
+from d5agent.adapters.server import MongoServer
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.adapters.target_changes import MongoTargetChanges
 from d5agent.adapters.uri import read_uri
@@ -26,6 +27,7 @@ from d5agent.core.services import PhaseState
 from d5agent.core.timeline import Timeline
 from d5agent.runtime.bucket import open_store
 from d5agent.settings import credentials_directory
+from d5agent.steps.servers import Servers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -45,6 +47,7 @@ class TargetAdapters:
     writer: MongoTarget
     reader: MongoReader
     changes: MongoTargetChanges
+    server: MongoServer
     dump: MongoDump
     ignored: tuple[str, ...]
     """The options of its URI that the agent ignores."""
@@ -72,7 +75,19 @@ class Adapters:
     retention: RetentionReader
     ignored: tuple[str, ...]
     """The options of the source's URI that the agent ignores."""
+    source_server: MongoServer
     timeline: Timeline = field(default_factory=Timeline)
+
+    def servers(self, target: TargetAdapters) -> Servers:
+        """Return both clusters, to tell them apart."""
+        return Servers(
+            changes=self.source,
+            source=self.source_server,
+            target=target.server,
+            source_reader=self.source_reader,
+            target_reader=target.reader,
+            clock=self.clock,
+        )
 
 
 @asynccontextmanager
@@ -116,6 +131,13 @@ async def open_adapters(
                 configured=settings.source.retention_seconds,
             ),
             ignored=read_uri(source_uri, "source").ignored,
+            source_server=MongoServer(
+                source,
+                side="source",
+                asked=read_uri(source_uri, "source").hosts.split(","),
+                has_id=settings.source.flavor == "mongodb",
+                clock=clock,
+            ),
         )
 
 
@@ -134,6 +156,9 @@ async def _open_target(
             writer=MongoTarget(writer, clock=clock, fence=fence),
             reader=MongoReader(reader, side="target", clock=clock),
             changes=MongoTargetChanges(reader, clock=clock, fence=fence),
+            server=MongoServer(
+                reader, side="target", asked=read_uri(uri, "target").hosts.split(","), has_id=True, clock=clock
+            ),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
             ignored=read_uri(uri, "target").ignored,
         )

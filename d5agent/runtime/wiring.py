@@ -67,6 +67,7 @@ def plugins(
             target=target.writer,
             target_reader=target.reader,
             target_changes=target.changes,
+            servers=at.servers(target),
             store=at.store,
             states=at.states,
             clock=at.clock,

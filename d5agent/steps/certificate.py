@@ -20,6 +20,7 @@ from d5agent.steps.late import operations_behind
 from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
+    from d5agent.core.certificate import Evidence
     from d5agent.core.report import VerifyReport
     from d5agent.core.services import PhaseState, Verified
     from d5agent.core.timeline import Timeline
@@ -34,7 +35,7 @@ class Certifier:
     timeline: Timeline
     issuer: dict[str, str]
 
-    async def certify(self, state: PhaseState, proof: Verified, report: VerifyReport) -> Verified:
+    async def certify(self, state: PhaseState, proof: Verified, report: VerifyReport, evidence: Evidence) -> Verified:
         """Store the certificate of a proof; return the proof with its key and the hash of the log's last commit.
 
         OperatorError: no marker proves that the log holds all of the stream.
@@ -45,10 +46,11 @@ class Certifier:
             report,
             link,
             self.timeline,
+            evidence=evidence,
             issuer=self.issuer,
             read_only_since=fence.read_only_at or state.since,
-            at=proof.at,
         )
+        certificate["issued_at"] = proof.at
         behind = await operations_behind(LogReader(store=self.store), fence, until=proof.sequence)
         certificate["end_of_stream"] = end_of_stream(fence, operations_after=behind)
         key = certificate_key(report.run_id)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.changed import Changed
+from d5agent.core.comparison import Comparison, Part
 from d5agent.core.log import token_from_json, token_to_json
 from d5agent.core.operation import Namespace
 from d5agent.core.replay import Doubts
@@ -50,6 +51,7 @@ class Generations:
     watch: TargetWatch
     on_progress: Callable[[VerifyReport], None] = lambda _: None
     number: int = 0
+    comparison: Comparison = field(default_factory=Comparison)
     report: VerifyReport = field(default_factory=lambda: VerifyReport(scope="touched"))
     _again: Doubts = field(default_factory=Doubts)
     _sequence: int = -1
@@ -66,6 +68,7 @@ class Generations:
         if position is None:
             return  # nobody knows what was written to the target since
         self.watch.position, self.watch.since = position, value["watched_since"]
+        self.comparison = Comparison.parts_from_json(value["parts"])
         self._sequence, self._again = value["sequence"], Doubts.from_json(value["again"])
         self._last = await link_of(self.reader.store, self._sequence)
         for name, compared in value["namespaces"].items():
@@ -89,12 +92,14 @@ class Generations:
         if upto.commit.sequence <= self._sequence and not (self._again.documents or self._again.whole):
             return
         changed = await self._changed_since()
+        began = self._now(), self.report.compared
         verifier = self._verifier(repair_into=None, rounds=1, changed=changed)
         again, self._again = self._again, Doubts()
         await verifier.compare_again(again)
         await verifier.touched(self.reader, self._links(upto), (), with_facts=False)
         await self._compare_changed(verifier, set())
         self._again = self.report.take_differences()
+        self._note(began, last=upto.commit.sequence)
         self._sequence = upto.commit.sequence
         self.number += 1
         await self._save()
@@ -109,18 +114,30 @@ class Generations:
         """
         self.report.sequence, self.report.is_unstable = applied, False
         changed = await self._changed_since()
+        began = self._now(), self.report.compared
         verifier = self._verifier(repair_into=self.repair_into, changed=changed)
         again, self._again = self._again, Doubts()
         # Of what a generation has compared, nothing needs to be compared whole: each document was looked at.
         await verifier.compare_again(again)
         await verifier.touched(self.reader, self._links(None), whole if self._sequence < 0 else ())
         await self._compare_changed(verifier, whole)
+        self._note(began, last=applied)
         has_written = verifier.repairer is not None and verifier.repairer.has_written
         if self.report.is_equal and (has_written or self.report.capped):
             await self._look_again(whole)
         if self.report.is_equal:
             await self._prove_unchanged(whole)
         return self.report
+
+    def _note(self, began: tuple[str, int], *, last: int) -> None:
+        """Note when a part was compared: when it began, and how many documents had been compared before."""
+        at, before = began
+        documents = self.report.compared - before
+        part = Part(first=self._sequence + 1, last=last, documents=documents, began_at=at, ended_at=self._now())
+        self.comparison.add(part)
+
+    def _now(self) -> str:
+        return self.clock.now().isoformat(timespec="milliseconds")
 
     async def _changed_since(self) -> Changed:
         """Return what was written to the target since the last look; where nobody can say, all is to be compared."""
@@ -168,6 +185,7 @@ class Generations:
 
     async def _prove_unchanged(self, whole: set[Namespace]) -> None:
         """See that nothing was written to the target since it was compared; compare what was, without repair."""
+        self.comparison.why_not_watched = self.watch.why_not
         if self.watch.position is None:
             return
         for _ in range(_LOOKS):
@@ -178,9 +196,11 @@ class Generations:
                 await self._refuse_moves(changed, whole)
                 if not changed.within({*self._compared(), *whole}):
                     await self.watch.end()
+                    self.comparison.watched_since, self.comparison.unchanged_at = self.watch.since, self._now()
                     return
                 await self._tell(await self._differing(changed, whole))
             if changed is None or not self.report.is_equal:
+                self.comparison.why_not_watched = self.watch.why_not
                 return
         raise OperatorError(
             "somebody keeps writing to the documents of the target that restore compares",
@@ -202,7 +222,7 @@ class Generations:
 
     def _forget(self) -> None:
         """Let all commits be compared again: what was equal once may have changed in the target since."""
-        self._sequence, self._last, self._again = -1, None, Doubts()
+        self._sequence, self._last, self._again, self.comparison = -1, None, Doubts(), Comparison()
         self.report.begin_again()
 
     async def _look_again(self, whole: set[Namespace]) -> None:
@@ -210,6 +230,7 @@ class Generations:
         report = VerifyReport(scope="touched", run_id=self.run_id)
         verifier = self._verifier(repair_into=None, report=report)
         await verifier.touched(self.reader, self.reader.links(), whole, with_facts=False)
+        self.comparison.final_pass = self._now()
         self._take_unstable(report)
 
     def _take_unstable(self, report: VerifyReport) -> None:
@@ -253,6 +274,7 @@ class Generations:
             "again": self._again.to_json(),
             "watched": token_to_json(self.watch.position),
             "watched_since": self.watch.since,
+            "parts": self.comparison.to_json()["parts"],
             "namespaces": {name: tally.compared for name, tally in sorted(self.report.namespaces.items())},
         }
         await self.states.save(COMPARED, value)

@@ -19,6 +19,7 @@ from d5agent.core.replay import (
     split_conflicts,
     waiting_for_later,
 )
+from d5agent.core.servers import ServerFacts
 from d5agent.core.unique import untangle
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.conflicts import Parked, Writer, without_document
@@ -59,6 +60,8 @@ class Checkpoint:
     doubts: Doubts = field(default_factory=Doubts)
     refusals: Refusals = field(default_factory=Refusals)
     """Which of the documents in doubt the target has refused."""
+    target: ServerFacts | None = None
+    """The cluster that was written to; None: an earlier version did not note it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -70,6 +73,7 @@ class Checkpoint:
             "written": self.written,
             "doubts": self.doubts.to_json(),
             "refusals": self.refusals.to_json(),
+            "target": None if self.target is None else self.target.to_json(),
         }
 
 
@@ -95,6 +99,7 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
             written=value["written"],
             doubts=Doubts.from_json(value["doubts"]),
             refusals=Refusals.from_json(value.get("refusals", ())),  # an older version kept none
+            target=ServerFacts.from_json(value["target"]) if value.get("target") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.certificate import Evidence
+from d5agent.core.comparison import Comparison, Part
 from d5agent.core.operation import OWN_DATABASE, Namespace
 from d5agent.core.report import VerifyReport
 from d5agent.core.services import Fence, Phase, PhaseState, Service, Status, Verified
@@ -18,10 +20,12 @@ from d5agent.plugins.verify import Verify
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.servers import MARKS, Servers
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, token_of
 from tests.fakes.coordinator import SINCE, FakeCoordinator
-from tests.fakes.documents import FakeDatabase
+from tests.fakes.documents import FakeDatabase, raw_document, raw_id
+from tests.fakes.servers import FakeServer, source_server, target_server
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.store import FakeObjectStore, FakeStateStore
 from tests.fakes.target import FakeReader, FakeTarget, FakeTargetChanges
@@ -58,6 +62,8 @@ class Stage:
     database: FakeDatabase = field(default_factory=FakeDatabase)
     target: FakeTarget = field(default_factory=FakeTarget)
     timeline: Timeline = field(default_factory=Timeline)
+    source_server: FakeServer = field(default_factory=source_server)
+    target_server: FakeServer = field(default_factory=target_server)
     changes: FakeTargetChanges = field(init=False)
     cluster: FakeCluster = field(init=False)
     source: FakeChangeSource = field(init=False)
@@ -101,6 +107,7 @@ class Stage:
             target=self.target,
             target_reader=self.target,
             target_changes=self.changes,
+            servers=self.servers(),
             store=self.store,
             states=self.states,
             clock=self.clock,
@@ -119,6 +126,17 @@ class Stage:
             target=self.target,
             clock=self.clock,
             waiting_bytes=10_000,
+        )
+
+    def servers(self) -> Servers:
+        """Return both servers, to be told apart."""
+        return Servers(
+            changes=self.source,
+            source=self.source_server,
+            target=self.target_server,
+            source_reader=FakeReader(self.cluster),
+            target_reader=self.target,
+            clock=self.clock,
         )
 
     def backup(self, target: FakeDumpTool, source: FakeDumpTool) -> Backup:
@@ -187,9 +205,9 @@ class Stage:
     async def draw_fence(self) -> None:
         """Let the state say that the stream was drained, up to the log's end."""
         last = (await self.commits())[-1]
-        fence = Fence(
-            sequence=last.sequence, cluster_time=last.position.cluster_time, at=SINCE, marker="fence-of-the-stage"
-        )
+        marker = "fence-of-the-stage"
+        self.cluster.database.put(MARKS, raw_id(marker), raw_document({"_id": marker}))
+        fence = Fence(sequence=last.sequence, cluster_time=last.position.cluster_time, at=SINCE, marker=marker)
         self.coordinator.state = replace(self.coordinator.state, fence=fence, ready_at=SINCE, phase=Phase.RESTORE)
 
     async def prove(self) -> None:
@@ -199,7 +217,7 @@ class Stage:
         last = (await self.commits())[-1]
         proof = Verified(sequence=last.sequence, operations=last.total.operations, compared=1, at=SINCE)
         report = VerifyReport(scope="touched", run_id="run", sequence=last.sequence, compared=1)
-        proof = await self.certifier().certify(self.coordinator.state, proof, report)
+        proof = await self.certifier().certify(self.coordinator.state, proof, report, await self.evidence())
         self.coordinator.state = replace(self.coordinator.state, verified=proof, ready_at=SINCE, phase=Phase.RESTORE)
         self.coordinator.set_status(Service.RESTORE, Status.DONE)
 
@@ -208,6 +226,16 @@ class Stage:
         self.coordinator.state = replace(self.coordinator.state, verified=None)
         for form in ("json", "html"):
             self.store.objects.pop(f"reports/run/certificate.{form}", None)
+
+    async def evidence(self) -> Evidence:
+        """Return what a certificate rests on."""
+        part = Part(first=0, last=0, documents=1, began_at=SINCE, ended_at=SINCE)
+        return Evidence(
+            source=self.source_server.told,
+            target=self.target_server.told,
+            first=await anext(LogReader(store=self.store).links()),
+            comparison=Comparison(parts=[part]),
+        )
 
     def foreign_contents(self) -> dict[Namespace, dict[DocumentId, bytes]]:
         """Return what the applications have in the source."""

@@ -31,12 +31,14 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import leaf_of
 from d5agent.steps.replayer import CHECKPOINT
+from d5agent.steps.servers import Servers
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, delete, drop, drop_database, insert, rename, replace, update
 from tests.fakes.documents import FakeDatabase
 from tests.fakes.indexes import sparse
 from tests.fakes.machine import FakeApplication, FakeDumpTool, FakePowerSwitch
 from tests.fakes.mortal import DiedError, Life, mortal
+from tests.fakes.servers import source_server, target_server
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.store import FakeObjectStore, FakeStateStore
 from tests.fakes.target import FakeReader, FakeTarget, FakeTargetChanges
@@ -207,6 +209,14 @@ class World:
                     target=target,
                     target_reader=target,
                     target_changes=mortal(FakeTargetChanges(self.target), life),
+                    servers=Servers(
+                        changes=source,
+                        source=mortal(source_server(), life),
+                        target=mortal(target_server(), life),
+                        source_reader=reader,
+                        target_reader=target,
+                        clock=self.clock,
+                    ),
                     store=store,
                     states=states,
                     clock=self.clock,

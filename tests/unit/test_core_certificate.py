@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from d5agent.core.certificate import certificate_key, certificate_of, check_certificate, sealed
+from d5agent.core.certificate import Evidence, certificate_key, certificate_of, check_certificate, sealed
 from d5agent.core.compare import Difference, DifferenceKind
+from d5agent.core.comparison import Comparison, Part
 from d5agent.core.log import Commit, Link, Total, Writer
 from d5agent.core.operation import ClusterTime, Position
 from d5agent.core.report import VerifyReport
+from d5agent.core.servers import ServerFacts
 from d5agent.core.timeline import Timeline
 from d5agent.errors import CorruptDataError, OperatorError
 from tests.fakes.documents import raw_id
@@ -30,6 +32,15 @@ COMMIT = Commit(
 LINK = Link(commit=COMMIT, digest="d" * 64)
 
 
+PART = Part(first=0, last=7, documents=3, began_at="2026-11-02T08:44:00", ended_at="2026-11-02T08:44:30")
+EVIDENCE = Evidence(
+    source=ServerFacts(hosts=("source:27017",), set_name="rs0", version="5.0.0"),
+    target=ServerFacts(hosts=("target:27017",), set_name="rs0", cluster_id="6b0a", version="6.0.5"),
+    first=Link(commit=replace(COMMIT, sequence=0), digest="f" * 64),
+    comparison=Comparison(parts=[PART], watched_since="2026-11-02T08:44:00", unchanged_at="2026-11-02T08:44:31"),
+)
+
+
 def report(*, is_equal: bool = True) -> VerifyReport:
     found = VerifyReport(scope="touched", run_id="run", sequence=7, operations=5)
     found.count(ORDERS, 3)
@@ -45,8 +56,8 @@ def certificate(*, is_equal: bool = True) -> dict[str, Any]:
         Timeline(run_id="run"),
         issuer={"host": "host", "version": "0", "agent_id": "agent"},
         read_only_since="2026-11-02T08:44:00+00:00",
-        at="2026-11-02T08:45:00+00:00",
-    )
+        evidence=EVIDENCE,
+    ) | {"issued_at": "2026-11-02T08:45:00+00:00"}
 
 
 def test_a_certificate_of_this_end_of_the_log_is_accepted() -> None:
@@ -60,7 +71,28 @@ def test_a_certificate_of_this_end_of_the_log_is_accepted() -> None:
         "operations": 5,
         "segments": 2,
         "bytes": 500,
+        "first": {
+            "sequence": 0,
+            "key": "replication/.log/000000000000.json",
+            "sha256": "f" * 64,
+            "cluster_time": [7, 8],
+        },
     }
+    assert told["servers"]["target"] == {
+        "hosts": ["target:27017"],
+        "set_name": "rs0",
+        "cluster_id": "6b0a",
+        "version": "6.0.5",
+    }
+    assert told["comparison"]["parts"] == [
+        {
+            "first": 0,
+            "last": 7,
+            "documents": 3,
+            "began_at": "2026-11-02T08:44:00",
+            "ended_at": "2026-11-02T08:44:30",
+        }
+    ]
     assert told["result"]["namespaces"] == {"shop.orders": {"compared": 3, "different": 0, "repaired": 0}}
     assert certificate_key("run") == "reports/run/certificate.json"
     assert certificate_key("run", "html") == "reports/run/certificate.html"
@@ -121,4 +153,23 @@ def test_what_is_no_certificate_is_damaged(body: bytes) -> None:
 
 def test_a_certificate_of_another_version_is_not_guessed_at() -> None:
     with pytest.raises(OperatorError, match="another version"):
-        check_certificate(sealed({**certificate(), "version": 2}), LINK)
+        check_certificate(sealed({**certificate(), "version": 3}), LINK)
+
+
+@pytest.mark.parametrize("absent", ["servers", "comparison", ("log", "first"), ("comparison", "parts")])
+def test_a_certificate_that_lacks_its_evidence_is_damaged(absent: str | tuple[str, str]) -> None:
+    body = certificate()
+    if isinstance(absent, str):
+        del body[absent]
+    else:
+        body[absent[0]] = {name: value for name, value in body[absent[0]].items() if name != absent[1]}
+    with pytest.raises(CorruptDataError, match="damaged"):
+        check_certificate(sealed(body), LINK)
+
+
+def test_a_certificate_of_the_first_version_is_what_it_was() -> None:
+    body = certificate()
+    del body["servers"], body["comparison"], body["log"]["first"]
+    check_certificate(sealed({**body, "version": 1}), LINK)
+    with pytest.raises(OperatorError, match="does not say"):
+        check_certificate(sealed({**body, "version": 1, "result": {"equal": False}}), LINK)

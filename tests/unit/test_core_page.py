@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any, Final
 
 import pytest
 from typing_extensions import override
 
-from d5agent.core.certificate import certificate_of, end_of_stream
+from d5agent.core.certificate import Evidence, certificate_of, end_of_stream
 from d5agent.core.charts import clock, duration, number, rates
 from d5agent.core.compare import Difference, DifferenceKind
+from d5agent.core.comparison import Comparison, Part
 from d5agent.core.log import Commit, Link, Total, Writer
 from d5agent.core.operation import ClusterTime, Namespace, Position
 from d5agent.core.page import page_of
 from d5agent.core.repair import LastEvent, Repair
 from d5agent.core.report import NAMED, VerifyReport
+from d5agent.core.servers import ServerFacts
 from d5agent.core.services import Fence
 from d5agent.core.timeline import Timeline
 from tests.fakes.documents import raw_id
@@ -80,7 +83,12 @@ def found(*, is_equal: bool) -> VerifyReport:
     return report
 
 
-def certificate(*, is_equal: bool = True, timeline: Timeline | None = None) -> dict[str, Any]:
+PART = Part(first=0, last=7, documents=3, began_at="2026-11-02T08:44:00", ended_at="2026-11-02T08:44:30")
+
+
+def certificate(
+    *, is_equal: bool = True, timeline: Timeline | None = None, unchanged_at: str = "2026-11-02T08:44:31"
+) -> dict[str, Any]:
     commit = Commit(
         sequence=7,
         writer=Writer(run_id="run", agent_id="agent", host="host", since=""),
@@ -97,9 +105,18 @@ def certificate(*, is_equal: bool = True, timeline: Timeline | None = None) -> d
         timeline or Timeline(),
         issuer={"host": EVIL, "version": "0.1.0", "agent_id": "agent"},
         read_only_since="2026-11-02T08:44:00+00:00",
-        at="2026-11-02T08:45:30+00:00",
+        evidence=Evidence(
+            source=ServerFacts(hosts=(EVIL,), set_name="rs0", version="5.0.0"),
+            target=ServerFacts(hosts=("target:27017",), set_name="rs0", cluster_id="6b0a", version="6.0.5"),
+            first=Link(commit=replace(commit, sequence=0), digest="f" * 64),
+            comparison=Comparison(parts=[PART], watched_since=PART.began_at, unchanged_at=unchanged_at),
+        ),
     )
-    return {**written, "end_of_stream": end_of_stream(fence, operations_after=6)}
+    return {
+        **written,
+        "issued_at": "2026-11-02T08:45:30+00:00",
+        "end_of_stream": end_of_stream(fence, operations_after=6),
+    }
 
 
 def busy() -> Timeline:
@@ -127,12 +144,23 @@ def test_a_certificate_says_what_an_auditor_asks() -> None:
         "d" * 64,
         "proved by the marker fence-1, stored in replication/.log/000000000006.json; operations after it: 6",
         "restore: replay",
+        "set rs0, cluster 6b0a, version 6.0.5: target:27017",
+        "from 2026-11-02T08:44:00 to 2026-11-02T08:44:30, in 1 parts",
+        "watched from 2026-11-02T08:44:00 to 2026-11-02T08:44:31; what was written there was compared again",
         "How far capture was behind the source (at most 3 s)",
         "Operations replayed a second (at most 1,000 /s)",
     ):
         assert said in reader.text, said
     assert "svg" in reader.seen
     assert "Documents compared a second" not in reader.text  # nothing to draw
+
+
+def test_a_target_that_was_not_watched_is_told() -> None:
+    document = certificate(unchanged_at="")
+    document["comparison"]["why_not_watched"] = "a privilege is missing"
+    assert "not watched (a privilege is missing); everything was compared after" in read(page_of(document)).text
+    del document["servers"]  # as in the first version
+    assert "not watched" not in read(page_of(document)).text
 
 
 def test_names_from_a_database_are_told_and_never_run() -> None:
