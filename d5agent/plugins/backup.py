@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from d5agent.core.backup import NOT_INCLUDED, SIDES, Archive, Manifest, archive_key, run_folder
 from d5agent.steps.backups import load_archives, load_manifest, store_archive, store_manifest
 from d5agent.steps.parallel import parallel
+from d5agent.steps.probes import require_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -55,6 +56,7 @@ class Backup:
 
     async def run(self, coordinator: Coordinator) -> None:
         """Dump what has no manifest yet: the target first, since restore waits for it."""
+        await require_place(self.store, run_folder(coordinator.state.run_id), what="the manifest of a backup")
         versions = await self._versions(coordinator)
         await self._abort_left_overs(coordinator, "a dump was killed")
         sides = [side for name in SIDES if (side := await self._side(coordinator, name, versions[name])) is not None]

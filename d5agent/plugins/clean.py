@@ -21,7 +21,8 @@ from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.late import late_operations
 from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.owners import owners_of_log
-from d5agent.steps.reports import verdicts_of
+from d5agent.steps.probes import require_deleting, require_place
+from d5agent.steps.reports import reports_folder, verdicts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,8 @@ class Clean:
         await self._check_owner(coordinator)
         if not coordinator.state.is_clearing:
             await self._check_proof(coordinator)
+            await require_place(self.store, reports_folder(coordinator.state.run_id), what="the final report")
+            await require_deleting(self.store, SEGMENTS)
             await self._stop_replication(coordinator, await self._read_to_the_end(coordinator))
             await coordinator.update(lambda state: replace(state, is_clearing=True))
         clearing = await self._clearing(coordinator)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from d5agent.core.ending import GOING_DOWN, ask_power_off, obstacles
 from d5agent.core.final_report import decode_report, encode_report, final_report_key, with_power_off
 from d5agent.errors import OperatorError
+from d5agent.steps.probes import require_place
+from d5agent.steps.reports import reports_folder
 
 if TYPE_CHECKING:
     from d5agent.ports import Clock, ObjectStore, PowerSwitch
@@ -32,6 +34,7 @@ class MonitorClean:
             coordinator.journal.info("power_off_happened", requested_at=asked.at, now="the machine was started again")
             return
         if asked is None:
+            await require_place(self.store, reports_folder(coordinator.state.run_id), what="the final report")
             await self._wait_for_the_others(coordinator)
             now = self.clock.now().isoformat(timespec="seconds")
             await self._report(coordinator, now)

@@ -14,17 +14,18 @@ from d5agent.core.services import ACTIVE, Service, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.conflicts import Holders
-from d5agent.steps.dead_letters import DeadLetters
+from d5agent.steps.dead_letters import DEAD_LETTERS, DeadLetters
 from d5agent.steps.generations import Generations
 from d5agent.steps.late import operations_after
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
 from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.parallel import beside
+from d5agent.steps.probes import require_place
 from d5agent.steps.progress import RestoreProgress
 from d5agent.steps.rates import keep_rate
 from d5agent.steps.replayer import Checkpoint, Replayer, load_checkpoint
-from d5agent.steps.reports import store_report
+from d5agent.steps.reports import reports_folder, store_report
 from d5agent.steps.target_watch import TargetWatch
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Restore:
 
         Once that is proved applications trust the target: from then on a restore is about late operations (ADR 35).
         """
+        await self._require_places(coordinator.state.run_id)
         if await self._is_proved(coordinator):
             await self._require_certified_target(coordinator)
             await self._late_restore().run(coordinator)
@@ -163,6 +165,10 @@ class Restore:
             waiting_bytes=self.waiting_bytes,
         )
         return LateRestore(reporter=reporter, target=self.target, states=self.states)
+
+    async def _require_places(self, run_id: str) -> None:
+        await require_place(self.store, reports_folder(run_id), what="the certificate")
+        await require_place(self.store, f"{DEAD_LETTERS}{run_id}/", what="a document that the target refuses")
 
     async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> Link:
         """Refuse a broken log before anything is written; return its last commit."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from d5agent.core.report import VerifyReport
 from d5agent.errors import OperatorError
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.probes import require_place
 from d5agent.steps.replayer import load_checkpoint
-from d5agent.steps.reports import store_report
+from d5agent.steps.reports import reports_folder, store_report
 from d5agent.steps.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ class Verify:
     async def compare(
         self, run_id: str, *, is_full: bool, on_progress: Callable[[VerifyReport], None]
     ) -> tuple[VerifyReport, str]:
-        """Return the report, and the key that it is stored under. Full: whole collections, else what was touched."""
+        """Return the report, and the key that it is stored under. Full: whole collections, else what was touched.
+
+        OperatorError, before anything is read: the report could not be stored.
+        """
+        await require_place(self.store, reports_folder(run_id), what="the report of the comparison")
         verifier = Verifier(
             source=self.source,
             target=self.target_reader,

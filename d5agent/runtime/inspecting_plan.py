@@ -8,7 +8,8 @@ from d5agent.core.plan import Plan
 from d5agent.runtime.opening import open_adapters, stored_phase
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.planner import Planner
-from d5agent.steps.reports import store_plan
+from d5agent.steps.probes import require_place
+from d5agent.steps.reports import reports_folder, store_plan
 
 if TYPE_CHECKING:
     from d5agent.settings import Settings
@@ -18,6 +19,8 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
     """Return what restore would do; the plan is stored among the reports, and nothing else is written."""
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
         await adapters.source.require_set()
+        run_id = (await stored_phase(adapters)).run_id
+        await require_place(adapters.store, reports_folder(run_id), what="the plan")
         at = adapters.clock.now().isoformat(timespec="seconds")
         planner = Planner(
             reader=LogReader(store=adapters.store),
@@ -28,7 +31,7 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
             memory_bytes=settings.limits.memory_bytes,
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
-            plan=Plan(run_id=(await stored_phase(adapters)).run_id, at=at),
+            plan=Plan(run_id=run_id, at=at),
         )
         values = (await planner.make(with_divergence=with_divergence)).to_json()
         return {**values, "report": await store_plan(adapters.store, values)}

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from d5agent.ports import ObjectStore
 
 
+def reports_folder(run_id: str) -> str:
+    """Return where the reports of a run are, or those that belong to none."""
+    return f"{REPORTS}{run_id or 'no-run'}/"
+
+
 async def store_report(store: ObjectStore, report: VerifyReport, *, at: str) -> str:
     """Store a report and return the key of its JSON; `at` is when it was made, in ISO 8601."""
-    name = f"{REPORTS}{report.run_id or 'no-run'}/verify-{report.scope}-{name_time(at)}"
+    name = f"{reports_folder(report.run_id)}verify-{report.scope}-{name_time(at)}"
     values = report.to_json()
     page = page_of({"kind": "report", "run_id": report.run_id, "issued_at": at, "result": values})
     await store.put(f"{name}.html", page.encode(errors="backslashreplace"))
@@ -30,7 +35,7 @@ async def store_report(store: ObjectStore, report: VerifyReport, *, at: str) -> 
 
 async def store_plan(store: ObjectStore, plan: Mapping[str, Any]) -> str:
     """Store a plan, as JSON values with `run_id` and `at`, and return its key."""
-    key = f"{REPORTS}{plan['run_id'] or 'no-run'}/plan-{name_time(plan['at'])}.json"
+    key = f"{reports_folder(plan['run_id'])}plan-{name_time(plan['at'])}.json"
     await store.put(key, json.dumps(plan, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
     return key
 

@@ -87,6 +87,46 @@ class FakeObjectStore:
         return len(found)
 
 
+class RefusingStore(FakeObjectStore):
+    """Refuses to put, or to delete, below some prefixes, as a role's policy does; `put_keys`: what was put."""
+
+    def __init__(self, *, puts: Sequence[str] = (), deletes: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.puts = puts
+        self.deletes = deletes
+        self.put_keys: list[str] = []
+
+    @override
+    async def put_once(self, key: str, body: bytes) -> bool:
+        self._note(key)
+        return await super().put_once(key, body)
+
+    @override
+    async def put(self, key: str, body: bytes, *, replacing: bytes | None = None) -> bool:
+        self._note(key)
+        return await super().put(key, body, replacing=replacing)
+
+    @override
+    async def upload(self, key: str, chunks: AsyncGenerator[bytes]) -> None:
+        self._note(key)
+        await super().upload(key, chunks)
+
+    @override
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:  # one that is missing, too
+            self._judge(key, self.deletes)
+        await super().delete(keys)
+
+    def _note(self, key: str) -> None:
+        self._judge(key, self.puts)
+        self.put_keys.append(key)
+
+    @staticmethod
+    def _judge(key: str, refused: Sequence[str]) -> None:
+        if any(key.startswith(prefix) for prefix in refused):
+            raise OperatorError("S3 refused access to the bucket", hint="give the role s3:PutObject", key=key)
+
+
 class DownStore(FakeObjectStore):
     """Answers whoever reads or puts an object with `error`, as long as there is one."""
 

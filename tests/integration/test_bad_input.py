@@ -11,6 +11,7 @@ from bson import encode
 
 from d5agent.drill.child import Child, free_port
 from d5agent.drill.gateway import Gateway
+from d5agent.drill.s3_proxy import refuse
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
 from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from d5agent.drill.agent import Agent, Ended
+    from d5agent.drill.s3_proxy import S3Proxy
     from tests.integration.agent_rig import AgentRig
 
 OPERATOR = 78
@@ -152,6 +154,13 @@ async def test_a_source_that_is_no_replica_set(rig: AgentRig, tmp_path: Path) ->
         await replication_fails(rig, "the source is not a replica set")
     finally:
         await member.kill()
+
+
+@pytest.mark.parametrize("verb", ["plan", "verify --full"])
+async def test_result_that_cannot_be_stored_is_named_first(rig: AgentRig, proxy: S3Proxy, verb: str) -> None:
+    proxy.fail(refuse(403, "AccessDenied"), method="PUT", key_prefix="reports/")
+    ended = await rig.agent().run(*verb.split())
+    require(ended, "could not be stored at the end, so nothing was begun", "AccessDenied", "s3:PutObject")
 
 
 async def test_wrong_replica_set_is_named(rig: AgentRig) -> None:
