@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # random(4): generated once at each boot
+_CAN_POWER_OFF: Final = (
+    *("busctl", "call", "org.freedesktop.login1", "/org/freedesktop/login1"),
+    *("org.freedesktop.login1.Manager", "CanPowerOff"),
+)
+_YES: Final = 's "yes"'
 _HINT: Final = (
     "may user d5agent power off? (polkit/49-d5agent.rules, docs/runbook); power the machine off by hand, or mend"
     " [power] command, then type: d5agent start monitor-clean"
@@ -41,6 +48,24 @@ class CommandPowerSwitch:
                 hint=_HINT,
                 **{**error.facts, "command": self._command[0], "reason": error.message},
             ) from error
+
+    async def require_right(self, *, user: int) -> str:
+        """Return why it should go off when it is asked; OperatorError: why not. `user`: the id of the daemon's user.
+
+        Only logind's own power-off can be asked about without harm (CanPowerOff, org.freedesktop.login1(5)).
+        """
+        program = self._command[0]
+        if shutil.which(program) is None:
+            raise OperatorError("the power-off command is missing", hint=_HINT, command=program)
+        if Path(program).name != "systemctl":
+            return f"{program} is there; whether it may power off is known once it does"
+        if user == 0:
+            return "the daemon runs as root, which may"
+        as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if os.geteuid() == 0 else []
+        said = (await run([*as_user, *_CAN_POWER_OFF], stall_seconds=self._timeout_seconds)).strip()
+        if said != _YES:
+            raise OperatorError("the daemon's user may not power off", hint=_HINT, user=user, logind_says=said)
+        return "logind lets the daemon's user power off"
 
     async def boot_id(self) -> str:
         """Return the kernel's name for this boot."""

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.rights import lacking
 from d5agent.core.services import Phase
 from d5agent.errors import AgentError, NotGivenError, OperatorError, TransientError
+from d5agent.runtime.control_client import ask, socket_path
+from d5agent.runtime.listening import require_free
 from d5agent.runtime.opening import Adapters, TargetAdapters, open_adapters, stored_phase
 from d5agent.runtime.status import local_phase
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from d5agent.ports import DumpTool
     from d5agent.settings import Settings
@@ -78,8 +83,10 @@ async def check(settings: Settings) -> dict[str, Any]:
             return _without_ignored("read", opened[0].ignored)
 
         if await preflight.row("source's URI", open_source):
-            await _check_now(preflight, opened[0])
+            await _check_now(preflight, opened[0], settings)
             await _check_for_restore(preflight, opened[0])
+            user = _owner_of(settings.state.directory)
+            await preflight.row("power-off", lambda: opened[0].power.require_right(user=user), phase=Phase.CLEAN)
     return preflight.values()
 
 
@@ -90,7 +97,7 @@ def _phase(settings: Settings) -> Phase:
         return Phase.IDLE
 
 
-async def _check_now(preflight: _Preflight, adapters: Adapters) -> None:
+async def _check_now(preflight: _Preflight, adapters: Adapters, settings: Settings) -> None:
     """Add what capture needs."""
     row = preflight.row
     await row("bucket", lambda: _check_store(adapters))
@@ -98,6 +105,7 @@ async def _check_now(preflight: _Preflight, adapters: Adapters) -> None:
     await row("source, fence marker", lambda: _check_mark(adapters), needs="source")
     await row("source, reading", lambda: _check_collections(adapters), needs="source")
     await row("clock", lambda: _check_clock(adapters), needs="source")
+    await row("metrics", lambda: _check_metrics(settings))
 
 
 async def _check_for_restore(preflight: _Preflight, adapters: Adapters) -> None:
@@ -110,11 +118,14 @@ async def _check_for_restore(preflight: _Preflight, adapters: Adapters) -> None:
             opened.append(await stack.enter_async_context(adapters.open_target()))
             return _without_ignored("read, and its server is there", opened[0].ignored)
 
+        await row("source, running writes", partial(_check_running_writes, adapters), needs="source")
         await row("mongodump, source", partial(_check_dump, adapters.source_dump))
         if await row("target", open_target):
             (target,) = opened
             await row("target, reading", partial(_check_target, target))
             await row("source and target", partial(_check_apart, adapters, target), needs="source")
+            await row("target, writing", partial(_check_rights, adapters, target))
+            await row("target, load", partial(_check_load, target))
             await row("mongodump, target", partial(_check_dump, target.dump))
 
 
@@ -171,6 +182,63 @@ async def _check_apart(adapters: Adapters, target: TargetAdapters) -> str:
     both = await servers.tell_apart()
     await servers.require_own_log(LogReader(store=adapters.store), (await stored_phase(adapters)).fence)
     return f"two clusters: {both.source.hosts[0]} and {both.target.hosts[0]}"
+
+
+async def _check_running_writes(adapters: Adapters) -> str:
+    try:
+        return f"{len(await adapters.source.running_writes())} at this moment"
+    except OperatorError as error:
+        raise OperatorError(
+            "the agent's user may not see which writes are running on the source",
+            hint="grant it clusterMonitor on admin (docs/privileges.md): the fence waits for them",
+            **{**error.facts, "reason": error.message},
+        ) from error
+
+
+async def _check_rights(adapters: Adapters, target: TargetAdapters) -> str:
+    """See that the user may write what restore writes, in every database that the source has."""
+    try:
+        databases = sorted({namespace.database for namespace in await adapters.source_reader.collections()})
+    except AgentError:  # the row of the source says so
+        databases = []
+    missing = lacking(await target.grants(), databases)
+    if missing:
+        raise OperatorError(
+            "the agent's user lacks rights on the target",
+            hint="grant it readWriteAnyDatabase and dbAdminAnyDatabase on admin there (docs/privileges.md)",
+            **{f"on {database or 'any database'}": ", ".join(actions) for database, actions in missing.items()},
+        )
+    return "restore may write"
+
+
+async def _check_load(target: TargetAdapters) -> str:
+    if await target.writer.tickets() is None:
+        raise OperatorError(
+            "the target does not say how busy it is, so that restore knows only how long a write takes",
+            hint="grant the agent's user clusterMonitor on admin there (docs/privileges.md)",
+        )
+    return "it says how busy it is"
+
+
+async def _check_metrics(settings: Settings) -> str:
+    """See that the address can be had, unless the daemon has it."""
+    if settings.metrics.listen is None:
+        return "not served: [metrics] listen is not set"
+    try:
+        async for _ in ask(socket_path(settings.state.directory), {"verb": "status"}):
+            return "served by the daemon, which is up"
+    except TransientError:
+        pass  # it is down
+    await require_free(settings.metrics.listen)
+    return f"{settings.metrics.listen} is free"
+
+
+def _owner_of(directory: Path) -> int:
+    """Return the user that the daemon runs as: it owns the state directory."""
+    try:
+        return directory.stat().st_uid
+    except OSError:
+        return os.geteuid()
 
 
 async def _check_clock(adapters: Adapters) -> str:

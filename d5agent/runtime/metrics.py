@@ -5,8 +5,6 @@ The HTTP is aiohttp's, which is here for S3 already; the text is ours: a name, l
 
 from __future__ import annotations
 
-import errno
-import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from d5agent.core.services import Phase, Service, Status
-from d5agent.errors import OperatorError
+from d5agent.runtime.listening import refusal
 from d5agent.runtime.status import status_of
 from d5agent.settings import parse_address
 
@@ -27,11 +25,6 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _DRAIN_SECONDS: Final = 2.0  # a scrape that runs when the daemon ends may finish
-_HINTS: Final = {
-    errno.EADDRINUSE: "see who has it (ss -ltnp), or choose another port in [metrics] listen",
-    errno.EADDRNOTAVAIL: "give [metrics] listen an address of this machine (ip address)",
-    errno.EACCES: "choose a port from 1024 on in [metrics] listen",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,23 +139,12 @@ async def metrics_server(listen: str | None, daemon: Daemon) -> AsyncGenerator[N
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            raise _refusal(error, listen) from error
+            raise refusal(error, listen) from error
         address = runner.addresses[0]
         structlog.get_logger().info("metrics_served", host=address[0], port=address[1])
         yield
     finally:
         await runner.cleanup()
-
-
-def _refusal(error: OSError, listen: str) -> OperatorError:
-    unknown = isinstance(error, socket.gaierror)
-    hint = "give [metrics] listen an address, or a name that this machine can look up" if unknown else ""
-    return OperatorError(
-        "metrics cannot be served",
-        hint=hint or _HINTS.get(error.errno or 0, "mend [metrics] listen"),
-        listen=listen,
-        reason=error.strerror,
-    )
 
 
 class _Endpoint:

@@ -16,6 +16,7 @@ from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
 from d5agent.adapters.retention import RetentionReader, host_of
+from d5agent.adapters.rights import grants_of
 from d5agent.adapters.s3_large import S3LargeObjects
 from d5agent.adapters.secrets import UriOrigin
 from d5agent.adapters.server import MongoServer
@@ -30,10 +31,11 @@ from d5agent.settings import credentials_directory
 from d5agent.steps.servers import Servers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from d5agent.adapters.mongo import Client
+    from d5agent.core.rights import Grant
     from d5agent.ports import Clock, LargeObjectStore, ObjectStore
     from d5agent.settings import Settings, SourceSettings, TargetSettings
 
@@ -49,6 +51,8 @@ class TargetAdapters:
     changes: MongoTargetChanges
     server: MongoServer
     dump: MongoDump
+    grants: Callable[[], Awaitable[Sequence[Grant]]]
+    """What the agent's user may do there."""
     ignored: tuple[str, ...]
     """The options of its URI that the agent ignores."""
 
@@ -160,6 +164,7 @@ async def _open_target(
                 reader, side="target", asked=read_uri(uri, "target").hosts.split(","), has_id=True, clock=clock
             ),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
+            grants=partial(grants_of, reader, "target"),
             ignored=read_uri(uri, "target").ignored,
         )
 
