@@ -133,10 +133,14 @@ def cutover(
     call_off: Annotated[
         bool, typer.Option("--call-off", help="Call it off before the fence: the application may write again.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Without [cutover] command: the application is read-only, I have proved it.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """End a live restore: the application read-only, fence, last operations, verify."""
-    _end(_run(_ask(_settings(config), {"verb": "cutover", "follow": follow, "call_off": call_off})))
+    request = {"verb": "cutover", "follow": follow, "call_off": call_off, "confirmed": yes}
+    _end(_run(_ask(_settings(config), request)))
 
 
 @app.command()
@@ -385,11 +389,16 @@ def _status_screen(*, as_json: bool, again: bool) -> Iterator[Callable[[dict[str
 
 
 async def _ask(settings: Settings, request: dict[str, Any]) -> int:
-    """Send a request to the daemon, print what it answers, return the exit code that it names."""
+    """Send a request to the daemon, print what it answers, return the exit code that it names.
+
+    What it asks is put to whoever sits at a terminal; elsewhere nobody can say yes.
+    """
     from d5agent.runtime.control_client import ask, socket_path
     from d5agent.screen import print_answer
 
     async for answer in ask(socket_path(settings.state.directory), request):
+        if "question" in answer and sys.stdin.isatty() and typer.confirm(answer["question"]):
+            return await _ask(settings, {**request, "confirmed": True})
         print_answer(answer)
         if "exit" in answer:
             return int(answer["exit"])

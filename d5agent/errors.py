@@ -72,3 +72,11 @@ class LogHeldError(OperatorError):
 
 class RefusedError(OperatorError):
     """A move that the phase table does not allow at this moment."""
+
+
+class UnconfirmedError(RefusedError):
+    """A move that rests on what an operator has done: the message and `question` ask whether that is so."""
+
+    def __init__(self, message: str, *, question: str, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.question = question

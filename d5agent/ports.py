@@ -308,12 +308,15 @@ class StateStore(Protocol):
 class Application(Protocol):
     """What writes to the source: its writes are refused for the cutover."""
 
-    async def refuse_writes(self) -> None:
-        """Make it read-only; it may be so already. OperatorError: it could not be told, and may be so or not."""
+    async def refuse_writes(self) -> bool:
+        """Make it read-only; it may be so already. False: somebody else does that, and has said so.
+
+        OperatorError: it could not be told, and may be so or not.
+        """
         ...
 
-    async def accept_writes(self) -> None:
-        """Let it write again. OperatorError: it could not be told."""
+    async def accept_writes(self) -> bool:
+        """Let it write again. False: somebody else does that. OperatorError: it could not be told."""
         ...
 
 

@@ -24,20 +24,21 @@ class CommandApplication:
         self._call_off_command = call_off_command
         self._stall_seconds = stall_seconds
 
-    async def refuse_writes(self) -> None:
-        """Make the application read-only."""
-        await self._run(self._command, "the application could not be made read-only")
+    async def refuse_writes(self) -> bool:
+        """Make the application read-only; False: there is no command for it."""
+        return await self._run(self._command, "the application could not be made read-only")
 
-    async def accept_writes(self) -> None:
-        """Let it write again."""
-        await self._run(self._call_off_command, "the application could not be told that it may write again")
+    async def accept_writes(self) -> bool:
+        """Let it write again; False: there is no command for it."""
+        return await self._run(self._call_off_command, "the application could not be told that it may write again")
 
-    async def _run(self, command: Sequence[str] | None, message: str) -> None:
+    async def _run(self, command: Sequence[str] | None, message: str) -> bool:
         if command is None:
-            return
+            return False
         try:
             await run(command, stall_seconds=self._stall_seconds)
         except OperatorError as error:
             hint = "look whether it may write now; mend the command of [cutover], then type the same again"
             facts = {**error.facts, "command": command[0], "reason": error.message}
             raise OperatorError(message, hint=hint, **facts) from error
+        return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.core.horizon import CAUGHT_UP_SECONDS
 from d5agent.core.services import ACTIVE, MODES, Phase, PhaseState, Service, ServiceState, Status
-from d5agent.errors import RefusedError
+from d5agent.errors import RefusedError, UnconfirmedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _READY_SECONDS: Final = 3.0
 _READY_CARRIED: Final = 10_000
 _ENDED_BADLY: Final = frozenset({Status.FAILED, Status.STOPPED})
-MAY_BE_READ_ONLY: Final = "the application may be read-only: d5agent cutover --call-off lets it write again"
+MAY_WRITE_AGAIN: Final = "d5agent cutover --call-off lets it write again"
+MAY_BE_READ_ONLY: Final = f"the application may be read-only: {MAY_WRITE_AGAIN}"
 
 
 def in_mode(state: PhaseState, request: Service | Phase, mode: str, *, is_live: bool) -> PhaseState:
@@ -39,6 +40,20 @@ def in_mode(state: PhaseState, request: Service | Phase, mode: str, *, is_live: 
             f"{mode}",
         )
     return replace(state, mode=mode)
+
+
+def require_word(*, is_made: bool, is_confirmed: bool) -> None:
+    """Raise UnconfirmedError unless the application is made read-only here, or somebody says that it is.
+
+    `is_made`: a command of the configuration does it.
+    """
+    if not is_made and not is_confirmed:
+        raise UnconfirmedError(
+            "cutover refused: no [cutover] command makes the application read-only, and nobody has said that it is",
+            question="No [cutover] command makes the application read-only. Did you make it so, and see a write fail?",
+            hint="make its user read-only and prove it by a write that must fail, then type: d5agent cutover --yes; or "
+            "set [cutover] command and restart the daemon",
+        )
 
 
 def pause(state: PhaseState, *, is_paused: bool, is_live: bool) -> PhaseState:

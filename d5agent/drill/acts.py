@@ -110,7 +110,7 @@ async def follow(agent: Agent, stage: Stage, workload: Workload, operations: int
 
 async def cut_over(agent: Agent) -> None:
     """Fence, last operations, verified."""
-    await agent.call("cutover", "--follow")
+    await agent.call("cutover", "--follow", "--yes")
 
 
 async def _kill_between_windows(agent: Agent, stage: Stage) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from d5agent.core.cutover import MAY_BE_READ_ONLY, held_up_by
+from d5agent.core.cutover import MAY_BE_READ_ONLY, MAY_WRITE_AGAIN, held_up_by
 from d5agent.core.log import foreign_operations
 from d5agent.core.services import Fence, Service, Status
 from d5agent.errors import OperatorError
@@ -61,8 +61,10 @@ class MonitorReplication:
                     else "restore to catch up; then the application is made read-only"
                 )
             await coordinator.go_on()
-            await application.refuse_writes()
-            coordinator.journal.info("application_refused", next="d5agent cutover --call-off lets it write again")
+            if await application.refuse_writes():
+                coordinator.journal.info("application_refused", next=MAY_WRITE_AGAIN)
+            else:
+                coordinator.journal.warning("application_read_only_by_word", of="operator", next=MAY_WRITE_AGAIN)
             await self._drain(coordinator, read_only_at=self.clock.now().isoformat(timespec="milliseconds"))
         except OperatorError as error:
             # Whatever went wrong, and wherever a crash began this anew: somebody's business may stand still.

@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.phase import started_with
+from d5agent.core.cutover import require_word
+from d5agent.core.phase import start, started_with
 from d5agent.core.services import Phase, Service, Status, parse_request
 from d5agent.core.words import Words
-from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError
+from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError, UnconfirmedError
 from d5agent.runtime.control_client import LINE_LIMIT, VERSION
 from d5agent.runtime.status import status_of
 
@@ -87,6 +88,8 @@ class _Session:
                 raise OperatorError("the daemon is of another version", hint="type: systemctl restart d5agent")
             async for answer in verbs[request["verb"]](request):
                 yield answer
+        except UnconfirmedError as error:
+            yield {"exit": error.exit_code, "error": str(error), "hint": error.hint, "question": error.question}
         except AgentError as error:
             yield {"exit": error.exit_code, "error": str(error), "hint": error.hint}
         except (KeyError, TypeError, ValueError):
@@ -117,6 +120,7 @@ class _Session:
             await self._daemon.call_off()
             yield {"exit": EXIT_DONE}
             return
+        self._require_word(request)
         services = (Service.MONITOR_REPLICATION, Service.RESTORE)
         async for answer in self._started(Service.MONITOR_REPLICATION, services, is_followed=request.get("follow")):
             yield answer
@@ -131,9 +135,16 @@ class _Session:
         if words.again is not None:
             state = replace(state, verified=None)
         services = started_with(wanted, state, is_live=mode == "live" if mode else self._daemon.is_live)
+        if wanted is Service.MONITOR_REPLICATION and self._daemon.is_live:  # which is the cutover
+            self._require_word(request)
         how: dict[str, Any] = {"forced_run": forced_run, "mode": mode, "words": words}
         async for answer in self._started(wanted, services, is_followed=request.get("follow"), **how):
             yield answer
+
+    def _require_word(self, request: dict[str, Any]) -> None:
+        """Ask for a word only where the cutover may begin: nobody's business stands still for one that is refused."""
+        start(self._daemon.state, Service.MONITOR_REPLICATION, now="", new_run_id="", is_live=True)
+        require_word(is_made=self._daemon.refuses_writes, is_confirmed=request.get("confirmed") is True)
 
     async def _started(
         self,

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE_SECONDS: Final = 60
 _MOMENT_SECONDS: Final = 0.1
+_TOLD: Final = "may write again"
+_UNTOLD: Final = "let it write again: there is no [cutover] call_off_command"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,8 +57,9 @@ class Daemon:
     """Hosts the services of one agent. `plugins` makes a service anew each time that it starts.
 
     `is_live_by_default`: restore follows the log until the cutover, unless its start named a mode; `accept_writes`
-    opens the application again when a cutover is called off. `horizon`: how long the saved position is still safe.
-    `log_owners` reads whose the log in the bucket is.
+    opens the application again when a cutover is called off. `refuses_writes`: a command makes it read-only; without
+    one an operator does, and must say so. `horizon`: how long the saved position is still safe. `log_owners` reads
+    whose the log in the bucket is.
     """
 
     plugins: Mapping[Service, Callable[[], Plugin]]
@@ -64,7 +67,8 @@ class Daemon:
     clock: Clock
     drain_seconds: float
     is_live_by_default: bool = False
-    accept_writes: Callable[[], Awaitable[None]] | None = None
+    accept_writes: Callable[[], Awaitable[bool]] | None = None
+    refuses_writes: bool = True
     horizon: Callable[[], Horizon | None] = lambda: None
     log_owners: Callable[[], Awaitable[LogOwners]] = _no_owners
     followers: Followers = field(default_factory=Followers)
@@ -176,10 +180,9 @@ class Daemon:
         # Forgotten before the application writes: nobody may trust a fence that operations come after. And only now:
         # it may have been drawn until the service had ended.
         await self.update(cutover.without_fence)
-        if self.accept_writes is not None:
-            await self.accept_writes()
+        is_told = self.accept_writes is not None and await self.accept_writes()
         await self.update(lambda state: cutover.called_off(state, now=self._now()))
-        structlog.get_logger().warning("cutover_called_off")
+        structlog.get_logger().warning("cutover_called_off", application=_TOLD if is_told else _UNTOLD)
 
     async def stop_as_done(self, service: Service) -> None:
         """End a service for another one; it counts as done only if it has drained.

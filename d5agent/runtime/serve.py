@@ -62,6 +62,7 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                 is_live_by_default=settings.restore.mode == "live",
                 accept_writes=application(settings).accept_writes,
                 log_owners=lambda: owners_of_log(adapters.store),
+                refuses_writes=settings.cutover.command is not None,
             )
             await daemon.load()
             lease = Lease(

@@ -109,23 +109,28 @@ class FakePowerSwitch:
 
 @dataclass(slots=True, kw_only=True)
 class FakeApplication:
-    """Remembers what it was told, and writes to the very moment at which it is refused. `error`: what it answers."""
+    """Remembers what it was told, and writes to the very moment at which it is refused. `error`: what it answers.
+
+    `is_told` False: there are no commands, and somebody else has done it.
+    """
 
     told: list[str] = field(default_factory=list)
     error: AgentError | None = None
+    is_told: bool = True
     last_writes: Callable[[], None] = lambda: None
 
-    async def refuse_writes(self) -> None:
+    async def refuse_writes(self) -> bool:
         self.last_writes()
-        self._tell("refuse")
+        return self._tell("refuse")
 
-    async def accept_writes(self) -> None:
-        self._tell("accept")
+    async def accept_writes(self) -> bool:
+        return self._tell("accept")
 
-    def _tell(self, word: str) -> None:
+    def _tell(self, word: str) -> bool:
         self.told.append(word)
         if self.error is not None:
             raise self.error
+        return self.is_told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,15 +23,15 @@ def application(command: list[str] | None = None, call_off_command: list[str] | 
 
 async def test_each_word_runs_its_command(tmp_path: Path) -> None:
     subject = application(["touch", str(tmp_path / "refused")], ["rm", str(tmp_path / "refused")])
-    await subject.refuse_writes()
+    assert await subject.refuse_writes()
     assert (tmp_path / "refused").exists()
-    await subject.accept_writes()
+    assert await subject.accept_writes()
     assert not (tmp_path / "refused").exists()
 
 
 async def test_without_commands_somebody_else_does_it() -> None:
-    await application().refuse_writes()
-    await application().accept_writes()
+    assert not await application().refuse_writes()
+    assert not await application().accept_writes()
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ async def test_mode_of_the_start_is_kept_until_another_is_given(rig: AgentRig) -
     assert status["restore"]["mode"] == "live"
     require(await agent.run("start", "restore", "--mode", "drained"), "a live restore is under way", "stop restore")
     require(await agent.run("start", "clean", "--mode", "live"), "clean has no mode")
+    require(await agent.run("cutover"), "nobody has said that it is", "d5agent cutover --yes")
     await agent.call("stop", "restore")
     await agent.call("start", "restore", "--mode", "drained")
     status = await agent.until(lambda s: s["services"]["restore"]["state"] == "done", what="done", seconds=60)

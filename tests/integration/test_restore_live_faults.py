@@ -54,7 +54,7 @@ async def test_killed_at_random_moments_while_it_follows_and_while_it_is_cut_ove
             await agent.start()
         await caught_up(agent)
         await ledger.grown(100)
-    await agent.call("cutover")
+    await agent.call("cutover", "--yes")
     await asyncio.sleep(dice.uniform(0, 0.5))  # the same
     await agent.kill()
     await agent.start()
@@ -77,5 +77,5 @@ async def test_the_line_to_the_target_is_cut_while_it_follows(rig: AgentRig) -> 
             between.is_dark = False
             between.cut_connections()
             await caught_up(agent)
-        await agent.call("cutover")
+        await agent.call("cutover", "--yes")
         await restored(rig, agent, may_repair=True)

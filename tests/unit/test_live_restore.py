@@ -227,8 +227,16 @@ async def begin(stage: Stage) -> None:
     stage.coordinator.set_status(Service.RESTORE, Status.RUNNING)
 
 
-async def test_it_follows_the_log_and_the_cutover_ends_it_with_both_sides_equal(live: Live) -> None:
+@pytest.mark.parametrize(
+    ("is_told", "event"), [(True, "application_refused"), (False, "application_read_only_by_word")]
+)
+async def test_it_follows_the_log_and_the_cutover_ends_it_with_both_sides_equal(
+    live: Live,
+    is_told: bool,  # noqa: FBT001 -- a case
+    event: str,
+) -> None:
     stage = live.stage
+    live.application.is_told = is_told
     async with stage.running(stage.replication()):
         await begin(stage)
         live.happen(*[insert(ORDERS, {"_id": number}) for number in range(5)])
@@ -242,6 +250,8 @@ async def test_it_follows_the_log_and_the_cutover_ends_it_with_both_sides_equal(
             await restore
             assert stage.target.database.contents() == stage.foreign_contents()
             assert live.application.told == ["refuse"]
+            said = [entry.event for entry in stage.coordinator.journal.entries if entry.event.startswith("application")]
+            assert said == [event]
             assert stage.coordinator.state.verified is not None
             assert stage.coordinator.state.fence is not None
             assert stage.coordinator.state.fence.read_only_at

@@ -30,6 +30,8 @@ CLIENT_VERBS: Final = (
     ["start", "restore", "--follow"],
     ["stop", "replication"],
     ["cutover"],
+    ["cutover", "--yes"],
+    ["start", "restore", "--mode", "live"],
     ["pause", "restore"],
     ["resume", "restore"],
 )
