@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from bson import decode
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.s3 import S3Store
 from d5agent.core.naming import SEGMENTS
+from d5agent.core.raw import id_document
 from d5agent.drill import dataset
 from d5agent.drill.child import pause
 from d5agent.drill.stage import APPLICATION, BUCKET
 from d5agent.drill.writer import ACCOUNTS, SHOP
-from d5agent.errors import OperatorError
+from d5agent.errors import EXIT_OPERATOR, OperatorError
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
@@ -36,7 +38,22 @@ _PROBE_SECONDS: Final = 0.01
 _NOT_APPLICATIONS: Final = frozenset({"admin", "local", "config", "d5agent"})
 _UNAUTHORIZED: Final = 13
 _EVENTS: Final = ("insert", "update", "replace", "delete", "drop", "rename", "dropDatabase")
+_ACCOUNTS_MOVED: Final = 2
+STRAY: Final = "stray"
 Client = AsyncMongoClient[dict[str, Any]]
+
+
+class Moved(NamedTuple):
+    """What the application did on MongoDB after the certificate: the `_id`s of two accounts."""
+
+    changed: Any
+    deleted: Any
+
+    async def is_kept(self, target: Client) -> bool:
+        """Whether it is still so."""
+        changed = await target[SHOP][ACCOUNTS].find_one({"_id": self.changed})
+        has_deleted = await target[SHOP][ACCOUNTS].count_documents({"_id": self.deleted}) == 0
+        return changed is not None and changed.get("moved") is True and has_deleted
 
 
 async def copy_forward(stage: Stage, findings: Findings) -> None:
@@ -180,14 +197,52 @@ async def _compare_hashes(stage: Stage, findings: Findings) -> None:
     findings.check("dbHash is the same on both servers, for each database", holds=equal)
 
 
-async def clean(stage: Stage, agent: Agent, findings: Findings) -> None:
-    """Let log, token and stream go, and the instance be powered off; dumps and reports stay."""
-    await agent.call("start", "monitor-restore")
+async def move_over(stage: Stage, agent: Agent, findings: Findings) -> Moved:
+    """Let the application work on MongoDB, and a forgotten job write to DocumentDB: that is reported and waits."""
+    async with Client(stage.target.uri) as target, Client(stage.admin_uri) as source:
+        moved = Moved(*await _touched_accounts(stage, target))
+        await target[SHOP][ACCOUNTS].update_one({"_id": moved.changed}, {"$set": {"moved": True}})
+        await target[SHOP][ACCOUNTS].delete_one({"_id": moved.deleted})
+        captured = (await _captured(stage)).total()
+        await source[SHOP][STRAY].insert_one({"_id": STRAY})
+        while (await _captured(stage)).total() == captured:
+            await pause(_PROBE_SECONDS)
+            _raise_failure(await agent.status(), agent)
+        ended = await agent.run("start", "monitor-restore", "--follow")
+        has_waited = ended.code == EXIT_OPERATOR and not await target[SHOP][STRAY].count_documents({})
+        holds = has_waited and await moved.is_kept(target)
+    findings.check("after the certificate nothing is written to MongoDB without a word", holds=holds)
+    return moved
+
+
+async def _touched_accounts(stage: Stage, target: Client) -> list[Any]:
+    """Return the `_id`s of two accounts that the outage touched and MongoDB has."""
+    found: list[Any] = []
+    async with _store(stage) as store:
+        reader = LogReader(store=store)
+        async for _, operation in reader.operations_of(reader.links()):
+            if operation is None or operation.namespace != (SHOP, ACCOUNTS) or operation.document_id is None:
+                continue
+            id_ = decode(id_document(operation.document_id))["_id"]
+            if id_ not in found and await target[SHOP][ACCOUNTS].count_documents({"_id": id_}):
+                found.append(id_)
+            if len(found) == _ACCOUNTS_MOVED:
+                return found
+    raise OperatorError("the outage touched too few accounts", hint="give more --operations")
+
+
+async def clean(stage: Stage, agent: Agent, moved: Moved, findings: Findings) -> None:
+    """Accept the stray write; let log, token and stream go, and the instance be powered off; dumps and reports stay."""
+    run_id = (await agent.status())["run_id"]
+    await agent.call("start", "monitor-restore", "--accept-late", run_id)
     await agent.until(lambda status: status["phase"] == "idle", what="clean is done", seconds=_PATIENCE_SECONDS)
     while not stage.power_record.exists():
         await pause(_PROBE_SECONDS)
         _raise_failure(await agent.status(), agent)
     findings.check("the power-off was requested, once", holds=True)
+    async with Client(stage.target.uri) as target:
+        has_both = await moved.is_kept(target) and await target[SHOP][STRAY].count_documents({}) == 1
+    findings.check("MongoDB has the application's later writes and the accepted stray write", holds=has_both)
     agent.note_memory()
     findings.figures["the agent's peak memory"] = f"{agent.peak_bytes / _MEBIBYTE:.0f} MiB"
     findings.check("the agent stayed within 256 MiB", holds=agent.peak_bytes <= _MEMORY_BYTES)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from d5agent.drill.stage import Stage
 
-_ACTS = {"drained": 7, "live": 8}
+_ACTS = {"drained": 8, "live": 9}
 
 
 class _Show:
@@ -121,8 +121,10 @@ async def _perform(drill: Drill, operations: int, *, is_live: bool) -> None:
     await (_restore_live(drill, meanwhile) if is_live else _restore_drained(drill))
     async with show.act("log against books, every document, both dbHash"):
         await acts.compare(stage, agent, workload.ledger, findings)
-    async with show.act("clean, power off"):
-        await acts.clean(stage, agent, findings)
+    async with show.act("the application moves to MongoDB; a stray write reaches DocumentDB"):
+        moved = await acts.move_over(stage, agent, findings)
+    async with show.act("the stray write accepted; clean, power off"):
+        await acts.clean(stage, agent, moved, findings)
     findings.figures["whole drill"] = show.now() - began
 
 

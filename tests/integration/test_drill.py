@@ -33,3 +33,5 @@ async def test_a_short_drill_ends_equal(mode: str, window: str) -> None:
     assert found["equal"]
     assert all(row["equal"] for row in found["db_hash"])
     assert window in found["figures"]
+    assert found["checks"]["after the certificate nothing is written to MongoDB without a word"]
+    assert found["checks"]["MongoDB has the application's later writes and the accepted stray write"]
