@@ -280,8 +280,16 @@ def _needs_word(run_id: str, shown: LateShown, found: _Found) -> OperatorError:
     return OperatorError(
         f"{shown.operations} operations reached the source after the certificate; none was written to the target",
         hint=f"read {shown.report}, then type: " + (discard if shown.unknown else f"{accept}, or: {discard}"),
-        first=found.operations[:_SHOWN],
-        documents=found.documents[:_SHOWN],
-        too_many_differ=found.too_many[:_SHOWN],
-        unknown=shown.unknown,
+        **_first(found),
     )
+
+
+def _first(found: _Found) -> dict[str, object]:
+    """Return the first of what was found, in words, and nothing of what was not."""
+    named = {
+        "operations": [f"{row['kind']} {row['namespace']} {row['id'] or ''}".strip() for row in found.operations],
+        "documents": [f"{row['namespace']} {row['id']}: {row['state']}" for row in found.documents],
+        "too_many_differ": found.too_many,
+    }
+    facts: dict[str, object] = {name: "; ".join(lines[:_SHOWN]) for name, lines in named.items() if lines}
+    return facts | ({"unknown": found.unknown} if found.unknown else {})

@@ -61,6 +61,12 @@ class LateRestore:
             await self._carry_out(coordinator, word)
         check_late_words(coordinator.state)
         await self.reporter.look(coordinator)
+        state = coordinator.state
+        coordinator.journal.info(
+            "restore_already_certified",
+            certificate="" if state.verified is None else state.verified.certificate,
+            hint=f"after MongoDB was put back to its dump: d5agent start restore --again {state.run_id}",
+        )
 
     async def _carry_out(self, coordinator: Coordinator, word: LateWord) -> None:
         report = json.loads(await get_hashed(self._store, word.shown.report, word.shown.digest))

@@ -139,6 +139,9 @@ async def test_a_restore_after_the_proof_without_late_operations_does_nothing() 
     await late.restore()
     assert late.found(ORDERS, 1) == {"_id": 1, "n": 999}
     assert late.stage.store.objects == objects
+    (said,) = late.stage.coordinator.journal.facts_of("restore_already_certified")
+    assert said["certificate"] == "reports/run/certificate.json"
+    assert "d5agent start restore --again run" in str(said["hint"])
 
 
 async def test_late_operations_whose_result_is_there_already_need_no_word() -> None:

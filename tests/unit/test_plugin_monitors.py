@@ -523,6 +523,10 @@ async def test_late_operations_start_neither_restore_nor_clean() -> None:
     await stage.capture(insert(ORDERS, {"_id": "late"}))
     with pytest.raises(OperatorError, match="1 operations reached the source after the certificate") as stopped:
         await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
+    assert stopped.value.facts == {
+        "operations": "insert shop.orders late",
+        "documents": "shop.orders late: as certified",
+    }
     assert "d5agent start monitor-restore --accept-late run" in stopped.value.hint
     assert "d5agent start monitor-restore --discard-late run" in stopped.value.hint
     assert stage.coordinator.started == []
