@@ -106,7 +106,7 @@ class MongoTarget:
         MongoDB 4.4 cannot.
         """
         await self._unblock()
-        if expected is None and write.document is not None and kinds_of([write], may_insert=False)["update"]:
+        if expected is None and kinds_of([write._replace(is_new=True)], may_insert=True)["insert"]:
             failures = await self._send("insert", namespace, [write])
             return failures[0].reason if failures else ""
 

@@ -516,9 +516,11 @@ async def test_an_exchange_writes_only_over_what_is_expected(database: Database)
 async def test_an_exchange_stores_every_type_as_it_is(database: Database) -> None:
     namespace = database.collection("types")
     document, other = encode(EVERY_TYPE), encode({"_id": EVERY_TYPE["_id"], "before": Timestamp(0, 0)})
-    for before, after in ((None, other), (other, document), (document, other)):
+    dollar = encode({"_id": EVERY_TYPE["_id"], "$price": 5})
+    for before, after in ((None, other), (other, document), (document, dollar), (dollar, other), (other, dollar)):
         assert await _exchange(database, namespace, before, after) == ""
         assert await database.read(namespace) == [after]
+    assert await _exchange(database, namespace, None, encode({"_id": 2, "$price": 5})) == ""
 
 
 async def test_an_exchange_that_a_unique_index_forbids_says_so(database: Database) -> None:
