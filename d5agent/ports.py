@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
     from d5agent.core.servers import ServerFacts
+    from d5agent.core.ttl import TtlIndex
     from d5agent.core.unique_key import Key, UniqueIndex
 
 
@@ -91,12 +92,13 @@ class ChangeSource(Protocol):
 class CollectionFacts:
     """What a collection is beside its documents: indexes and options, each as a text that is the same on every server.
 
-    `exists`: a collection that is not there has none of either.
+    `exists`: a collection that is not there has none of either. `ttl`: what deletes its documents by their age.
     """
 
     indexes: Mapping[str, str]
     options: Mapping[str, str]
     exists: bool = True
+    ttl: tuple[TtlIndex, ...] = ()
 
 
 class DocumentReader(Protocol):
@@ -329,4 +331,36 @@ class PowerSwitch(Protocol):
 
     async def boot_id(self) -> str:
         """Return the name of this boot: another one after each start of the machine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteBlock:
+    """How the target's write-block mode is. `is_on`: None where the agent's user may not see it, or there is none.
+
+    `obstacle`: why the agent cannot use it, and `hint` what to do about that; empty: it can.
+    """
+
+    is_on: bool | None
+    obstacle: str = ""
+    hint: str = ""
+
+
+class TargetGuard(Protocol):
+    """What keeps others from writing to the target. Each call may be repeated."""
+
+    async def write_block(self) -> WriteBlock:
+        """Return whether others may write, and whether the agent may decide that."""
+        ...
+
+    async def block_writes(self, *, is_on: bool) -> None:
+        """Let nobody write but who may bypass it, or let everybody write again."""
+        ...
+
+    async def ttl_indexes(self) -> Sequence[TtlIndex]:
+        """Return what deletes documents by their age, in the collections that belong to applications."""
+        ...
+
+    async def set_ttl(self, index: TtlIndex, seconds: float) -> None:
+        """Set after how many seconds a TTL index deletes; one that is gone, or is none any more, stays so."""
         ...

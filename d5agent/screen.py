@@ -58,7 +58,12 @@ def print_answer(answer: dict[str, Any]) -> None:
         console.print(f"  next: {answer['hint']}")
 
 
-_MARKS: Final = {"ok": "[green]ok[/]", "no": "[bold red]no[/]", "later": "[yellow]later[/]"}
+_MARKS: Final = {
+    "ok": "[green]ok[/]",
+    "no": "[bold red]no[/]",
+    "later": "[yellow]later[/]",
+    "warning": "[yellow]warning[/]",
+}
 _NEEDED: Final = {"now": "now", "restore": "for restore", "clean": "for clean"}
 
 

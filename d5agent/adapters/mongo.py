@@ -44,6 +44,7 @@ _WITHOUT_SET: Final = {"source": "it has no change stream", "target": "it has no
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
 _DISK_FULL: Final = 14031
+WRITES_BLOCKED: Final = 371
 # "Server Discovery and Monitoring", and DocumentDB's fail-over: another member answers soon.
 _PASSING: Final = frozenset({6, 7, 43, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 # QueryPlanKilled (a stream's look-up too, when its collection is renamed or dropped meanwhile), CursorKilled,
@@ -62,7 +63,8 @@ def translated(error: PyMongoError | BSONError, side: str) -> AgentError:
             reason=_short(error),
         )
     if isinstance(error, OperationFailure):
-        return _from_server(error, side)
+        is_blocked = error.code == WRITES_BLOCKED
+        return writes_blocked(_short(error)) if is_blocked else _from_server(error, side)
     if isinstance(error, InvalidURI | ConfigurationError | InvalidName):
         return OperatorError(
             f"the {side}'s URI is wrong", hint=f"mend [{side}] uri, or the secret it comes from", reason=_short(error)
@@ -104,6 +106,17 @@ def _from_server(error: OperationFailure, side: str) -> AgentError:
             server_says=text,
         )
     return OperatorError(f"the {side} refused a command", hint="see what it says", code=error.code, server_says=text)
+
+
+def writes_blocked(server_says: str) -> OperatorError:
+    """Return the error of a target in write-block mode whose agent's user may not bypass it."""
+    return OperatorError(
+        "the target is in write-block mode, and the agent's user may not bypass it",
+        hint="grant the agent's user the role d5agentWriteBlock (docs/privileges.md), or end that mode on MongoDB with "
+        "db.adminCommand({setUserWriteBlockMode: 1, global: false}); then type: d5agent start restore",
+        code=WRITES_BLOCKED,
+        server_says=server_says,
+    )
 
 
 def _short(error: Exception) -> str:

@@ -16,11 +16,12 @@ from d5agent.adapters.retry import retrying
 from d5agent.core import raw
 from d5agent.core.operation import Namespace
 from d5agent.core.pages import FoundDocuments, RawPage
+from d5agent.core.ttl import NEVER, TtlIndex
 from d5agent.errors import OperatorError, TransientError
 from d5agent.ports import CollectionFacts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -151,9 +152,14 @@ class MongoReader:
         async def once() -> CollectionFacts:
             command: dict[str, Any] = {"listCollections": 1, "filter": {"name": namespace.collection}, "cursor": {}}
             found = await self._documents(namespace.database, command)
-            indexes = await self._indexes(namespace) if found else {}
-            options = found[0].get("options", {}) if found else {}
-            return CollectionFacts(indexes=indexes, options=_options(options), exists=bool(found))
+            if not found:
+                return CollectionFacts(indexes={}, options={}, exists=False)
+            indexes, options = await self._indexes(namespace), found[0].get("options", {})
+            return CollectionFacts(
+                indexes={index["name"]: _normalised(index) for index in indexes if index["name"] != "_id_"},
+                options=_options(options),
+                ttl=tuple(_ttl_indexes(namespace, found[0], indexes)),
+            )
 
         return await retrying(once, clock=self._clock)
 
@@ -174,14 +180,13 @@ class MongoReader:
 
         return await retrying(once, clock=self._clock)
 
-    async def _indexes(self, namespace: Namespace) -> dict[str, str]:
+    async def _indexes(self, namespace: Namespace) -> Sequence[Mapping[str, Any]]:
         try:
-            found = await self._documents(namespace.database, {"listIndexes": namespace.collection, "cursor": {}})
+            return await self._documents(namespace.database, {"listIndexes": namespace.collection, "cursor": {}})
         except OperatorError as error:
             if error.facts.get("code") == _NAMESPACE_NOT_FOUND:
-                return {}
+                return ()
             raise
-        return {index["name"]: _normalised(index) for index in found if index["name"] != "_id_"}
 
 
 def _read(reply: bytes) -> tuple[int, str, RawPage]:
@@ -208,6 +213,29 @@ def _normalised(index: Mapping[str, Any]) -> str:
     key = json.dumps(plain.pop("key"))
     rest = {name: value for name, value in sorted(plain.items()) if name not in _NO_PART_OF_AN_INDEX and value}
     return key if not rest else f"{key} {json.dumps(rest, sort_keys=True)}"
+
+
+def _ttl_indexes(
+    namespace: Namespace, collection: Mapping[str, Any], indexes: Sequence[Mapping[str, Any]]
+) -> Iterator[TtlIndex]:
+    """Yield what deletes documents by their age: indexes, and the expiry of a clustered collection."""
+    id_ = collection.get("info", {}).get("uuid")
+    collection_id = bytes(id_).hex() if isinstance(id_, bytes) else ""
+    options = collection.get("options", {})
+    # One without an expiry is as one that is held.
+    never = {"expireAfterSeconds": NEVER, "name": "", "key": {"_id": 1}}
+    clustered = [{**never, **options}] if "clusteredIndex" in options else []
+    for index in (*indexes, *clustered):
+        seconds = index.get("expireAfterSeconds")
+        if isinstance(seconds, int | float):
+            yield TtlIndex(
+                namespace=namespace,
+                name=index["name"],
+                field=next(iter(index["key"])),
+                seconds=seconds,
+                collection_id=collection_id,
+                is_partial="partialFilterExpression" in index,
+            )
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, str]:

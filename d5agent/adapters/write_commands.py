@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bson.raw_bson import RawBSONDocument
 
+from d5agent.adapters.mongo import WRITES_BLOCKED, writes_blocked
 from d5agent.core import raw
 from d5agent.core.extended_json import to_readable
 from d5agent.core.raw import documents_of, id_document, spans
@@ -165,6 +166,9 @@ def is_large(writes: Sequence[Write]) -> bool:
 
 
 def failure_of(namespace: Namespace, write: Write, error: Mapping[str, Any]) -> Failure:
+    """Return a write that the server refused. OperatorError: it refuses each of ours."""
+    if error.get("code") == WRITES_BLOCKED:
+        raise writes_blocked(str(error.get("errmsg", "?")))
     is_conflict = error.get("code") == _DUPLICATE_KEY
     message = str(error.get("errmsg", "?"))
     index = message.split(" index: ")[1].split(" ", maxsplit=1)[0] if is_conflict and " index: " in message else ""

@@ -96,6 +96,7 @@ def _facts(document: Mapping[str, Any]) -> str:
         end = document["end_of_stream"]
         said = f"proved by the marker {end['marker']}, stored in {end['commit']}"
         facts.append(("End of the stream", f"{said}; operations after it: {end['operations_after']:,}"))
+        facts += _hold(document.get("target_hold"))
         began = datetime.fromisoformat(document["read_only_since"])
         window = (datetime.fromisoformat(document["issued_at"]) - began).total_seconds()
         facts.append(("Read-only window", f"{duration(window)}, from {document['read_only_since']}"))
@@ -124,6 +125,18 @@ def _evidence(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _server(facts: Mapping[str, Any]) -> str:
     id_ = f", cluster {facts['cluster_id']}" if facts["cluster_id"] else ""
     return f"set {facts['set_name']}{id_}, version {facts['version']}: {', '.join(facts['hosts'])}"
+
+
+def _hold(hold: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what is said of others' writes to the target; an older certificate does not tell."""
+    if hold is None:
+        return []
+    said = f"write-block mode: {hold['write_block']}, since {hold['since']}"
+    if hold["was_open"]:
+        said += "; others could write to the target while restore was at work"
+    facts = [("Others' writes to the target", f"{said}: {hold['obstacle']}" if hold["obstacle"] else said)]
+    held = [f"{row['namespace']} {row['index']} ({row['seconds']:g} s)" for row in hold["ttl_held"]]
+    return [*facts, ("TTL indexes held", ", ".join(held))] if held else facts
 
 
 def _namespaces(result: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _START_SECONDS = 45.0
 _STOP_SECONDS = 10.0
 _ALREADY_INITIALIZED = 23
+_TTL_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class ServerOptions:
     test_commands: bool = False
     cache_gigabytes: float = 0.25
     oplog_megabytes: int = 990
+    ttl_seconds: int = _TTL_SECONDS
+    """How often it deletes what has expired."""
 
 
 class Member:
@@ -118,6 +121,8 @@ class Member:
         ]
         if options.credentials is not None:
             argv += ["--keyFile", str(self._key_file)]
+        if options.ttl_seconds != _TTL_SECONDS:
+            argv += ["--setParameter", f"ttlMonitorSleepSecs={options.ttl_seconds}"]
         if options.test_commands:
             argv += ["--setParameter", "enableTestCommands=1"]
         return argv

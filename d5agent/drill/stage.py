@@ -35,7 +35,15 @@ TARGET_ROLES: Final = [
     {"role": "readWriteAnyDatabase", "db": "admin"},
     {"role": "dbAdminAnyDatabase", "db": "admin"},
     {"role": "clusterMonitor", "db": "admin"},
+    {"role": "d5agentWriteBlock", "db": "admin"},  # to keep others from writing while restore is at work
 ]
+WRITE_BLOCK_ROLE: Final = {
+    "createRole": "d5agentWriteBlock",
+    "privileges": [
+        {"resource": {"cluster": True}, "actions": ["setUserWriteBlockMode", "bypassWriteBlockingMode"]},
+    ],
+    "roles": [],
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,7 @@ async def open_stage(folder: Path, *, mode: str) -> AsyncGenerator[Stage]:
         everything = [{"role": "readWriteAnyDatabase", "db": "admin"}, {"role": "dbAdminAnyDatabase", "db": "admin"}]
         await _create_user(source.uri, APPLICATION, passwords[APPLICATION], everything)
         await _create_user(source.uri, AGENT, passwords[AGENT], SOURCE_ROLES)
+        await _administer(target.uri, WRITE_BLOCK_ROLE)
         await _create_user(target.uri, AGENT, passwords[AGENT], TARGET_ROLES)
         stage = Stage(
             folder=folder,
@@ -121,9 +130,13 @@ async def _start_gateway(stack: AsyncExitStack, folder: Path, source: Mongod) ->
 
 
 async def _create_user(uri: str, name: str, password: str, roles: list[dict[str, str]]) -> None:
+    await _administer(uri, {"createUser": name, "pwd": password, "roles": roles})
+
+
+async def _administer(uri: str, command: dict[str, Any]) -> None:
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri)
     async with client:
-        await client.admin.command({"createUser": name, "pwd": password, "roles": roles})
+        await client.admin.command(command)
 
 
 def _write_config(stage: Stage, password: str, mode: str) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
+    from d5agent.steps.target_hold import TargetHold
 
 CLEARING: Final = "clearing"
 """The state that holds what is being removed, and how far that is."""
@@ -52,6 +53,7 @@ class Clean:
     state_names: tuple[str, ...]
     clock: Clock
     timeout_seconds: float
+    hold: TargetHold
     keep_log_days: int | None = None
     url_of: Callable[[str], str] = str
     drains: bool = False
@@ -61,6 +63,7 @@ class Clean:
         if coordinator.state.forced_at:
             coordinator.journal.warning("clean_is_forced", at=coordinator.state.forced_at, proof="not asked for")
         await self._check_owner(coordinator)
+        await self._give_target_back(coordinator)
         if not coordinator.state.is_clearing:
             await self._check_proof(coordinator)
             await require_place(self.store, reports_folder(coordinator.state.run_id), what="the final report")
@@ -73,6 +76,7 @@ class Clean:
         await self._delete_log(coordinator, clearing)
         await self._abort_uploads(coordinator, clearing)
         await self._write_report(coordinator, clearing)
+        await self.hold.forget()
         for name in (*self.state_names, CLEARING):
             await self.states.delete(name)
         if coordinator.state.forced_at:  # a restore that was given up has no end of its own
@@ -156,6 +160,17 @@ class Clean:
         except AgentError:  # one that may pass, too: clean might fail for it, and capture must not stand still
             await coordinator.start(Service.REPLICATION)
             raise
+
+    async def _give_target_back(self, coordinator: Coordinator) -> None:
+        """Give the target back, if restore has not: a forced clean goes on without, since the target may be lost."""
+        try:
+            await self.hold.give_back(coordinator.journal)
+        except AgentError as error:
+            if not coordinator.state.forced_at:
+                raise
+            coordinator.journal.warning(
+                "target_not_given_back", error=str(error), hint=f"the daemon goes on trying; {error.hint}"
+            )
 
     async def _clearing(self, coordinator: Coordinator) -> Clearing:
         """Return how far an earlier start has come; of the first, what there is to remove."""

@@ -35,10 +35,19 @@ if TYPE_CHECKING:
     from d5agent.core.replay import Failure
     from d5agent.core.report import VerifyReport
     from d5agent.core.servers import ServerFacts
-    from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore, Target, TargetChanges
+    from d5agent.ports import (
+        Clock,
+        DocumentReader,
+        ObjectStore,
+        StateStore,
+        Target,
+        TargetChanges,
+        TargetGuard,
+    )
     from d5agent.service import Coordinator
     from d5agent.steps.certificate import Certifier
     from d5agent.steps.servers import Servers
+    from d5agent.steps.target_hold import TargetHold
 
 _SHOWN: Final = 3
 _WORTH_A_LINE: Final = 10_000  # operations in one turn; a live restore takes a turn every second
@@ -66,6 +75,8 @@ class Restore:
     certifier: Certifier
     target_changes: TargetChanges
     servers: Servers
+    hold: TargetHold
+    guard: TargetGuard
     max_operations_per_second: float | None = None
     is_live: bool = False
     drains: bool = False
@@ -82,6 +93,7 @@ class Restore:
         await self._require_places(coordinator.state.run_id)
         if await self._is_proved(coordinator):
             await self._require_certified_target(coordinator)
+            await self.hold.give_back(coordinator.journal, guard=self.guard)
             await self._late_restore().run(coordinator)
             return
         reader = LogReader(store=self.store)
@@ -97,6 +109,7 @@ class Restore:
         if 0 <= checkpoint.sequence <= last.commit.sequence:
             # The chain is checked: what is applied need not be read again, nor compared where it was.
             self._applied = self._begins_at = await link_of(self.store, checkpoint.sequence)
+        await self._close_target(coordinator)
         replayer, progress = self._replayer(coordinator, reader, checkpoint)
         generations = await self._generations(coordinator, reader, checkpoint)
         if self.is_live:
@@ -165,6 +178,10 @@ class Restore:
             waiting_bytes=self.waiting_bytes,
         )
         return LateRestore(reporter=reporter, target=self.target, states=self.states)
+
+    async def _close_target(self, coordinator: Coordinator) -> None:
+        held = await self.hold.take(coordinator.state.run_id, coordinator.journal, guard=self.guard)
+        coordinator.report(target_write_block=str(held.block))
 
     async def _require_places(self, run_id: str) -> None:
         await require_place(self.store, reports_folder(run_id), what="the certificate")
@@ -389,7 +406,8 @@ class Restore:
                 different=report.different,
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )
-        certified = await self.certifier.certify(coordinator.state, proof, report, evidence)
+        held = await self.hold.certificate(guard=self.guard)
+        certified = await self.certifier.certify(coordinator.state, proof, report, evidence, target_hold=held)
         await coordinator.update(lambda state: replace(state, verified=certified))
         coordinator.journal.info(
             "restore_verified",
@@ -398,3 +416,4 @@ class Restore:
             report=key,
             certificate=certified.certificate,
         )
+        await self.hold.give_back(coordinator.journal, guard=self.guard)

@@ -58,8 +58,8 @@ class Daemon:
 
     `is_live_by_default`: restore follows the log until the cutover, unless its start named a mode; `accept_writes`
     opens the application again when a cutover is called off. `refuses_writes`: a command makes it read-only; without
-    one an operator does, and must say so. `horizon`: how long the saved position is still safe. `log_owners` reads
-    whose the log in the bucket is.
+    one an operator does, and must say so. `give_target_back` lets others write to the target again. `horizon`: how long
+    the saved position is still safe. `log_owners` reads whose the log in the bucket is.
     """
 
     plugins: Mapping[Service, Callable[[], Plugin]]
@@ -69,6 +69,7 @@ class Daemon:
     is_live_by_default: bool = False
     accept_writes: Callable[[], Awaitable[bool]] | None = None
     refuses_writes: bool = True
+    give_target_back: Callable[[], Awaitable[None]] | None = None
     horizon: Callable[[], Horizon | None] = lambda: None
     log_owners: Callable[[], Awaitable[LogOwners]] = _no_owners
     followers: Followers = field(default_factory=Followers)
@@ -164,6 +165,8 @@ class Daemon:
         for service in services_of(request):
             await self._end(service, Status.STOPPED)
         await self.update(lambda state: phase.stop(state, request, now=self._now()))
+        if Service.RESTORE in services_of(request) and self.give_target_back is not None:
+            await self.give_target_back()  # after one that had failed, too: it is the operator's word
 
     async def pause(self, *, is_paused: bool) -> None:
         """Pause restore, or let it go on; RefusedError when it cannot be paused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from d5agent.ports import DumpTool
+    from d5agent.ports import DumpTool, TargetGuard
     from d5agent.settings import Settings
 
 _CLOCK_SKEW_SECONDS = 30
 _SPACE_BYTES = 64 * 1024 * 1024
 _PROBE = "state/check"
 _PHASES: Final = (Phase.REPLICATION, Phase.RESTORE, Phase.CLEAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """What was found, and what should be done about it although it stops nothing: usually nothing."""
+
+    found: str
+    hint: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,25 +48,33 @@ class _Preflight:
     unreached: set[str] = field(default_factory=set)
 
     async def row(
-        self, what: str, look: Callable[[], Awaitable[str]], *, needs: str = "", phase: Phase = Phase.REPLICATION
+        self,
+        what: str,
+        look: Callable[[], Awaitable[str | Warned]],
+        *,
+        needs: str = "",
+        phase: Phase = Phase.REPLICATION,
     ) -> bool:
         """Look, and add a row; return whether it is well. `needs`: the row without which this one is not looked at."""
         needed = "now" if phase in {self.phase, Phase.REPLICATION} or self.phase is Phase.CLEAN else str(phase)
         error: AgentError | None = None
-        found = ""
+        found = Warned("")
         try:
             if needs in self.unreached:  # else each row would wait for the same server again
                 raise TransientError(f"not looked at: the {needs} is not reached", hint=f"see the row {needs}")
-            found = await look()
+            answer = await look()
+            found = answer if isinstance(answer, Warned) else Warned(answer)
         except AgentError as raised:
             error = raised
             if isinstance(error, TransientError | NotGivenError):
                 self.unreached.add(what)
         # A target that is not there yet is no fault while operations are captured: MongoDB is down then.
         is_later = needed != "now" and isinstance(error, TransientError | NotGivenError)
-        state = "ok" if error is None else "later" if is_later else "no"
-        said = {"found": found, "hint": ""} if error is None else {"found": str(error), "hint": error.hint}
-        self.rows.append({"what": what, "ok": state == "ok", "state": state, "needed": needed, "phase": phase, **said})
+        state = "later" if is_later else "no"
+        said = {"found": str(error), "hint": error.hint} if error is not None else asdict(found)
+        if error is None:
+            state = "warning" if found.hint else "ok"
+        self.rows.append({"what": what, "ok": error is None, "state": state, "needed": needed, "phase": phase, **said})
         return error is None
 
     def values(self) -> dict[str, Any]:
@@ -126,6 +142,7 @@ async def _check_for_restore(preflight: _Preflight, adapters: Adapters) -> None:
             await row("source and target", partial(_check_apart, adapters, target), needs="source")
             await row("target, writing", partial(_check_rights, adapters, target))
             await row("target, load", partial(_check_load, target))
+            await row("target, write-block mode", partial(check_guard, target.guard))
             await row("mongodump, target", partial(_check_dump, target.dump))
 
 
@@ -239,6 +256,20 @@ def _owner_of(directory: Path) -> int:
         return directory.stat().st_uid
     except OSError:
         return os.geteuid()
+
+
+async def check_guard(guard: TargetGuard) -> Warned:
+    """Say whether restore can keep others from writing to the target. OperatorError: it keeps the agent from it."""
+    found = await guard.write_block()
+    if found.is_on and found.obstacle:
+        raise OperatorError(
+            "the target is in write-block mode, and the agent's user may not bypass it",
+            hint=f"{found.hint}, or end that mode on MongoDB",
+            reason=found.obstacle,
+        )
+    if found.obstacle:
+        return Warned(f"others can write to the target while restore is at work: {found.obstacle}", hint=found.hint)
+    return Warned("is on already: somebody else has set it" if found.is_on else "can be used")
 
 
 async def _check_clock(adapters: Adapters) -> str:

@@ -10,6 +10,7 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.planner import Planner
 from d5agent.steps.probes import require_place
 from d5agent.steps.reports import reports_folder, store_plan
+from d5agent.steps.target_hold import foreseen
 
 if TYPE_CHECKING:
     from d5agent.settings import Settings
@@ -33,5 +34,7 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
             waiting_bytes=settings.waiting_bytes,
             plan=Plan(run_id=run_id, at=at),
         )
-        values = (await planner.make(with_divergence=with_divergence)).to_json()
+        made = await planner.make(with_divergence=with_divergence)
+        made.notes += await foreseen(target.guard)
+        values = made.to_json()
         return {**values, "report": await store_plan(adapters.store, values)}

@@ -11,6 +11,7 @@ from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import hello, open_mongo, require_set
+from d5agent.adapters.mongo_guard import MongoGuard
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.mongodump import MongoDump
@@ -29,6 +30,7 @@ from d5agent.core.timeline import Timeline
 from d5agent.runtime.bucket import open_store
 from d5agent.settings import credentials_directory
 from d5agent.steps.servers import Servers
+from d5agent.steps.target_hold import TargetHold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -50,6 +52,7 @@ class TargetAdapters:
     reader: MongoReader
     changes: MongoTargetChanges
     server: MongoServer
+    guard: MongoGuard
     dump: MongoDump
     grants: Callable[[], Awaitable[Sequence[Grant]]]
     """What the agent's user may do there."""
@@ -75,6 +78,7 @@ class Adapters:
     source_reader: MongoReader
     source_dump: MongoDump
     open_target: Callable[[], AbstractAsyncContextManager[TargetAdapters]]
+    hold: TargetHold
     power: CommandPowerSwitch
     retention: RetentionReader
     ignored: tuple[str, ...]
@@ -108,13 +112,17 @@ async def open_adapters(
         store = unfenced.behind(fence)
         source_uri = await _uri(settings, "source", settings.source)
         source = await stack.enter_async_context(open_mongo(source_uri, side="source", pool_size=_READERS))
+        states = MirroredStateStore(settings.state.directory, store)
+        open_target = partial(
+            _open_target, settings, read=read_target or (lambda: settings.target), fence=fence, clock=clock
+        )
         yield Adapters(
             clock=clock,
             fence=fence,
             unfenced=unfenced,
             store=store,
             large=S3LargeObjects(store),
-            states=MirroredStateStore(settings.state.directory, store),
+            states=states,
             source=ChangeStreamSource(
                 source,
                 uri=source_uri,
@@ -125,9 +133,8 @@ async def open_adapters(
             ),
             source_reader=MongoReader(source, side="source", clock=clock),
             source_dump=_dump(settings, source, side="source", uri=source_uri, clock=clock),
-            open_target=partial(
-                _open_target, settings, read=read_target or (lambda: settings.target), fence=fence, clock=clock
-            ),
+            open_target=open_target,
+            hold=TargetHold(open_guard=partial(_open_guard, open_target), states=states, clock=clock),
             power=CommandPowerSwitch(settings.power.command, timeout_seconds=settings.power.timeout_seconds),
             retention=RetentionReader(
                 host=host_of(source_uri),
@@ -163,10 +170,20 @@ async def _open_target(
             server=MongoServer(
                 reader, side="target", asked=read_uri(uri, "target").hosts.split(","), has_id=True, clock=clock
             ),
+            guard=MongoGuard(writer, clock=clock, fence=fence),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
             grants=partial(grants_of, reader, "target"),
             ignored=read_uri(uri, "target").ignored,
         )
+
+
+@asynccontextmanager
+async def _open_guard(
+    open_target: Callable[[], AbstractAsyncContextManager[TargetAdapters]],
+) -> AsyncGenerator[MongoGuard]:
+    """Open the target for whoever only closes it to others, or gives it back."""
+    async with open_target() as target:
+        yield target.guard
 
 
 def _dump(settings: Settings, client: Client, *, side: str, uri: str, clock: Clock) -> MongoDump:

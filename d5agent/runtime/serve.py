@@ -6,6 +6,7 @@ import os
 import socket
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,6 +16,7 @@ from d5agent.runtime.control import control_server
 from d5agent.runtime.control_client import socket_path
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.disk import Disk
+from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.runtime.holder import Holder, Lease
 from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
@@ -63,6 +65,7 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                 accept_writes=application(settings).accept_writes,
                 log_owners=lambda: owners_of_log(adapters.store),
                 refuses_writes=settings.cutover.command is not None,
+                give_target_back=partial(adapters.hold.give_back, structlog.get_logger()),
             )
             await daemon.load()
             lease = Lease(
@@ -87,6 +90,7 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                     watches = (
                         _watch(settings, adapters, daemon),
                         TimelineWatch(daemon=daemon, timeline=adapters.timeline),
+                        HoldWatch(daemon=daemon, hold=adapters.hold),
                     )
                     await _run(daemon, lease, watches, Notifier(notify_socket), group)
             finally:
@@ -120,7 +124,7 @@ async def take_up(daemon: Daemon, lease: Lease, states: MirroredStateStore, stor
 async def _run(
     daemon: Daemon,
     lease: Lease,
-    watches: tuple[HorizonWatch, TimelineWatch],
+    watches: tuple[HorizonWatch | TimelineWatch | HoldWatch, ...],
     notifier: Notifier,
     group: asyncio.TaskGroup,
 ) -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.application import CommandApplication
+from d5agent.core.hold import HOLD
 from d5agent.core.phase_codec import PHASE
 from d5agent.core.services import Service
 from d5agent.core.timeline import TIMELINE
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from d5agent.service import Plugin
     from d5agent.settings import Settings
 
-MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE, CLEARING)
+MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE, CLEARING, HOLD)
 """The states that a new host takes from the bucket."""
 
 
@@ -77,6 +78,8 @@ def plugins(
             waiting_bytes=settings.waiting_bytes,
             is_live=is_live(),
             certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(disk.agent_id)),
+            hold=at.hold,
+            guard=target.guard,
         )
 
     def monitor_restore(target: TargetAdapters) -> Plugin:
@@ -131,6 +134,7 @@ def plugins(
             state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE),
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
+            hold=at.hold,
             keep_log_days=settings.clean.keep_log_days,
             url_of=settings.store.url_of,
         ),

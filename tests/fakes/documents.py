@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from dataclasses import replace as dataclass_replace
 from typing import TYPE_CHECKING
 
 from bson import encode
 
 from d5agent.core.operation import Namespace
 from d5agent.core.raw import DocumentId, document_id
+from d5agent.core.ttl import has_expired
 from tests.fakes.indexes import Identity, UniqueIndex, identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from d5agent.core.operation import ClusterTime
+    from d5agent.core.ttl import TtlIndex
 
 Change = tuple[str, Namespace, "DocumentId | None"]
 """The kind of an event, and what it concerns."""
@@ -30,10 +35,11 @@ def raw_document(fields: Mapping[str, object]) -> bytes:
 
 @dataclass(slots=True)
 class FakeDatabase:
-    """Collections of one server. `unique` holds the collections' unique indexes.
+    """Collections of one server. `unique` holds the collections' unique indexes, `ttl` those that delete by age.
 
     `capped`: how many documents a collection keeps. An insert into a full one removes the oldest, as a server does; no
-    event tells of it, as in MongoDB before 5.0. `changes`: what its change stream tells, whoever did it.
+    event tells of it, as in MongoDB before 5.0. `changes`: what its change stream tells, whoever did it. `is_blocked`:
+    it is in write-block mode, in which only the agent writes, and nothing is deleted by its age.
     """
 
     unique: dict[Namespace, frozenset[UniqueIndex]] = field(default_factory=dict)
@@ -41,6 +47,8 @@ class FakeDatabase:
     options: dict[Namespace, dict[str, str]] = field(default_factory=dict)
     capped: dict[Namespace, int] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    ttl: dict[Namespace, tuple[TtlIndex, ...]] = field(default_factory=dict)
+    is_blocked: bool = False
 
     def copy(self) -> FakeDatabase:
         """Return another server with the same content. Namespaces, indexes and documents never change."""
@@ -50,6 +58,8 @@ class FakeDatabase:
             options={namespace: dict(options) for namespace, options in self.options.items()},
             capped=dict(self.capped),
             changes=list(self.changes),
+            ttl=dict(self.ttl),
+            is_blocked=self.is_blocked,
         )
 
     def __deepcopy__(self, _: object) -> FakeDatabase:
@@ -98,11 +108,13 @@ class FakeDatabase:
         if self.collections.pop(namespace, None) is not None:
             self.changes.append(("drop", namespace, None))
         self.unique.pop(namespace, None)
+        self.ttl.pop(namespace, None)
 
     def rename(self, namespace: Namespace, to: Namespace) -> None:
         """Give a collection another name, in the place of whatever has that name; an absent one stays so."""
         if namespace in self.collections:
             indexes = self.unique.pop(namespace, None)
+            ttl = self.ttl.pop(namespace, ())
             documents = self.collections.pop(namespace)
             self.drop(to)
             self.collections[to] = documents
@@ -110,6 +122,8 @@ class FakeDatabase:
             self.changes.append(("rename", to, None))
             if indexes is not None:
                 self.unique[to] = indexes
+            if ttl:
+                self.ttl[to] = tuple(dataclass_replace(index, namespace=to) for index in ttl)
 
     def names(self, database: str) -> list[Namespace]:
         """Return the collections of a database."""
@@ -120,3 +134,23 @@ class FakeDatabase:
         for namespace in self.names(database):
             self.drop(namespace)
         self.changes.append(("dropDatabase", Namespace(database), None))
+
+    def reap(self, at: ClusterTime) -> int:
+        """Delete what has expired, as a server does every minute; return how much."""
+        if self.is_blocked:
+            return 0
+        expired = [
+            (namespace, document_id(document))
+            for namespace, indexes in self.ttl.items()
+            for document in self.collections.get(namespace, {}).values()
+            if has_expired(indexes, document, at)
+        ]
+        for namespace, id_ in expired:
+            self.remove(namespace, id_)
+        return len(expired)
+
+    def write_as_another(self, namespace: Namespace, fields: Mapping[str, object]) -> bool:
+        """Write as somebody who is not the agent; False: that is refused."""
+        if not self.is_blocked:
+            self.put(namespace, raw_id(fields["_id"]), raw_document(fields))
+        return not self.is_blocked

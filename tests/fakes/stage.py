@@ -21,10 +21,12 @@ from d5agent.steps.certificate import Certifier
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.servers import MARKS, Servers
+from d5agent.steps.target_hold import TargetHold
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, token_of
 from tests.fakes.coordinator import SINCE, FakeCoordinator
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
+from tests.fakes.guard import FakeGuard
 from tests.fakes.servers import FakeServer, source_server, target_server
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.store import FakeObjectStore, FakeStateStore
@@ -67,12 +69,14 @@ class Stage:
     changes: FakeTargetChanges = field(init=False)
     cluster: FakeCluster = field(init=False)
     source: FakeChangeSource = field(init=False)
+    guard: FakeGuard = field(init=False)
     coordinator: FakeCoordinator = field(init=False)
 
     def __post_init__(self) -> None:
         self.cluster = FakeCluster(clock=self.clock, database=self.database)
         self.changes = FakeTargetChanges(self.target)
         self.source = FakeChangeSource(cluster=self.cluster, clock=self.clock)
+        self.guard = FakeGuard(target=self.target)
         self.coordinator = self.new_coordinator()
 
     def new_coordinator(self) -> FakeCoordinator:
@@ -115,6 +119,8 @@ class Stage:
             window_bytes=10_000,
             waiting_bytes=10_000,
             certifier=self.certifier(),
+            hold=self.hold(),
+            guard=self.guard,
         )
         return replace(service, **changed)
 
@@ -154,6 +160,10 @@ class Stage:
             clock=self.clock,
             waiting_bytes=10_000,
         )
+
+    def hold(self) -> TargetHold:
+        """Return what closes the target to others, as another daemon would make it."""
+        return TargetHold(open_guard=self.guard.opened, states=self.states, clock=self.clock)
 
     def certifier(self) -> Certifier:
         """Return who issues certificates."""

@@ -67,7 +67,10 @@ class FakeReader:
         options = dict(self.database.options.get(namespace, {}))
         if namespace in self.database.capped:
             options["capped"] = "true"
-        return CollectionFacts(indexes=indexes, options=options, exists=namespace in self.database.collections)
+        exists = namespace in self.database.collections
+        return CollectionFacts(
+            indexes=indexes, options=options, exists=exists, ttl=self.database.ttl.get(namespace, ())
+        )
 
     async def holders(self, namespace: Namespace, index: UniqueIndex, keys: Sequence[Key]) -> Sequence[bytes]:
         await asyncio.sleep(0)

@@ -51,13 +51,19 @@ async def die_at(script: Script, *deaths: int, is_live: bool = False, keep_log_d
 
 
 async def worlds_left(
-    script: Script, *, first: int = 0, step: int = 1, is_live: bool = False, keep_log_days: int | None = None
+    script: Script,
+    *,
+    first: int = 0,
+    step: int = 1,
+    is_live: bool = False,
+    keep_log_days: int | None = None,
+    world: World | None = None,
 ) -> list[World]:
-    """Return what a death at each moment leaves, in order.
+    """Return what a death at each moment leaves, in order. `world`: another one than the usual.
 
     One life is lived, and the world around it copied at each moment: all that a dead agent leaves is outside of it.
     """
-    world = World(is_live=is_live, keep_log_days=keep_log_days)
+    world = world or World(is_live=is_live, keep_log_days=keep_log_days)
     life = _RecordedLife(world, first=first, step=step)
     assert await world.live(life, script)
     return life.left

@@ -60,8 +60,9 @@ async def check_log(world: World) -> None:
 
 
 async def check_restored(world: World) -> None:
-    """Both sides are equal."""
+    """Both sides are equal, and everybody may write to the target again."""
     assert world.target.database.contents() == world.contents()
+    assert not world.target.database.is_blocked
 
 
 async def check_clean(world: World) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
@@ -22,6 +23,7 @@ from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.steps.capture import GAP, TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
@@ -32,11 +34,13 @@ from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import leaf_of
 from d5agent.steps.replayer import CHECKPOINT
 from d5agent.steps.servers import Servers
+from d5agent.steps.target_hold import TargetHold
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, delete, drop, drop_database, insert, rename, replace, update
 from tests.fakes.documents import FakeDatabase
+from tests.fakes.guard import FakeGuard, opened
 from tests.fakes.indexes import sparse
-from tests.fakes.machine import FakeApplication, FakeDumpTool, FakePowerSwitch
+from tests.fakes.machine import FakeApplication, FakeDumpTool, FakeJournal, FakePowerSwitch
 from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.servers import source_server, target_server
 from tests.fakes.source import FakeChangeSource
@@ -118,7 +122,10 @@ class GuardedStore(FakeObjectStore):
 
 @dataclass(slots=True, kw_only=True)
 class World:
-    """What outlives the agent's process. `script`: what operator and applications do, one act after the other."""
+    """What outlives the agent's process. `script`: what operator and applications do, one act after the other.
+
+    `obstacle`: why the agent may not put the target into write-block mode.
+    """
 
     is_live: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
@@ -127,10 +134,12 @@ class World:
     power: FakePowerSwitch = field(default_factory=FakePowerSwitch)
     target: FakeTarget = field(default_factory=lambda: FakeTarget(_copied()))
     keep_log_days: int | None = None
+    obstacle: str = ""
     dumps: FakeDumpTool = field(default_factory=lambda: FakeDumpTool(archives={"shop": [b"archive"]}))
     cluster: FakeCluster = field(init=False)
     source: FakeChangeSource = field(init=False)
     application: FakeApplication = field(init=False)
+    hold: TargetHold = field(init=False)
     done_of_history: int = 0
     may_clean: Callable[[World], bool] = field(
         default=lambda world: world.target.database.contents() == world.contents()
@@ -177,6 +186,9 @@ class World:
         reader = mortal(FakeReader(self.cluster), life)
         dumps = mortal(self.dumps, life)
         application = mortal(self.application, life)
+        guard = FakeGuard(target=self.target, obstacle=self.obstacle)
+        closing = mortal(guard, life)
+        self.hold = hold = TargetHold(open_guard=partial(opened, closing), states=states, clock=self.clock)
         self.target.before_each = life.spend
         return Daemon(
             plugins={
@@ -225,6 +237,8 @@ class World:
                     waiting_bytes=500,
                     is_live=self.is_live,
                     certifier=Certifier(store=store, timeline=Timeline(), issuer={"host": "host", "version": "0"}),
+                    hold=hold,
+                    guard=closing,
                 ),
                 Service.MONITOR_RESTORE: lambda: MonitorRestore(
                     late=LateReporter(store=store, source=reader, target=target, clock=self.clock, waiting_bytes=500)
@@ -237,6 +251,7 @@ class World:
                     state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, GAP),
                     clock=self.clock,
                     timeout_seconds=600,
+                    hold=hold,
                     keep_log_days=self.keep_log_days,
                 ),
                 Service.MONITOR_CLEAN: lambda: MonitorClean(
@@ -249,6 +264,7 @@ class World:
             is_live_by_default=self.is_live,
             accept_writes=application.accept_writes,
             log_owners=lambda: owners_of_log(store),
+            give_target_back=partial(hold.give_back, FakeJournal()),
         )
 
     async def live(self, life: Life, script: tuple[Act, ...]) -> bool:
@@ -258,9 +274,11 @@ class World:
             await daemon.load()
             async with asyncio.TaskGroup() as group:
                 group.create_task(daemon.serve(group))
+                watch = group.create_task(HoldWatch(daemon=daemon, hold=self.hold).keep())
                 await asyncio.sleep(0)
                 await self._play(daemon, script)
                 daemon.end()
+                watch.cancel()
         except BaseException as raised:  # noqa: BLE001 -- a death is one
             if isinstance(leaf_of(raised), DiedError):
                 return False

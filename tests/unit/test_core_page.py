@@ -217,3 +217,15 @@ def test_rates_are_growth_a_second_and_a_restart_is_none() -> None:
     ]
     assert [number(value) for value in (0.1234, 9.0, 12345.6)] == ["0.123", "9", "12,346"]
     assert clock(0) == "1970-01-01 00:00:00"
+
+
+def test_a_certificate_says_who_could_write_to_the_target() -> None:
+    held = {"write_block": "not set", "since": "2026-11-02", "was_open": True, "obstacle": EVIL}
+    index = {"namespace": "shop.sessions", "index": "at_1", "seconds": 60}
+    reader = read(page_of({**certificate(), "target_hold": {**held, "ttl_held": [index]}}))
+    assert "others could write to the target while restore was at work" in reader.text
+    assert "shop.sessions at_1 (60 s)" in reader.text
+    closed = {"write_block": "set by d5agent", "since": "2026-11-02", "was_open": False, "obstacle": "", "ttl_held": []}
+    reader = read(page_of({**certificate(), "target_hold": closed}))
+    assert "write-block mode: set by d5agent, since 2026-11-02" in reader.text
+    assert "TTL indexes held" not in reader.text

@@ -12,11 +12,12 @@ from typing_extensions import override
 
 from d5agent.core.ending import ask_power_off, forced
 from d5agent.core.final_report import Clearing
+from d5agent.core.hold import HOLD
 from d5agent.core.owners import LogOwners
 from d5agent.core.phase import to_resume
 from d5agent.core.report import VerifyReport
 from d5agent.core.services import Late, LateShown, LateWord, Phase, Service, ServiceState, Status
-from d5agent.errors import AgentError, CorruptDataError, OperatorError, UnclassifiedError
+from d5agent.errors import AgentError, CorruptDataError, OperatorError, TransientError, UnclassifiedError
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_restore import MonitorRestore
@@ -24,7 +25,7 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.reports import store_report
 from tests.fakes.cluster import insert
 from tests.fakes.coordinator import SINCE
-from tests.fakes.machine import FakePowerSwitch
+from tests.fakes.machine import FakeJournal, FakePowerSwitch
 from tests.fakes.source import FakeChangeSource, LaggingSource
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.store import FakeObjectStore
@@ -49,6 +50,7 @@ async def proved(stage: Stage) -> Stage:
 
 def clean(stage: Stage, *, keep_log_days: int | None = None) -> Clean:
     return Clean(
+        hold=stage.hold(),
         source=stage.source,
         store=stage.store,
         uploads=stage.store,
@@ -301,6 +303,36 @@ async def test_a_forced_clean_asks_for_no_proof_says_so_and_ends_the_run_without
     assert stage.coordinator.state.phase is Phase.IDLE
     assert stage.coordinator.state.status(Service.CLEAN) is Status.DONE
     assert to_resume(stage.coordinator.state) == ()
+
+
+async def test_clean_gives_a_target_back_that_is_still_held() -> None:
+    stage = await proved(Stage())
+    await stage.hold().take("run", FakeJournal())
+    await run_clean(stage)
+    assert not stage.target.database.is_blocked
+    assert stage.states.texts == {}
+
+
+async def test_clean_removes_nothing_while_the_target_cannot_be_given_back() -> None:
+    stage = await proved(Stage())
+    await stage.hold().take("run", FakeJournal())
+    stage.guard.error = TransientError("the target is not reached", hint="start it")
+    with pytest.raises(TransientError, match="not reached"):
+        await clean(stage).run(stage.coordinator)
+    assert log_of(stage)
+
+
+async def test_a_forced_clean_goes_on_without_a_target_that_is_lost() -> None:
+    stage = await proved(Stage())
+    await stage.hold().take("run", FakeJournal())
+    stage.guard.error = TransientError("the target is not reached", hint="start it")
+    state = replace(stage.coordinator.state, services={})
+    stage.coordinator.state = forced(state, "run", owners=LogOwners(), now=SINCE)
+    await clean(stage).run(stage.coordinator)
+    assert log_of(stage) == []
+    assert set(stage.states.texts) == {HOLD}  # the daemon goes on trying
+    (warning,) = stage.coordinator.journal.facts_of("target_not_given_back")
+    assert "the daemon goes on trying" in str(warning["hint"])
 
 
 async def test_a_forced_clean_takes_a_log_that_cannot_be_read() -> None:

@@ -55,6 +55,7 @@ def clean(stage: Stage) -> Clean:
         uploads=stage.store,
         states=stage.states,
         state_names=(),
+        hold=stage.hold(),
         clock=stage.clock,
         timeout_seconds=60,
     )

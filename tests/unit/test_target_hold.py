@@ -1,0 +1,297 @@
+"""The hold on the target: what is set, what is remembered, what is given back and by whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import structlog.testing
+
+from d5agent.core.hold import HOLD, Block, Hold, is_due
+from d5agent.core.hold import Stage as HoldStage
+from d5agent.core.operation import Namespace
+from d5agent.core.services import Phase, Service, Status, Verified
+from d5agent.core.ttl import NEVER, TtlIndex
+from d5agent.errors import CorruptDataError, OperatorError, TransientError
+from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.hold_watch import HoldWatch
+from d5agent.runtime.inspecting_check import check_guard
+from d5agent.steps.target_hold import foreseen
+from tests.fakes.cluster import insert
+from tests.fakes.machine import FakeJournal
+from tests.fakes.stage import ORDERS, Stage
+
+if TYPE_CHECKING:
+    from d5agent.steps.target_hold import TargetHold
+
+NO_RIGHT: Final = "the agent's user may not setUserWriteBlockMode"
+INDEX: Final = TtlIndex(namespace=ORDERS, name="at_1", field="at", seconds=60, collection_id="1")
+OTHER: Final = replace(INDEX, namespace=Namespace("shop", "other"), seconds=0, collection_id="2")
+
+
+def with_ttl(stage: Stage, *indexes: TtlIndex) -> None:
+    for index in indexes:
+        stage.target.database.ttl[index.namespace] = (index,)
+
+
+def ttl(stage: Stage) -> dict[str, float]:
+    return {str(i.namespace): i.seconds for indexes in stage.target.database.ttl.values() for i in indexes}
+
+
+@pytest.fixture
+def stage() -> Stage:
+    built = Stage()
+    with_ttl(built, INDEX, OTHER)
+    return built
+
+
+async def test_a_target_is_blocked_and_opened_again(stage: Stage) -> None:
+    journal = FakeJournal()
+    held = await stage.hold().take("run", journal)
+    assert (held.block, held.is_open) == (Block.OURS, False)
+    assert not stage.target.database.write_as_another(ORDERS, {"_id": 1})
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
+    await stage.hold().give_back(journal)  # by another daemon, from what the state says
+    assert stage.target.database.write_as_another(ORDERS, {"_id": 1})
+    assert [entry.event for entry in journal.entries] == ["target_writes_blocked", "target_writes_allowed"]
+
+
+async def test_without_the_right_ttl_is_held_and_given_back(stage: Stage) -> None:
+    stage.guard.obstacle, journal = NO_RIGHT, FakeJournal()
+    held = await stage.hold().take("run", journal)
+    assert (held.block, held.is_open, held.obstacle) == (Block.NONE, True, NO_RIGHT)
+    assert ttl(stage) == {"shop.orders": NEVER, "shop.other": NEVER}
+    assert journal.facts_of("target_open_to_writes") == [{"why": NO_RIGHT, "hint": "grant it"}]
+    assert await stage.hold().take("run", journal) == held  # a restart: what it was before is not forgotten
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
+    events = [entry.event for entry in journal.entries]
+    assert events.count("target_ttl_held") == 1
+    assert events.count("target_ttl_given_back") == 2
+
+
+async def test_a_ttl_index_is_given_back_under_its_new_name(stage: Stage) -> None:
+    stage.guard.obstacle = NO_RIGHT
+    hold, journal, database = stage.hold(), FakeJournal(), stage.target.database
+    for index in (INDEX, OTHER):
+        await stage.target.create_collection(index.namespace)
+    await hold.take("run", journal)
+    database.rename(ORDERS, Namespace("shop", "archive"))
+    database.rename(OTHER.namespace, Namespace("elsewhere", "other"))  # which makes another collection of it
+    moved = replace(OTHER, namespace=Namespace("elsewhere", "other"), seconds=NEVER, collection_id="3")
+    database.ttl[moved.namespace] = (moved,)
+    await hold.give_back(journal)
+    assert ttl(stage) == {"shop.archive": 60, "elsewhere.other": 0}
+    assert not journal.facts_of("target_ttl_gone")
+
+
+async def test_a_ttl_index_that_somebody_has_changed_or_dropped_is_left(stage: Stage) -> None:
+    stage.guard.obstacle = NO_RIGHT
+    hold, journal, database = stage.hold(), FakeJournal(), stage.target.database
+    await hold.take("run", journal)
+    with_ttl(stage, replace(INDEX, seconds=7))
+    database.ttl.pop(OTHER.namespace)
+    await hold.give_back(journal)
+    assert ttl(stage) == {"shop.orders": 7}
+    assert journal.facts_of("target_ttl_gone") == [{"namespace": "shop.other", "index": "at_1"}]
+
+
+async def test_an_expiry_that_somebody_sets_meanwhile_is_held_and_given_back(stage: Stage) -> None:
+    stage.guard.obstacle = NO_RIGHT
+    hold, journal = stage.hold(), FakeJournal()
+    await hold.take("run", journal)
+    with_ttl(stage, replace(INDEX, seconds=7))
+    await hold.take("run", journal)
+    assert ttl(stage) == {"shop.orders": NEVER, "shop.other": NEVER}
+    await hold.give_back(journal)
+    assert ttl(stage) == {"shop.orders": 7, "shop.other": 0}
+
+
+async def test_a_block_of_somebody_else_is_never_lifted(stage: Stage) -> None:
+    stage.target.database.is_blocked = True
+    hold, journal = stage.hold(), FakeJournal()
+    held = await hold.take("run", journal)
+    assert (held.block, held.is_open) == (Block.ANOTHERS, False)
+    assert ttl(stage)["shop.orders"] == NEVER  # somebody else may lift the block at any moment
+    await hold.give_back(journal)
+    assert stage.target.database.is_blocked
+    assert ttl(stage)["shop.orders"] == 60
+    assert journal.facts_of("target_writes_blocked_by_another")
+
+
+async def test_a_block_that_the_agent_may_not_bypass_stops_restore_before_it_writes(stage: Stage) -> None:
+    stage.target.database.is_blocked, stage.guard.obstacle = True, NO_RIGHT
+    with pytest.raises(OperatorError, match="in write-block mode") as failed:
+        await stage.hold().take("run", FakeJournal())
+    assert "d5agent start restore" in failed.value.hint
+    assert HOLD not in stage.states.texts
+    with pytest.raises(OperatorError, match="in write-block mode"):
+        await check_guard(stage.guard)
+
+
+async def test_a_block_of_ours_stays_ours_when_it_cannot_be_seen_any_more(stage: Stage) -> None:
+    await stage.hold().take("run", FakeJournal())
+    stage.guard.may_see = False
+    assert (await stage.hold().take("run", FakeJournal())).block is Block.OURS
+    await stage.hold().give_back(FakeJournal())
+    assert not stage.target.database.is_blocked
+
+
+async def test_a_target_is_not_closed_again_after_its_certificate(stage: Stage) -> None:
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    await stage.prove()
+    await stage.hold().take("run", FakeJournal())  # a crash after the certificate left it closed
+    await stage.restore().run(stage.coordinator)
+    assert not stage.target.database.is_blocked
+    assert not stage.coordinator.journal.facts_of("target_writes_blocked")
+
+
+async def test_the_certificate_says_who_could_write(stage: Stage) -> None:
+    hold, journal = stage.hold(), FakeJournal()
+    assert await hold.certificate() is None
+    await hold.take("run", journal)
+    said = await hold.certificate()
+    assert said is not None
+    assert (said["write_block"], said["was_open"], said["ttl_held"]) == ("set by d5agent", False, [])
+    stage.target.database.is_blocked = False
+    said = await hold.certificate()
+    assert said is not None
+    assert (said["write_block"], said["was_open"]) == ("lifted by somebody else", True)
+    await hold.give_back(journal)
+    stage.guard.obstacle = NO_RIGHT
+    assert (await hold.take("run", journal)).was_open
+    said = await hold.certificate()
+    assert said is not None
+    assert said["ttl_held"][0] == {"namespace": "shop.orders", "index": "at_1", "seconds": 60}
+    assert (said["write_block"], said["was_open"], said["obstacle"]) == ("not set", True, NO_RIGHT)
+
+
+async def test_giving_back_again_does_nothing(stage: Stage) -> None:
+    hold, journal = stage.hold(), FakeJournal()
+    await hold.give_back(journal)
+    await hold.forget()
+    await hold.take("run", journal)
+    await hold.forget()
+    assert HOLD in stage.states.texts
+    await hold.give_back(journal)
+    saved = len(stage.states.history)
+    await hold.give_back(journal)
+    assert len(stage.states.history) == saved
+    await hold.forget()
+    assert HOLD not in stage.states.texts
+    assert await hold.current() is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"version": 2}, "another version"),
+        ({"block": "?"}, "damaged"),
+        ({"ttl": 1}, "damaged"),
+        ({"ttl": [{}]}, "damaged"),
+    ],
+)
+def test_a_state_that_cannot_be_read_is_named(changed: dict[str, object], message: str) -> None:
+    hold = Hold(run_id="run", since="now", block=Block.OURS, ttl=(INDEX,))
+    assert Hold.from_json(hold.to_json()) == hold
+    with pytest.raises(CorruptDataError, match=message):
+        Hold.from_json({**hold.to_json(), **changed})
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (None, True),
+        (Status.PENDING, False),
+        (Status.RUNNING, False),
+        (Status.WAITING, False),
+        (Status.FAILED, False),
+        (Status.STOPPED, True),
+        (Status.DONE, True),
+    ],
+)
+def test_a_hold_is_due_once_restore_neither_works_nor_has_failed(status: Status | None, *, expected: bool) -> None:
+    coordinator = Stage().coordinator
+    if status is not None:
+        coordinator.set_status(Service.RESTORE, status)
+    hold = Hold(run_id="run", since="now", block=Block.OURS)
+    assert is_due(hold, coordinator.state) is expected
+    assert is_due(replace(hold, run_id="an earlier run"), coordinator.state)
+    assert is_due(replace(hold, stage=HoldStage.ENDING), coordinator.state)
+    assert not is_due(replace(hold, stage=HoldStage.ENDED), coordinator.state)
+    assert not is_due(None, coordinator.state)
+    proof = Verified(sequence=1, operations=1, compared=1, at="now")
+    assert is_due(hold, replace(coordinator.state, verified=proof))
+
+
+def watched(stage: Stage, hold: TargetHold) -> tuple[Daemon, HoldWatch]:
+    daemon = Daemon(plugins={}, states=stage.states, clock=stage.clock, drain_seconds=5)
+    daemon.file.state = stage.coordinator.state
+    return daemon, HoldWatch(daemon=daemon, hold=hold)
+
+
+async def test_a_watch_gives_back_what_a_dead_restore_has_left(stage: Stage) -> None:
+    await stage.hold().take("run", FakeJournal())
+    daemon, watch = watched(stage, stage.hold())
+    daemon.file.state = replace(daemon.state, phase=Phase.IDLE)
+    with structlog.testing.capture_logs() as logs:
+        await watch.look()
+        await watch.look()
+    assert [entry["event"] for entry in logs] == ["target_writes_allowed"]
+    assert HOLD not in stage.states.texts
+
+
+async def test_a_watch_reports_a_target_that_cannot_be_given_back_once(stage: Stage) -> None:
+    await stage.hold().take("run", FakeJournal())
+    _, watch = watched(stage, stage.hold())
+    stage.guard.error = TransientError("the target is not reached", hint="start it")
+    with structlog.testing.capture_logs() as logs:
+        await watch.look()
+        await watch.look()
+    assert [entry["event"] for entry in logs] == ["target_not_given_back"]
+    assert stage.target.database.is_blocked
+    stage.guard.error = None
+    await watch.look()
+    assert not stage.target.database.is_blocked
+
+
+async def test_a_restore_blocks_until_it_is_certified(stage: Stage) -> None:
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    await stage.draw_fence()
+    refused = []
+
+    def write_as_another() -> None:
+        refused.append(not stage.target.database.write_as_another(ORDERS, {"_id": "another's"}))
+
+    stage.target.before_each = write_as_another
+    await stage.restore().run(stage.coordinator)
+    assert refused
+    assert all(refused)
+    assert not stage.target.database.is_blocked
+    assert stage.coordinator.facts["target_write_block"] == "set by d5agent"
+    assert stage.target.database.contents() == stage.foreign_contents()
+
+
+async def test_a_plan_says_what_keeps_others_from_writing(stage: Stage) -> None:
+    can, named = await foreseen(stage.guard)
+    assert can == "others cannot write to the target while restore is at work: write-block mode"
+    assert named.startswith("write-block mode keeps 2 TTL indexes")
+    stage.guard.obstacle = NO_RIGHT
+    with_ttl(stage, *[replace(INDEX, namespace=Namespace("more", str(n)), collection_id=str(n)) for n in range(10)])
+    cannot, named = await foreseen(stage.guard)
+    assert NO_RIGHT in cannot
+    assert f"expireAfterSeconds {NEVER} keeps 12 TTL indexes" in named
+    assert named.endswith("and 2 more")
+    stage.target.database.ttl.clear()
+    assert len(await foreseen(stage.guard)) == 1
+
+
+async def test_check_warns_with_what_to_grant(stage: Stage) -> None:
+    assert (await check_guard(stage.guard)).found == "can be used"
+    stage.target.database.is_blocked = True
+    assert "somebody else has set it" in (await check_guard(stage.guard)).found
+    stage.target.database.is_blocked, stage.guard.obstacle = False, NO_RIGHT
+    warned = await check_guard(stage.guard)
+    assert NO_RIGHT in warned.found
+    assert warned.hint == "grant it"
