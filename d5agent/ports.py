@@ -88,6 +88,17 @@ class ChangeSource(Protocol):
         ...
 
 
+class ChangeHistory(Protocol):
+    """What the captured database still has of its past changes."""
+
+    async def check_kept(self, since: ClusterTime | None) -> ClusterTime:
+        """Prove that all changes since a time can still be read, and return up to when; `since` None: only that.
+
+        The time returned is one before the proof began. NotKeptError: some are gone.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionFacts:
     """What a collection is beside its documents: indexes and options, each as a text that is the same on every server.

@@ -33,6 +33,7 @@ from d5agent.errors import AgentError
 from d5agent.plugins.replication import Replication
 from d5agent.runtime.daemon import Daemon
 from d5agent.settings import CaptureSettings, LimitsSettings, Settings, SourceSettings, StoreSettings, TargetSettings
+from d5agent.steps.kept_changes import KeptChanges
 from d5agent.steps.log_reader import LogReader
 
 if TYPE_CHECKING:
@@ -82,10 +83,12 @@ async def capture(client: Client, store: ObjectStore, values: dict[str, Any]) ->
         async def now(self) -> ClusterTime:
             return start_of(values).cluster_time  # begin where the bare drain began
 
+    source = FromStart(client, uri=values["uri"], flavor="mongodb", clock=clock)
     plugin = Replication(
-        source=FromStart(client, uri=values["uri"], flavor="mongodb", clock=clock),
+        source=source,
         store=store,
         states=states,
+        kept=KeptChanges(source=source, states=states, store=store, clock=clock),
         clock=clock,
         agent_id="bench",
         host="bench",

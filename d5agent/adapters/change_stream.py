@@ -37,7 +37,6 @@ _MARKS: Final = "marks"
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _UNAUTHORIZED: Final = 13
 _WRITES: Final = frozenset({"insert", "update", "delete", "remove", "findAndModify", "findandmodify", "bulkWrite"})
-_LONGEST_BETWEEN_LOOKS_SECONDS: Final = 600
 _MOST_SINGLE: Final = 20_000  # read one by one in search of the event that is too large; a batch is half of it at most
 
 
@@ -61,7 +60,6 @@ class ChangeStreamSource:
         self._uri = uri
         self._is_documentdb = flavor == "documentdb"
         self._enables = enables
-        self._kept_since: tuple[float, Position] | None = None
         self._clock = clock
         self._fence = fence or Fence()
 
@@ -69,7 +67,6 @@ class ChangeStreamSource:
         """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide.
 
         Whether they are is what `$listChangeStreams` says; that modifyChangeStreams answered with ok proves nothing.
-        Called again within ten minutes it also looks whether they were kept in between. NotKeptError: they were not.
         """
         await self.require_set()
         if not self._is_documentdb:
@@ -78,11 +75,29 @@ class ChangeStreamSource:
         if not is_enabled and before_enabling is not None and self._enables:
             await before_enabling()
             await self._modify_change_streams(enable=True)
-            self._kept_since = None  # of an earlier run, which switched it off
             is_enabled = await self._is_enabled()
         if not is_enabled:
             raise not_enabled()
-        await self._check_kept()
+
+    async def check_kept(self, since: ClusterTime | None) -> ClusterTime:
+        """Open a stream at a time, and close it: off and on again ends the history (docs/gateway.md, inferred).
+
+        A stream that is open passes over that, so this one is new each time. MongoDB keeps its oplog.
+        """
+
+        async def once() -> ClusterTime:
+            until = await self._operation_time()
+            if not self._is_documentdb:
+                return until
+            if not await self._is_enabled():
+                raise not_enabled()
+            position = Position(cluster_time=since or until, token=None)
+            cursor = StreamCursor(client=self._client, position=position, view=View.SINGLE)
+            async with aclosing(cursor.batches()) as batches:
+                await anext(batches)
+            return until
+
+        return await retrying(once, clock=self._clock)
 
     async def require_set(self) -> None:
         """Raise OperatorError unless the source is the replica set that its URI names."""
@@ -121,14 +136,7 @@ class ChangeStreamSource:
 
     async def now(self) -> ClusterTime:
         """Return the cluster's time (hello.operationTime)."""
-
-        async def once() -> ClusterTime:
-            time = (await self._hello()).get("operationTime")
-            if time is None:
-                raise OperatorError("the source tells no operationTime", hint="is it a replica set?")
-            return ClusterTime(time.time, time.inc)
-
-        return await retrying(once, clock=self._clock)
+        return await retrying(self._operation_time, clock=self._clock)
 
     async def close_stream(self, *, switches_off: bool) -> bool:
         """Remove the agent's marks and, on DocumentDB, switch the cluster-wide change stream off, and see that it is.
@@ -164,20 +172,11 @@ class ChangeStreamSource:
         with classifying():
             await self._client.admin.command(command)
 
-    async def _check_kept(self) -> None:
-        """Look whether a stream can still be opened where it could at the last look.
-
-        Off and on again ends the history (docs/gateway.md, inferred), and a stream that is open passes over it.
-        """
-        now = self._clock.monotonic()
-        position = Position(cluster_time=await self.now(), token=None)
-        if self._kept_since is not None and now - self._kept_since[0] < _LONGEST_BETWEEN_LOOKS_SECONDS:
-            position = self._kept_since[1]
-        self._kept_since = None  # should it be gone, the next look begins anew
-        cursor = StreamCursor(client=self._client, position=position, view=View.SINGLE)
-        async with aclosing(cursor.batches()) as batches:
-            first = await anext(batches)
-        self._kept_since = (now, first.position or position)
+    async def _operation_time(self) -> ClusterTime:
+        time = (await self._hello()).get("operationTime")
+        if time is None:
+            raise OperatorError("the source tells no operationTime", hint="is it a replica set?")
+        return ClusterTime(time.time, time.inc)
 
     async def _hello(self) -> Mapping[str, Any]:
         with classifying():

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
+    from d5agent.steps.kept_changes import KeptChanges
     from d5agent.steps.target_hold import TargetHold
 
 CLEARING: Final = "clearing"
@@ -50,6 +51,7 @@ class Clean:
     store: ObjectStore
     uploads: LargeObjectStore
     states: StateStore
+    kept: KeptChanges
     state_names: tuple[str, ...]
     clock: Clock
     timeout_seconds: float
@@ -154,6 +156,7 @@ class Clean:
                 timeout_seconds=self.timeout_seconds,
                 again=_AGAIN,
             )
+            await self.kept.prove(coordinator.state.run_id, sequence=link.commit.sequence)
             late = unread + await late_operations(self.store, coordinator.state)
             if late:
                 raise _not_verified(late)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from d5agent.core.log import Link
     from d5agent.ports import Application, ChangeSource, Clock, ObjectStore
     from d5agent.service import Coordinator
+    from d5agent.steps.kept_changes import KeptChanges
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class MonitorReplication:
 
     source: ChangeSource
     store: ObjectStore
+    kept: KeptChanges
     clock: Clock
     quiet_seconds: float
     timeout_seconds: float
@@ -91,6 +93,8 @@ class MonitorReplication:
             timeout_seconds=self.timeout_seconds,
             again=self._again,
         )
+        # The marker proves the end of the stream, and nothing about the middle.
+        await self.kept.prove(coordinator.state.run_id, sequence=marker.link.commit.sequence)
         await self._wait_for_quiet(coordinator, marker.link)
         fence = Fence(
             sequence=marker.link.commit.sequence,

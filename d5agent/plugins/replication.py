@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from d5agent.core.log import Link, Writer
 from d5agent.core.operation import Position
 from d5agent.core.owners import advice_on
-from d5agent.errors import LogHeldError, NotKeptError, OperatorError
-from d5agent.steps.capture import GAP, Capture, Limits
+from d5agent.errors import LogHeldError, OperatorError
+from d5agent.steps.capture import Capture, Limits
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.numbering import first_number
@@ -17,6 +17,7 @@ from d5agent.steps.numbering import first_number
 if TYPE_CHECKING:
     from d5agent.ports import ChangeSource, Clock, ObjectStore, StateStore
     from d5agent.service import Coordinator
+    from d5agent.steps.kept_changes import KeptChanges
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Replication:
     source: ChangeSource
     store: ObjectStore
     states: StateStore
+    kept: KeptChanges
     clock: Clock
     agent_id: str
     host: str
@@ -42,9 +44,11 @@ class Replication:
 
     async def run(self, coordinator: Coordinator) -> None:
         """Open the log and the stream, become ready, and capture until stopped."""
-        await self._refuse_gap(coordinator.state.run_id)
+        await self.kept.refuse_gap(coordinator.state.run_id)
         last = await self._last_commit(coordinator)
         await self._check_source(coordinator, may_enable=last is None)
+        # Before the stream is opened: the last commit may stand behind a gap that nobody has noticed yet (ADR 38).
+        await self.kept.prove(coordinator.state.run_id, sequence=last.commit.sequence if last else None)
         if last is not None:
             last = await self._claim(coordinator, last)
         # Asked before the stream opens: what happens after it is captured, what happened up to it is not (ADR 32).
@@ -60,6 +64,7 @@ class Replication:
                 failure = await capture.follow(batches, first)
         if failure is not None:
             raise failure
+        await capture.look_for_gap()
         coordinator.report(is_drained=capture.is_drained)
 
     async def _check_source(self, coordinator: Coordinator, *, may_enable: bool) -> None:
@@ -78,18 +83,6 @@ class Replication:
         except OperatorError:  # it could not be switched on: whoever does it now is somebody else
             await coordinator.update(lambda state: replace(state, opened_stream=was_opened))
             raise
-
-    async def _refuse_gap(self, run_id: str) -> None:
-        """Raise when an earlier run found that the source had not kept its changes: commits may lie on both sides."""
-        gap = await self.states.load(GAP)
-        if gap is not None and gap["run_id"] == run_id:
-            raise NotKeptError(
-                "the stream has a gap: operations are lost to it, and the log cannot be carried on",
-                hint="see docs/runbook, 'the position is lost'",
-                found_at=gap["found_at"],
-                sequence=gap["sequence"],
-                found=gap["error"],
-            )
 
     async def _last_commit(self, coordinator: Coordinator) -> Link | None:
         last = await LogReader(store=self.store).last()
@@ -142,4 +135,11 @@ class Replication:
             upload_bytes=self.upload_bytes,
         )
         writer = self._writer(coordinator, last)
-        return Capture(source=self.source, states=self.states, coordinator=coordinator, writer=writer, limits=limits)
+        return Capture(
+            source=self.source,
+            states=self.states,
+            kept=self.kept,
+            coordinator=coordinator,
+            writer=writer,
+            limits=limits,
+        )

@@ -173,7 +173,7 @@ async def _check_store(adapters: Adapters) -> str:
 
 async def _check_source(adapters: Adapters) -> str:
     await adapters.source.check(before_enabling=None)
-    return f"change stream is on, time {await adapters.source.now()}"
+    return f"change stream is on and can be opened, time {await adapters.source.check_kept(None)}"
 
 
 async def _check_mark(adapters: Adapters) -> str:

@@ -20,9 +20,10 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.runtime.comparing import verify_plugin
 from d5agent.runtime.with_target import WithTarget
-from d5agent.steps.capture import GAP, TOKEN
+from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
+from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LATE
 from d5agent.steps.replayer import CHECKPOINT
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from d5agent.service import Plugin
     from d5agent.settings import Settings
 
-MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE, CLEARING, HOLD)
+MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, KEPT, GAP, TIMELINE, CLEARING, HOLD)
 """The states that a new host takes from the bucket."""
 
 
@@ -61,6 +62,7 @@ def plugins(
     `disk` says who the agent is, once the log is taken.
     """
     at = adapters
+    kept = KeptChanges(source=at.source, states=at.states, store=at.store, clock=at.clock)
 
     def restore(target: TargetAdapters) -> Plugin:
         return Restore(
@@ -77,7 +79,7 @@ def plugins(
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
             is_live=is_live(),
-            certifier=Certifier(store=at.store, timeline=at.timeline, issuer=_issuer(disk.agent_id)),
+            certifier=Certifier(store=at.store, kept=kept, timeline=at.timeline, issuer=_issuer(disk.agent_id)),
             hold=at.hold,
             guard=target.guard,
         )
@@ -102,6 +104,7 @@ def plugins(
             source=at.source,
             store=at.store,
             states=at.states,
+            kept=kept,
             clock=at.clock,
             agent_id=disk.agent_id,
             host=socket.gethostname(),
@@ -116,6 +119,7 @@ def plugins(
         Service.MONITOR_REPLICATION: lambda: MonitorReplication(
             source=at.source,
             store=at.store,
+            kept=kept,
             clock=at.clock,
             quiet_seconds=settings.drain.quiet_seconds,
             timeout_seconds=settings.drain.timeout_seconds,
@@ -131,7 +135,8 @@ def plugins(
             store=at.store,
             uploads=at.large,
             states=at.states,
-            state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, GAP, TIMELINE),
+            kept=kept,
+            state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, KEPT, GAP, TIMELINE),
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
             hold=at.hold,

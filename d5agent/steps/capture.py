@@ -12,7 +12,7 @@ from d5agent.core.glance import glance
 from d5agent.core.log import is_rollup_due, token_to_json
 from d5agent.core.operation import parse_event
 from d5agent.core.segmenter import Cut, Segmenter
-from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError, UnclassifiedError
+from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError
 from d5agent.steps.after_fence import AfterFence
 from d5agent.steps.marks import mark_document_id, new_mark_id
 from d5agent.steps.parallel import beside
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, EventBatch, StateStore
     from d5agent.service import Coordinator
+    from d5agent.steps.kept_changes import KeptChanges
     from d5agent.steps.log_writer import LogWriter
     from d5agent.steps.pipeline import Inbox
 
 TOKEN: Final = "data_resume_token"  # noqa: S105 -- the name of a state, as operators know it
-GAP: Final = "stream_gap"
 _IDLE_SECONDS: Final = 60
 _MIRROR_SECONDS: Final = 60  # of the position's copy: whoever carries on reads the commits
 _WATCH_SECONDS: Final = 10
@@ -71,9 +71,17 @@ class Capture:
     """One stretch of capturing, from one open stream."""
 
     def __init__(
-        self, *, source: ChangeSource, states: StateStore, coordinator: Coordinator, writer: LogWriter, limits: Limits
+        self,
+        *,
+        source: ChangeSource,
+        states: StateStore,
+        kept: KeptChanges,
+        coordinator: Coordinator,
+        writer: LogWriter,
+        limits: Limits,
     ) -> None:
         self._source = source
+        self._kept = kept
         self._states = states
         self._coordinator = coordinator
         self._writer = writer
@@ -252,28 +260,18 @@ class Capture:
             if self._uploading.held:  # a slow store is waited for; each request to it has its time, so this is life
                 self._report()
             if look % _LOOKS_A_CHECK == 0:
-                await self._check_source()
+                try:
+                    await self.look_for_gap()
+                except NotKeptError as error:
+                    self._not_kept = error  # raised where the stream is followed: what is in hand is stored first
 
-    async def _check_source(self) -> None:
+    async def look_for_gap(self) -> None:
+        """Raise NotKeptError if the source has lost changes since the last look; what fails for now is reported."""
         last = self._writer.last
         try:
-            await self._source.check(before_enabling=None)
-        except UnclassifiedError as error:
+            await self._kept.prove(self._writer.writer.run_id, sequence=last.commit.sequence if last else None)
+        except TransientError as error:  # the next look begins where this one did
             self._coordinator.journal.warning("source_not_checked", error=str(error), hint=error.hint)
-        except TransientError:
-            pass  # the stream meets the same, and has its own patience
-        except NotKeptError as error:
-            # Commits may have passed over the gap already: a later start must not take them for a whole log.
-            found_at = self._clock.now().isoformat(timespec="seconds")
-            gap = {
-                "version": 1,
-                "run_id": self._writer.writer.run_id,
-                "found_at": found_at,
-                "sequence": last.commit.sequence if last else None,
-                "error": error.message,
-            }
-            await self._states.save(GAP, gap)
-            self._not_kept = error  # raised where the stream is followed, so that what is in hand is stored first
 
     async def _look_for_mark(self, operation: Event) -> None:
         id_ = operation.document_id

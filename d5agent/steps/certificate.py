@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from d5agent.core.services import PhaseState, Verified
     from d5agent.core.timeline import Timeline
     from d5agent.ports import ObjectStore
+    from d5agent.steps.kept_changes import KeptChanges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Certifier:
     """Issues for one agent. `issuer`: who it is, in the certificate's words."""
 
     store: ObjectStore
+    kept: KeptChanges
     timeline: Timeline
     issuer: dict[str, str]
 
@@ -50,9 +52,10 @@ class Certifier:
 
         `target_hold`: how others were kept from writing to the target.
 
-        OperatorError: no marker proves that the log holds all of the stream.
+        OperatorError: no marker proves that the log holds all of the stream, or the stream has a gap.
         """
         fence = proved_fence(state)
+        await self.kept.prove(state.run_id, sequence=proof.sequence)
         link = await link_of(self.store, proof.sequence)
         certificate = certificate_of(
             report,

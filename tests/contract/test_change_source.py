@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from bson import decode, encode
@@ -19,7 +19,8 @@ from d5agent.adapters.mongo import open_mongo
 from d5agent.core.operation import OWN_DATABASE, Namespace, Position, parse_event
 from d5agent.core.raw import id_document
 from d5agent.drill.gateway.server import Gateway
-from d5agent.errors import OperatorError
+from d5agent.errors import NotKeptError, OperatorError
+from d5agent.ports import ChangeHistory, ChangeSource
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import (
     FakeCluster,
@@ -44,22 +45,27 @@ if TYPE_CHECKING:
 
     from d5agent.core.operation import Operation
     from d5agent.drill.servers import Mongod
-    from d5agent.ports import ChangeSource, EventBatch
+    from d5agent.ports import EventBatch
 
 _KEEPS_A_SHORT_LOG = pytest.mark.parametrize("captured", ["fake", "documentdb"], indirect=True)
 _numbers = itertools.count(1)
 _RAW = CodecOptions(document_class=RawBSONDocument)
 
 
+class HistoricSource(ChangeSource, ChangeHistory, Protocol):
+    """Both ports of a captured database."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
     """A source, and what applications do to its cluster: `apply` makes several operations one transaction."""
 
-    source: ChangeSource
+    source: HistoricSource
     apply: Callable[..., Awaitable[None]]
     name: str
     # How the cluster forgets what happened so far; and whether it keeps its changes once the stream is closed.
     forget: Callable[[], Awaitable[None]]
+    switch: Callable[..., Awaitable[None]]
     keeps_changes: bool
 
     def collection(self, name: str) -> Namespace:
@@ -131,8 +137,11 @@ async def _fake(name: str) -> AsyncGenerator[Captured]:
     async def forget() -> None:
         cluster.kept_from = len(cluster)
 
+    async def switch(*, is_on: bool) -> None:
+        source.switch(is_on=is_on)
+
     source = FakeChangeSource(cluster=cluster, clock=clock, batch_sizes=(1, 3, 1000))
-    yield Captured(source=source, apply=apply, forget=forget, keeps_changes=False, name=name)
+    yield Captured(source=source, apply=apply, forget=forget, switch=switch, keeps_changes=False, name=name)
 
 
 @asynccontextmanager
@@ -146,9 +155,14 @@ async def _real(mongod: Mongod, uri: str, flavor: str, name: str) -> AsyncGenera
         async def forget() -> None:
             await opened.admin.command({"d5Gateway": 1, "action": "expireLog"})
 
+        async def switch(*, is_on: bool) -> None:
+            scope = {"database": "", "collection": ""}
+            await opened.admin.command({"modifyChangeStreams": 1, **scope, "enable": is_on})
+
         source = ChangeStreamSource(opened, uri=uri, flavor=flavor, clock=SystemClock())
-        keeps_changes = flavor == "mongodb"
-        yield Captured(source=source, apply=apply, forget=forget, keeps_changes=keeps_changes, name=name)
+        yield Captured(
+            source=source, apply=apply, forget=forget, switch=switch, keeps_changes=flavor == "mongodb", name=name
+        )
         for database in (name, OWN_DATABASE):
             await client.drop_database(database)
 
@@ -411,3 +425,37 @@ async def test_a_position_that_the_cluster_has_forgotten_is_never_passed_over(ca
     with pytest.raises(OperatorError, match="position") as caught:
         await captured.read(lost)
     assert "runbook" in caught.value.hint
+
+
+async def test_changes_that_are_kept_are_proved_up_to_now(captured: Captured) -> None:
+    orders = captured.collection("orders")
+    begin = await captured.source.check_kept(None)
+    await captured.apply(insert(orders, {"_id": 1}))
+    until = await captured.source.check_kept(begin)
+    assert until > begin
+    (last,) = await captured.read(Position(cluster_time=until, token=None))
+    assert last.document_id == raw_id(1)  # nothing after it is proved
+
+
+@_KEEPS_A_SHORT_LOG
+async def test_an_open_stream_passes_over_a_gap_and_the_history_shows_it(captured: Captured) -> None:
+    orders = captured.collection("orders")
+    told: list[Operation] = []
+    before = await captured.source.check_kept(None)
+    async with captured.source.stream(await captured.begin()) as batches:
+        await anext(batches)
+        await captured.switch(is_on=False)
+        await captured.apply(insert(orders, {"_id": "untold"}))
+        with pytest.raises(NotKeptError, match="not enabled"):
+            await captured.source.check_kept(before)
+        await captured.switch(is_on=True)
+        await captured.apply(insert(orders, {"_id": "told"}))
+        while not told:
+            operations = [parse_event(event) for event in (await anext(batches)).events]
+            told += [operation for operation in operations if operation.namespace == orders]
+    assert [operation.document_id for operation in told] == [raw_id("told")]
+    for _ in range(2):
+        with pytest.raises(NotKeptError, match="position"):
+            await captured.source.check_kept(before)
+    now = await captured.source.check_kept(None)
+    await captured.source.check_kept(now)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from d5agent.core.raw import DocumentId
     from d5agent.ports import Clock
 
-_BEFORE_ALL: Final = ClusterTime(0, 0)
+BEFORE_ALL: Final = ClusterTime(0, 0)
 _WITH_DOCUMENT: Final = frozenset({"insert", "update", "replace"})
 
 
@@ -92,7 +92,7 @@ class FakeCluster:
     kept_from: int = 0
     moves_while_idle: bool = False
     _happened: list[_Happened] = field(default_factory=list)
-    _time: ClusterTime = _BEFORE_ALL
+    _time: ClusterTime = BEFORE_ALL
     _incarnations: dict[Namespace, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,6 +106,10 @@ class FakeCluster:
     def now(self) -> ClusterTime:
         """Return the cluster's time; while nothing happens it may stay at the time of what happened last."""
         return self._tick() if self.moves_while_idle else self._time
+
+    def pass_time(self) -> ClusterTime:
+        """Let something happen that no event tells, and return its time."""
+        return self._tick()
 
     def _tick(self) -> ClusterTime:
         """Return the time of what happens now; it is later than all before it."""

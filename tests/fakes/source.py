@@ -12,9 +12,9 @@ from bson import decode, encode
 from typing_extensions import override
 
 from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position
-from d5agent.errors import NotKeptError, OperatorError
+from d5agent.errors import NotKeptError
 from d5agent.ports import EventBatch
-from tests.fakes.cluster import FakeCluster, drop_database, insert, token_data
+from tests.fakes.cluster import BEFORE_ALL, FakeCluster, drop_database, insert, token_data
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -30,7 +30,7 @@ class FakeChangeSource:
     """Reads a FakeCluster. `batch_sizes` go round; `opened` and `closed` count the streams.
 
     `may_write`: whether a mark may be written. `writes`: what `running_writes` tells. `is_enabled`: whether changes
-    are kept; `enables`: whether a check may switch that on.
+    are kept; `enables`: whether a check may switch that on. `names_positions`: not DocumentDB 4.0, which names none.
     """
 
     cluster: FakeCluster
@@ -39,9 +39,30 @@ class FakeChangeSource:
     may_write: bool = True
     is_enabled: bool = True
     enables: bool = False
+    names_positions: bool = True
     writes: list[str] = field(default_factory=list)
     opened: int = 0
     closed: int = 0
+    _off_at: int = 0
+    _untold: list[range] = field(default_factory=list)
+    _on_since: ClusterTime = BEFORE_ALL
+
+    def switch(self, *, is_on: bool) -> None:
+        """Switch the stream off, or on again: what happens in between is never told, and what was before is lost.
+
+        A stream that is open goes on, without an error.
+        """
+        self.is_enabled = is_on
+        if is_on:
+            self._untold.append(range(self._off_at, len(self.cluster)))
+            self._on_since = self.cluster.pass_time()
+        else:
+            self._off_at = len(self.cluster)
+
+    async def check_kept(self, since: ClusterTime | None) -> ClusterTime:
+        until = self.cluster.now()
+        self._first_after(Position(cluster_time=since or until, token=None))
+        return until
 
     async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
         if before_enabling is not None and self.enables and not self.is_enabled:
@@ -86,7 +107,7 @@ class FakeChangeSource:
             if at == len(self.cluster):
                 await self.clock.sleep(_AWAIT_SECONDS)
             end = min(at + size, len(self.cluster))
-            events = [self.cluster.event(number) for number in range(at, end)]
+            events = [self.cluster.event(number) for number in range(at, end) if self._is_told(number)]
             at = end
             yield EventBatch(events=events, position=self._position(at))
 
@@ -97,12 +118,25 @@ class FakeChangeSource:
             data = decode(after.token)["_data"]
             # An event's own token: go on after it. A token between events: go on with the next.
             first = int(data[1:], 16) if data.startswith("-") else int(data, 16) + 1
-        if first < self.cluster.kept_from or not self.is_enabled:
-            raise OperatorError("the position is lost", hint="see the runbook")
+        if not self.is_enabled:
+            raise NotKeptError("change streams are not enabled", hint="enable them")
+        if first < self.cluster.kept_from or self._is_before_gap(after, first):
+            raise NotKeptError("the position is lost", hint="see the runbook")
         return first
 
-    def _position(self, at: int) -> Position:
+    def _is_before_gap(self, after: Position, first: int) -> bool:
+        if after.token is None:
+            return after.cluster_time < self._on_since
+        return any(first < untold.stop for untold in self._untold)
+
+    def _is_told(self, number: int) -> bool:
+        is_off = not self.is_enabled and number >= self._off_at
+        return not is_off and not any(number in untold for untold in self._untold)
+
+    def _position(self, at: int) -> Position | None:
         """Return where the stream goes on; the time beside it is the server's own, as in every reply."""
+        if not self.names_positions:
+            return None
         return Position(cluster_time=self.cluster.now(), token=encode({"_data": f"-{token_data(at)}"}))
 
 

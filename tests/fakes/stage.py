@@ -18,6 +18,7 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
 from d5agent.steps.certificate import Certifier
+from d5agent.steps.kept_changes import KeptChanges
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.servers import MARKS, Servers
@@ -92,6 +93,7 @@ class Stage:
             source=self.source,
             store=self.store,
             states=self.states,
+            kept=self.kept(changed.get("source", self.source)),
             clock=self.clock,
             agent_id="agent",
             host="host",
@@ -165,9 +167,15 @@ class Stage:
         """Return what closes the target to others, as another daemon would make it."""
         return TargetHold(open_guard=self.guard.opened, states=self.states, clock=self.clock)
 
+    def kept(self, source: FakeChangeSource | None = None) -> KeptChanges:
+        """Return who looks for gaps in the stream."""
+        return KeptChanges(source=source or self.source, states=self.states, store=self.store, clock=self.clock)
+
     def certifier(self) -> Certifier:
         """Return who issues certificates."""
-        return Certifier(store=self.store, timeline=self.timeline, issuer={"host": "host", "version": "0"})
+        return Certifier(
+            store=self.store, kept=self.kept(), timeline=self.timeline, issuer={"host": "host", "version": "0"}
+        )
 
     @asynccontextmanager
     async def running(self, plugin: Plugin) -> AsyncGenerator[asyncio.Task[None]]:

@@ -24,9 +24,10 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.hold_watch import HoldWatch
-from d5agent.steps.capture import GAP, TOKEN
+from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.generations import COMPARED
+from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LATE
 from d5agent.steps.log_reader import LogReader
@@ -190,12 +191,14 @@ class World:
         closing = mortal(guard, life)
         self.hold = hold = TargetHold(open_guard=partial(opened, closing), states=states, clock=self.clock)
         self.target.before_each = life.spend
+        kept = KeptChanges(source=source, states=states, store=store, clock=self.clock)
         return Daemon(
             plugins={
                 Service.REPLICATION: lambda: Replication(
                     source=source,
                     store=store,
                     states=states,
+                    kept=kept,
                     clock=self.clock,
                     agent_id="agent",
                     host="host",
@@ -211,6 +214,7 @@ class World:
                 Service.MONITOR_REPLICATION: lambda: MonitorReplication(
                     source=source,
                     store=store,
+                    kept=kept,
                     clock=self.clock,
                     quiet_seconds=0,
                     timeout_seconds=600,
@@ -236,7 +240,9 @@ class World:
                     window_bytes=700,
                     waiting_bytes=500,
                     is_live=self.is_live,
-                    certifier=Certifier(store=store, timeline=Timeline(), issuer={"host": "host", "version": "0"}),
+                    certifier=Certifier(
+                        store=store, kept=kept, timeline=Timeline(), issuer={"host": "host", "version": "0"}
+                    ),
                     hold=hold,
                     guard=closing,
                 ),
@@ -248,7 +254,8 @@ class World:
                     store=store,
                     uploads=store,
                     states=states,
-                    state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, GAP),
+                    kept=kept,
+                    state_names=(TOKEN, CHECKPOINT, COMPARED, LATE, KEPT, GAP),
                     clock=self.clock,
                     timeout_seconds=600,
                     hold=hold,

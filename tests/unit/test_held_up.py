@@ -175,6 +175,7 @@ async def test_a_cutover_says_what_it_waits_for() -> None:
     cutover = MonitorReplication(
         source=stage.source,
         store=stage.store,
+        kept=stage.kept(),
         clock=stage.clock,
         quiet_seconds=0,
         timeout_seconds=60,

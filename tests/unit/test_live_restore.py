@@ -193,6 +193,7 @@ class Live:
         return MonitorReplication(
             source=stage.source,
             store=stage.store,
+            kept=stage.kept(),
             clock=stage.clock,
             quiet_seconds=0,
             timeout_seconds=60,

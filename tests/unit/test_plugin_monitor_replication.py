@@ -37,6 +37,7 @@ def monitor(stage: Stage, *, quiet_seconds: float = 0) -> MonitorReplication:
     return MonitorReplication(
         source=stage.source,
         store=stage.store,
+        kept=stage.kept(),
         clock=stage.clock,
         quiet_seconds=quiet_seconds,
         timeout_seconds=TIMEOUT,

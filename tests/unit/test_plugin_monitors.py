@@ -33,7 +33,7 @@ from tests.fakes.store import FakeObjectStore
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STATES = ("data_resume_token", "restore_checkpoint")
+STATES = ("data_resume_token", "stream_kept", "restore_checkpoint")
 REPORTS = [f"reports/run/{name}" for name in ("certificate.html", "certificate.json", "final.json", "verify.json")]
 
 
@@ -55,6 +55,7 @@ def clean(stage: Stage, *, keep_log_days: int | None = None) -> Clean:
         store=stage.store,
         uploads=stage.store,
         states=stage.states,
+        kept=stage.kept(),
         state_names=STATES,
         clock=stage.clock,
         timeout_seconds=60,

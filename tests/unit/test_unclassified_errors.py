@@ -20,7 +20,7 @@ from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import Stage, until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from d5agent.core.operation import ClusterTime
 
 
 def _failure(code: int, *labels: str) -> OperationFailure:
@@ -113,9 +113,10 @@ async def test_a_look_that_fails_for_an_unknown_reason_is_reported() -> None:
         """Can be read, but not looked at once replication is ready."""
 
         @override
-        async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
+        async def check_kept(self, since: ClusterTime | None) -> ClusterTime:
             if stage.coordinator.state.ready_at:
                 raise UnclassifiedError("the source refused a command", hint="see", code=999)
+            return await super().check_kept(since)
 
     stage = Stage()
     stage.source = Refusing(cluster=stage.cluster, clock=stage.clock)

@@ -1,0 +1,96 @@
+"""Proves that the source has kept all its changes since the log began, and saves up to when that is proved.
+
+A change stream that is switched off and on again passes over what happened in between, without an error. The log looks
+whole then. Only a stream that is opened again before the gap shows it, so the last proved time is a state (ADR 38).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from d5agent.core.certificate import REPORTS
+from d5agent.core.operation import ClusterTime
+from d5agent.errors import AgentError, NotKeptError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from d5agent.ports import ChangeHistory, Clock, ObjectStore, StateStore
+
+KEPT: Final = "stream_kept"
+GAP: Final = "stream_gap"
+_HINT: Final = "see docs/runbook, 'the position is lost'"
+
+
+def gap_key(run_id: str) -> str:
+    """Return where the gap of a run is noted in the store, besides its state."""
+    return f"{REPORTS}{run_id}/{GAP}.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptChanges:
+    """Looks for gaps in the stream of one run, and notes what it finds on disk and in the store."""
+
+    source: ChangeHistory
+    states: StateStore
+    store: ObjectStore
+    clock: Clock
+
+    async def prove(self, run_id: str, *, sequence: int | None) -> None:
+        """Prove that nothing is missing in the stream from the last proved time until now, and save the new time.
+
+        `sequence`: of the log's last commit; None: the log begins now. NotKeptError: there is a gap, now or since an
+        earlier look. Any other error: nothing is known, and the next look begins at the same time again.
+        """
+        await self.refuse_gap(run_id)
+        since = None if sequence is None else await self._proved(run_id)
+        try:
+            until = await self.source.check_kept(since)
+        except NotKeptError as error:
+            await self._note_gap(run_id, sequence, error)
+            raise
+        await self.states.save(KEPT, {"version": 1, "run_id": run_id, "cluster_time": until})
+
+    async def refuse_gap(self, run_id: str) -> None:
+        """Raise NotKeptError if a gap was found in this run: the log may hold operations on both sides of it."""
+        gap = await self.states.load(GAP)
+        if gap is None or gap["run_id"] != run_id:
+            body = await self.store.get(gap_key(run_id))
+            if body is None:
+                return
+            gap = json.loads(body)
+        raise NotKeptError(
+            "the stream has a gap: operations are lost to it, and the log cannot be carried on",
+            hint=_HINT,
+            found_at=gap["found_at"],
+            sequence=gap["sequence"],
+            found=gap["error"],
+        )
+
+    async def _proved(self, run_id: str) -> ClusterTime | None:
+        """Return up to when nothing is missing; None: an earlier version has begun the log, and saved no such time."""
+        kept = await self.states.load(KEPT)
+        return ClusterTime(*kept["cluster_time"]) if kept is not None and kept["run_id"] == run_id else None
+
+    async def _note_gap(self, run_id: str, sequence: int | None, error: NotKeptError) -> None:
+        """Save what was found on disk and in the store: either may refuse it. If both do, the next look finds it."""
+        gap: dict[str, Any] = {
+            "version": 1,
+            "run_id": run_id,
+            "found_at": self.clock.now().isoformat(timespec="seconds"),
+            "sequence": sequence,
+            "error": error.message,
+        }
+        for save in (self._save_in_store, self._save_on_disk):
+            try:
+                await save(run_id, gap)
+            except AgentError as refused:
+                error.facts["not_saved"] = str(refused)
+
+    async def _save_in_store(self, run_id: str, gap: Mapping[str, Any]) -> None:
+        await self.store.put(gap_key(run_id), json.dumps(gap, indent=1).encode() + b"\n")
+
+    async def _save_on_disk(self, _: str, gap: Mapping[str, Any]) -> None:
+        await self.states.save(GAP, gap)
