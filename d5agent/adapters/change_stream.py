@@ -17,15 +17,18 @@ from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, require_set, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
 from d5agent.adapters.stream_cursor import (
+    ANSWER_SECONDS,
     SIDE,
     EventTooLargeError,
     StreamCursor,
+    UnansweredError,
     View,
     classifying,
     not_enabled,
     stream_error,
 )
 from d5agent.core.operation import OWN_DATABASE, ClusterTime, Position, parse_event
+from d5agent.core.portion import Portion
 from d5agent.errors import OperatorError, TransientError
 
 if TYPE_CHECKING:
@@ -43,8 +46,11 @@ _MOST_SINGLE: Final = 20_000  # read one by one in search of the event that is t
 class ChangeStreamSource:
     """Reads the changes of a whole cluster. `flavor` is "documentdb" or "mongodb".
 
-    `enables`: on DocumentDB, the cluster-wide change stream is switched on where it is off.
+    `enables`: on DocumentDB, the cluster-wide change stream is switched on where it is off. A batch that does not come
+    within `answer_seconds` is asked for again with half as many events, also by a later stream.
     """
+
+    answer_seconds: float = ANSWER_SECONDS
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class ChangeStreamSource:
         self._enables = enables
         self._clock = clock
         self._fence = fence or Fence()
+        self._portion = Portion(answer_seconds=self.answer_seconds)
 
     async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
         """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide.
@@ -92,7 +99,7 @@ class ChangeStreamSource:
             if not await self._is_enabled():
                 raise not_enabled()
             position = Position(cluster_time=since or until, token=None)
-            cursor = StreamCursor(client=self._client, position=position, view=View.SINGLE)
+            cursor = self._cursor(position, View.SINGLE)
             async with aclosing(cursor.batches()) as batches:
                 await anext(batches)
             return until
@@ -188,6 +195,9 @@ class ChangeStreamSource:
             enabled = [dict(found) async for found in cursor]
         return any(found.get("database") == "" and found.get("collection") == "" for found in enabled)
 
+    def _cursor(self, position: Position, view: View) -> StreamCursor:
+        return StreamCursor(client=self._client, clock=self._clock, position=position, view=view, portion=self._portion)
+
     async def _batches(self, position: Position) -> AsyncGenerator[EventBatch]:
         """Yield batches for ever, reopening after what passes: a lost cursor, a cut line, a fail-over."""
         failures = 0
@@ -197,7 +207,7 @@ class ChangeStreamSource:
         while True:
             # Not as each batch goes by: a look at its events takes time in which the server could make the next one.
             position = _after(last) if last is not None else position
-            cursor = StreamCursor(client=self._client, position=position, view=view)
+            cursor = self._cursor(position, view)
             single = 0
             try:
                 async with aclosing(cursor.batches()) as batches:
@@ -216,11 +226,13 @@ class ChangeStreamSource:
             except EventTooLargeError:
                 # From now on one by one, up to the event that is too large; that one with less in it.
                 view = view.narrower()
-            except TransientError:
+            except TransientError as error:
                 failures += 1
                 if failures >= ATTEMPTS:
                     raise
-                await self._clock.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
+                # Who has waited for an answer has paused already, and asks for less next time.
+                pauses = 0 if isinstance(error, UnansweredError) else failures
+                await self._clock.sleep(_FIRST_PAUSE_SECONDS * 2**pauses)
 
 
 def _is_over(view: View, read: int) -> bool:

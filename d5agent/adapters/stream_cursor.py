@@ -16,7 +16,7 @@ from bson import Timestamp
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, ExecutionTimeout, InvalidURI, OperationFailure, PyMongoError
 from typing_extensions import override
 
 from d5agent.adapters.mongo import translated
@@ -32,15 +32,14 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
 
     from d5agent.adapters.mongo import Client
+    from d5agent.core.portion import Portion
+    from d5agent.ports import Clock
 
 SIDE: Final = "source"
 ENABLE: Final = 'db.adminCommand({modifyChangeStreams: 1, database: "", collection: "", enable: true})'
 _RAW: Final = CodecOptions(document_class=RawBSONDocument)
 _AWAIT_MS: Final = 500
 _AWAIT_MORE_MS: Final = 50  # after events: that nothing follows lets what came be committed
-_FIRST_BATCH: Final = 1_000
-_MOST_EVENTS: Final = 10_000
-_BATCH_BYTES: Final = 8 * 1024 * 1024  # a reply may be 16 MB, and stands in memory three times while it is read
 _EMPTY_ARRAY: Final = 5  # bytes
 _NOT_ENABLED_TEXT: Final = "modifyChangeStreams has not been run"
 _CAPPED_POSITION_LOST: Final = 136
@@ -51,7 +50,7 @@ _FINAL: Final = frozenset({13, 18, 59, 303, 40324, 40415, 40573})
 # "Resumable errors", MongoDB change streams specification; 462: a server that limits requests.
 _RESUMABLE: Final = frozenset({63, 133, 134, 150, 202, 234, 246, 462, 13388})
 _RESUMABLE_LABEL: Final = "ResumableChangeStreamError"
-_ANSWER_SECONDS: Final = 30  # a getMore waits half a second; a middlebox that forgets one flow answers never
+ANSWER_SECONDS: Final = 30  # a getMore waits half a second; a middlebox that forgets one flow answers never
 _OPEN_SECONDS: Final = 300  # from an old position the server looks through all of its log after it
 _CLOSE_SECONDS: Final = 5
 _TOO_MANY_TEXT: Final = "too many cursors are already opened"
@@ -86,6 +85,10 @@ class View(Enum):
 
 class EventTooLargeError(AgentError):
     """The server cannot send the next event in this view."""
+
+
+class UnansweredError(TransientError):
+    """The server has not answered in time: another time it is asked for less."""
 
 
 def not_enabled() -> NotKeptError:
@@ -162,6 +165,11 @@ class ReplyEvents(LazyDocuments):
         """Bytes an event, once they have been taken apart."""
         return self.size / len(self._found) if self._found else None
 
+    @property
+    def told(self) -> int:
+        """How many there are; 0 until they were taken apart."""
+        return len(self._found)
+
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._found) or self._reply is not None
@@ -176,12 +184,15 @@ class ReplyEvents(LazyDocuments):
 
 @dataclass(slots=True, kw_only=True)
 class StreamCursor:
-    """A cursor that was not opened yet. It reads from a position, in a view."""
+    """A cursor that was not opened yet. It reads from a position, in a view, as many events as `portion` says."""
 
     client: Client
+    clock: Clock
     position: Position
     view: View
-    _batch_size: int = _FIRST_BATCH
+    portion: Portion
+    _took: tuple[int, float] = (0, 0.0)
+    """How many events the last getMore asked for, and how many seconds its answer took."""
 
     async def batches(self) -> AsyncGenerator[EventBatch]:
         """Open the cursor, yield its batches for ever, and close it. The first batch is empty: where it begins."""
@@ -190,15 +201,17 @@ class StreamCursor:
         try:
             reply = await self._command(self._open_command(), session, seconds=_OPEN_SECONDS)
             events: ReplyEvents | None = None
+            took = self._took
             while True:
-                self._fit(events)  # the batch before this one: it has been looked at by now
+                if events is not None:  # the batch before this one: it has been looked at by now
+                    self.portion.note_answer(asked=took[0], came=events.told, seconds=took[1])
+                    self.portion.fit(events.average)
+                took = self._took
                 cursor_id, events, position = _read(reply, before=self.position)
                 batch = EventBatch(events=events, position=position, is_reduced=self.view.is_narrow, size=events.size)
                 del reply  # large, and the next one comes while this batch is worked on
                 yield batch
-                await_ms = _AWAIT_MORE_MS if batch.events else _AWAIT_MS
-                more = {"getMore": cursor_id, "collection": "$cmd.aggregate", "maxTimeMS": await_ms}
-                reply = await self._command({**more, "batchSize": self._batch_size}, session)
+                reply = await self._more(cursor_id, session, _AWAIT_MORE_MS if batch.events else _AWAIT_MS)
         finally:
             # Shielded: a cursor left open counts against the cluster's quota (30 on small instances).
             await asyncio.shield(self._close(cursor_id, session))
@@ -220,23 +233,27 @@ class StreamCursor:
         # An empty first batch: it tells the position that the stream begins at.
         return {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 0}}
 
-    def _fit(self, events: ReplyEvents | None) -> None:
-        """Ask for as many events as make a batch of a few megabytes."""
-        if self.view is not View.WHOLE:
-            self._batch_size = 1
-        elif events is not None and events.average is not None:
-            self._batch_size = max(1, min(_MOST_EVENTS, int(_BATCH_BYTES / events.average)))
+    async def _more(self, cursor_id: int, session: AsyncClientSession, await_ms: int) -> bytes:
+        """Ask for the next batch, and note how long it takes."""
+        asked = self.portion.events if self.view is View.WHOLE else 1
+        command = {"getMore": cursor_id, "collection": "$cmd.aggregate", "maxTimeMS": await_ms, "batchSize": asked}
+        began = self.clock.monotonic()
+        try:
+            reply = await self._command(command, session, seconds=self.portion.seconds)
+        except UnansweredError:
+            self.portion.note_silence(asked)
+            raise
+        self._took = asked, self.clock.monotonic() - began
+        return reply
 
-    async def _command(
-        self, command: dict[str, Any], session: AsyncClientSession, *, seconds: float = _ANSWER_SECONDS
-    ) -> bytes:
+    async def _command(self, command: dict[str, Any], session: AsyncClientSession, *, seconds: float) -> bytes:
         try:
             async with asyncio.timeout(seconds):
                 reply = await self.client.admin.command(command, session=session, codec_options=_RAW)
         except TimeoutError as error:
-            raise TransientError(
-                "the source does not answer", hint="it is asked again on a new connection", seconds=seconds
-            ) from error
+            raise _unanswered(seconds) from error
+        except ExecutionTimeout as error:
+            raise _unanswered(seconds) from error
         except (PyMongoError, BSONError) as error:
             raise stream_error(error) from error
         return bytes(reply.raw)
@@ -248,6 +265,12 @@ class StreamCursor:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self.client.admin.command(command, session=session)
         await session.end_session()
+
+
+def _unanswered(seconds: float) -> UnansweredError:
+    return UnansweredError(
+        "the source does not answer in time", hint="it is asked again for less, on a new connection", seconds=seconds
+    )
 
 
 def _read(reply: bytes, *, before: Position) -> tuple[int, ReplyEvents, Position | None]:

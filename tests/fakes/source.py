@@ -154,7 +154,8 @@ class LaggingSource(FakeChangeSource):
         async with aclosing(super()._batches(after)) as batches:
             async for batch in batches:
                 while self.clock.monotonic() < self.silent_until:
-                    yield EventBatch(events=[], position=Position(cluster_time=self.cluster.now(), token=token))
+                    beside = Position(cluster_time=self.cluster.now(), token=token)
+                    yield EventBatch(events=[], position=beside if self.names_positions else None)
                     await self.clock.sleep(_AWAIT_SECONDS)
                 yield batch
                 token = batch.position.token if batch.position is not None else token

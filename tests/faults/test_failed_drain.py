@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from d5agent.ports import EventBatch
     from d5agent.service import Coordinator
 
+WITH_AND_WITHOUT_POSITIONS = pytest.mark.parametrize("names_positions", [True, False])
+
 LATE = Namespace("shop", "late")
 
 
@@ -150,10 +152,13 @@ async def test_a_drain_that_fails_does_not_count_and_the_service_is_started_agai
             daemon.end()
 
 
+@WITH_AND_WITHOUT_POSITIONS
 @pytest.mark.parametrize("stops_before", [False, True])
-async def test_what_the_stream_has_not_sent_yet_is_not_cleaned_away(*, stops_before: bool) -> None:
+async def test_what_the_stream_has_not_sent_yet_is_not_cleaned_away(
+    *, stops_before: bool, names_positions: bool
+) -> None:
     world = World()
-    source = LaggingSource(cluster=world.cluster, clock=world.clock)
+    source = LaggingSource(cluster=world.cluster, clock=world.clock, names_positions=names_positions)
     world.source = source
     written: list[bool] = []
 
@@ -211,10 +216,13 @@ class SlowSource(FakeChangeSource):
                 await self.clock.sleep(0.1 if batch.events else 0)
 
 
-async def test_an_open_transaction_is_not_cleaned_away() -> None:
+@WITH_AND_WITHOUT_POSITIONS
+async def test_an_open_transaction_is_not_cleaned_away(*, names_positions: bool) -> None:
     store = MarkerStore()
     world = World(store=store)
-    world.source = SlowSource(cluster=world.cluster, clock=world.clock, batch_sizes=(1,))
+    world.source = SlowSource(
+        cluster=world.cluster, clock=world.clock, batch_sizes=(1,), names_positions=names_positions
+    )
     documents = [insert(LATE, {"_id": number}) for number in range(12)]
     clean = partial(clean_behind, store, lambda: world.cluster.apply(*documents))
     script: tuple[Act, ...] = (*CAPTURE, *RESTORE, clean, nothing_is_deleted, all_is_clean)
@@ -223,10 +231,11 @@ async def test_an_open_transaction_is_not_cleaned_away() -> None:
     assert world.target.database.contents() == world.contents()
 
 
-async def test_a_write_behind_the_last_commit_is_not_cleaned_away() -> None:
+@WITH_AND_WITHOUT_POSITIONS
+async def test_a_write_behind_the_last_commit_is_not_cleaned_away(*, names_positions: bool) -> None:
     store = MarkerStore()
     world = World(store=store)
-    source = world.source = LaggingSource(cluster=world.cluster, clock=world.clock)
+    source = world.source = LaggingSource(cluster=world.cluster, clock=world.clock, names_positions=names_positions)
 
     def write_unseen() -> None:
         source.silent_until = world.clock.monotonic() + 60

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from d5agent.core.services import Phase, Service, Status
 from tests.fakes.cluster import insert
 from tests.fakes.mortal import Life
@@ -15,15 +17,17 @@ if TYPE_CHECKING:
     from d5agent.runtime.daemon import Daemon
 
 LAG_SECONDS = 20
+WITH_AND_WITHOUT_POSITIONS = pytest.mark.parametrize("names_positions", [True, False])
 
 
-def lagging(world: World, *, may_write: bool) -> LaggingSource:
+def lagging(world: World, *, may_write: bool, names_positions: bool) -> LaggingSource:
     """Give a world a source whose stream can be behind its writes."""
     world.source = source = LaggingSource(
         cluster=world.cluster,
         clock=world.clock,
         batch_sizes=(3, 1, 5),
         may_write=may_write,
+        names_positions=names_positions,
         is_enabled=False,
         enables=True,
     )
@@ -42,9 +46,10 @@ def is_certified(world: World) -> bool:
     return any(key.endswith("certificate.json") for key in world.store.objects)
 
 
-async def test_a_cutover_without_a_marker_is_refused() -> None:
+@WITH_AND_WITHOUT_POSITIONS
+async def test_a_cutover_without_a_marker_is_refused(*, names_positions: bool) -> None:
     world = World(is_live=True)
-    source = lagging(world, may_write=False)
+    source = lagging(world, may_write=False, names_positions=names_positions)
 
     async def cutover_is_refused(world: World, daemon: Daemon) -> bool:
         if daemon.state.status(Service.MONITOR_REPLICATION) is None:
@@ -64,9 +69,10 @@ async def test_a_cutover_without_a_marker_is_refused() -> None:
     await check_clean(world)
 
 
-async def test_a_drained_restore_without_a_marker_is_not_certified() -> None:
+@WITH_AND_WITHOUT_POSITIONS
+async def test_a_drained_restore_without_a_marker_is_not_certified(*, names_positions: bool) -> None:
     world = World()
-    source = lagging(world, may_write=False)
+    source = lagging(world, may_write=False, names_positions=names_positions)
 
     async def restore_is_refused(world: World, daemon: Daemon) -> bool:
         if daemon.state.status(Service.RESTORE) is None:
@@ -86,9 +92,10 @@ async def test_a_drained_restore_without_a_marker_is_not_certified() -> None:
     await check_clean(world)
 
 
-async def test_a_clean_without_a_marker_is_refused() -> None:
+@WITH_AND_WITHOUT_POSITIONS
+async def test_a_clean_without_a_marker_is_refused(*, names_positions: bool) -> None:
     world = World()
-    source = lagging(world, may_write=True)
+    source = lagging(world, may_write=True, names_positions=names_positions)
 
     async def clean_is_refused(world: World, daemon: Daemon) -> bool:
         if daemon.state.phase is Phase.RESTORE:

@@ -56,8 +56,11 @@ def once(stage: Stage, begin: str, act: Callable[[], object]) -> None:
     stage.coordinator.on_wait = on_wait
 
 
-async def test_the_fence_covers_all_that_was_written_before_it_and_restore_is_started() -> None:
-    stage = await ready(Stage())
+@pytest.mark.parametrize("names_positions", [True, False])
+async def test_the_fence_covers_all_that_was_written_before_it_and_restore_is_started(*, names_positions: bool) -> None:
+    stage = Stage()
+    stage.source.names_positions = names_positions
+    await ready(stage)
     async with stage.running(stage.replication()):
         for number in range(1, 20):
             stage.cluster.apply(insert(ORDERS, {"_id": number}))

@@ -109,7 +109,9 @@ class Connection:
             if self._cluster.faults.is_dark:
                 await self._cluster.faults.hold()
                 break
-            writer.write(with_body(message, rewrite(message.raw, message.body)))
+            body = rewrite(message.raw, message.body)
+            await self._cluster.faults.look_up(self._cluster.replies.take_told())
+            writer.write(with_body(message, body))
             await writer.drain()
         raise _EndedError
 

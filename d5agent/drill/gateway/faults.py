@@ -5,6 +5,7 @@
 | status | | what is enabled, open, and going wrong |
 | cutConnections | | every other client connection is reset |
 | delay | ms | each request waits that long; 0 ends it |
+| slowLookups | ms | each batch of a change stream waits that long for each of its events; 0 ends it |
 | blackhole | seconds | connections are accepted and nothing is answered, then they are reset |
 | failover | seconds, upstream | connections are cut; not primary for that long; then the upstream named |
 | expireLog | seconds | positions older than that (default: any before now) are lost |
@@ -26,6 +27,7 @@ class Faults:
     """What goes wrong at the moment."""
 
     delay_seconds: float = 0.0
+    lookup_seconds: float = 0.0
     max_cursors: int | None = None
     failing_over: bool = False
     stream_error: int = 0
@@ -48,6 +50,17 @@ class Faults:
         await self._lit.wait()
         return True
 
+    def slow_down(self, action: str, seconds: float) -> None:
+        if action == "delay":
+            self.delay_seconds = seconds
+        else:
+            self.lookup_seconds = seconds
+
+    async def look_up(self, events: int) -> None:
+        """Take the time that a server needs to look up so many documents."""
+        if events and self.lookup_seconds:
+            await pause(events * self.lookup_seconds)
+
     def check_stream(self) -> None:
         """Raise while change streams are to be refused."""
         if self.stream_refusals:
@@ -65,7 +78,7 @@ class Faults:
 
     def end(self) -> None:
         """Hold nobody any longer: the gateway stops."""
-        self.delay_seconds = 0.0
+        self.delay_seconds = self.lookup_seconds = 0.0
         self._lit.set()
 
     def fail_over(self, seconds: float, then: Callable[[], object]) -> None:
@@ -80,6 +93,7 @@ class Faults:
     def status(self) -> dict[str, Any]:
         return {
             "delayMs": self.delay_seconds * 1000,
+            "lookupMs": self.lookup_seconds * 1000,
             "dark": self.is_dark,
             "failingOver": self.failing_over,
             "maxCursors": self.max_cursors,

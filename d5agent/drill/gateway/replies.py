@@ -33,6 +33,12 @@ class Replies:
     operation_time: bytes = b""
     streams: dict[int, Stream] = field(default_factory=dict)
     listings: dict[int, RowShaper] = field(default_factory=dict)
+    told: int = 0
+
+    def take_told(self) -> int:
+        """Return how many events the reply that was rewritten last has; asked before another one is rewritten."""
+        told, self.told = self.told, 0
+        return told
 
     def plain(self, buf: bytes, at: int) -> list[bytes]:
         """Pass anything else: the same bytes without $clusterTime."""
@@ -84,6 +90,7 @@ class Replies:
                     is_batch = True
                     self._track(_cursor_id(buf, value), cursor_id, stream)
                     pieces += stream.rewrite_cursor(buf, element)
+                    self.told = stream.told
                 elif name != b"$clusterTime":
                     pieces.append(buf[begin:end])
                 if name == b"operationTime":

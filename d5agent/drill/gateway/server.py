@@ -116,8 +116,8 @@ class Gateway:
         match action:
             case "cutConnections":
                 return {"cut": self.cut_connections(but=asking)}
-            case "delay":
-                faults.delay_seconds = document["ms"] / 1000
+            case "delay" | "slowLookups":
+                faults.slow_down(action, document["ms"] / 1000)
             case "blackhole":
                 faults.darken(document["seconds"], self.cut_connections)
             case "failover":

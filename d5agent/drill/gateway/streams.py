@@ -31,9 +31,15 @@ class Stream:
     sends_post_batch_token: bool
     position: Position = _START
     held: Position | None = None
+    told: int = 0
 
     def shows(self, position: Position, buf: bytes, event: int) -> bool:
         """Whether the client gets this event: after its position, and of an enabled scope."""
+        is_shown = self._is_shown(position, buf, event)
+        self.told += is_shown
+        return is_shown
+
+    def _is_shown(self, position: Position, buf: bytes, event: int) -> bool:
         if position <= self.position:
             return False
         since = self.log.whole_cluster_since()
@@ -48,6 +54,7 @@ class Stream:
         """Pieces of a reply's `cursor` element with the gateway's events and tokens."""
         _, _, begin, value, _ = cursor
         pieces: list[bytes] = []
+        self.told = 0
         for element in elements(buf, value):
             _, name, start, _, end = element
             if name in _BATCHES:
