@@ -48,6 +48,13 @@ class UnclassifiedError(TransientError):
     """
 
 
+class CredentialsError(TransientError):
+    """Credentials are missing, expired or refused: it passes when somebody renews them, and they are read again.
+
+    Capture waits for that while the retention horizon allows it (ADR 38); everything else waits as long as it takes.
+    """
+
+
 class OperatorError(AgentError):
     """It does not heal by itself: a person must act, and the hint says how."""
 

@@ -15,20 +15,22 @@ from aiobotocore.session import get_session
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    NoCredentialsError,
     ParamValidationError,
-    PartialCredentialsError,
 )
 
+from d5agent.adapters.aws_credentials import credentials_error
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.retry import retrying
-from d5agent.errors import AgentError, OperatorError, TransientError, UnclassifiedError
+from d5agent.adapters.s3_connection import S3Connection
+from d5agent.errors import AgentError, CredentialsError, OperatorError, TransientError, UnclassifiedError
 from d5agent.ports import StoredObject
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from types_aiobotocore_s3.client import S3Client
+    from types_aiobotocore_s3.type_defs import ListObjectsV2OutputTypeDef
 
     from d5agent.ports import Clock
 
@@ -46,9 +48,6 @@ _HINTS: Final = {
     "NoSuchBucket": "create the bucket, or mend [store] bucket",
     "AccessDenied": "give the instance's role s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, "
     "s3:AbortMultipartUpload and s3:ListBucketMultipartUploads on it, for an archive s3:PutObjectTagging too",
-    "InvalidAccessKeyId": "mend the AWS credentials that the agent runs with",
-    "SignatureDoesNotMatch": "mend the AWS credentials that the agent runs with",
-    "ExpiredToken": "renew the AWS credentials that the agent runs with",
     "RequestTimeTooSkewed": "set this machine's clock right (timedatectl, chronyc tracking): S3 allows it 15 minutes",
     "PermanentRedirect": "mend [store] region: the bucket is in another one",
     "AuthorizationHeaderMalformed": "mend [store] region: the bucket is in another one",
@@ -85,6 +84,9 @@ _PASSING_OF_ONE: Final = _PASSING | {"InternalError", "ServiceUnavailable"}  # o
 def translated(error: ClientError | BotoCoreError | OSError, *, bucket: str, key: str) -> AgentError:
     """Return what a failed request means to us (S3's list of error responses)."""
     where = {"bucket": bucket, "key": key} if key else {"bucket": bucket}
+    refused = credentials_error(error, **where)
+    if refused is not None:
+        return refused
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", "?"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -102,8 +104,6 @@ def translated(error: ClientError | BotoCoreError | OSError, *, bucket: str, key
             )
         message = "the bucket is missing" if code == "NoSuchBucket" else "S3 refused a request"
         return OperatorError(message, hint=_HINTS[code], code=code, **where)
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return OperatorError("no AWS credentials", hint="run on an instance with a role, or set AWS_PROFILE", **where)
     if isinstance(error, ParamValidationError):
         return OperatorError("the bucket's name is none", hint=_HINTS["InvalidBucketName"], **where)
     return TransientError(
@@ -126,32 +126,44 @@ async def open_s3(
         retries={"total_max_attempts": 1},  # the one retry policy is ours
         s3={"addressing_style": "path"} if endpoint_url else {},
     )
+
+    def open_client() -> AbstractAsyncContextManager[S3Client]:
+        return get_session().create_client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+
     async with AsyncExitStack() as stack:
-        opening = get_session().create_client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
         try:
-            client = await stack.enter_async_context(opening)
+            client = await stack.enter_async_context(open_client())
         except (BotoCoreError, ValueError) as error:
             raise OperatorError(
                 "no S3 client can be made of the configuration",
                 hint="mend [store] endpoint_url and region, and the AWS profile",
                 reason=str(error),
             ) from error
-        yield S3Store(client, bucket=bucket, prefix=prefix, clock=clock)
+        connection = S3Connection(client, open_client)
+        stack.push_async_callback(connection.close)
+        yield S3Store(connection, bucket=bucket, prefix=prefix, clock=clock)
 
 
 class S3Store:
     """Objects of one bucket, below one prefix."""
 
-    def __init__(self, client: S3Client, *, bucket: str, prefix: str, clock: Clock, fence: Fence | None = None) -> None:
-        self.client = client
+    def __init__(
+        self, client: S3Client | S3Connection, *, bucket: str, prefix: str, clock: Clock, fence: Fence | None = None
+    ) -> None:
+        self._connection = client if isinstance(client, S3Connection) else S3Connection(client)
         self.bucket = bucket
         self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._clock = clock
         self._fence = fence or Fence()
 
+    @property
+    def client(self) -> S3Client:
+        """The client to be used for the next request: it may be another one then."""
+        return self._connection.client
+
     def behind(self, fence: Fence) -> S3Store:
         """Return the same store, whose every write must pass a fence."""
-        return S3Store(self.client, bucket=self.bucket, prefix=self.prefix, clock=self._clock, fence=fence)
+        return S3Store(self._connection, bucket=self.bucket, prefix=self.prefix, clock=self._clock, fence=fence)
 
     async def put_once(self, key: str, body: bytes) -> bool:
         """Store an object unless its key is taken (a conditional write, `If-None-Match: *`)."""
@@ -206,7 +218,7 @@ class S3Store:
         while True:
             more: dict[str, Any] = {"ContinuationToken": token} if token else {"StartAfter": start} if start else {}
             page = await self.call(
-                partial(self.client.list_objects_v2, Bucket=self.bucket, Prefix=self.prefix + prefix, **more),
+                partial(self._list, Bucket=self.bucket, Prefix=self.prefix + prefix, **more),
                 prefix,
             )
             yield [
@@ -216,6 +228,9 @@ class S3Store:
             token = page.get("NextContinuationToken", "")
             if not token:
                 return
+
+    async def _list(self, **request: Any) -> ListObjectsV2OutputTypeDef:  # noqa: ANN401 -- S3's own
+        return await self.client.list_objects_v2(**request)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, a thousand in a request; those that S3 refuses for a passing reason once more."""
@@ -273,22 +288,30 @@ class S3Store:
         deadline = None if sends is None else _UPLOAD_SECONDS + sends / _SLOWEST_BYTES_A_SECOND
 
         async def once() -> _Result:
+            client = self.client
             try:
-                async with asyncio.timeout(deadline):
-                    return await request()
-            except ClientError as error:
-                code = str(error.response.get("Error", {}).get("Code", "?"))
-                if code in _TAKEN:
-                    raise TakenError("the key is taken", key=key) from error
-                if code in _ABSENT:
-                    raise AbsentError("there is no such object", key=key) from error
-                raise translated(error, bucket=self.bucket, key=key) from error
-            except (BotoCoreError, OSError, TimeoutError) as error:
-                raise translated(error, bucket=self.bucket, key=key) from error
+                return await self._once(request, key, deadline)
+            except CredentialsError:
+                await self._connection.renew(client)
+                raise
 
         if writes or sends is not None:
             return await self._fence.retrying(once, clock=self._clock)
         return await retrying(once, clock=self._clock)
+
+    async def _once(self, request: Callable[[], Awaitable[_Result]], key: str, deadline: float | None) -> _Result:
+        try:
+            async with asyncio.timeout(deadline):
+                return await request()
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "?"))
+            if code in _TAKEN:
+                raise TakenError("the key is taken", key=key) from error
+            if code in _ABSENT:
+                raise AbsentError("there is no such object", key=key) from error
+            raise translated(error, bucket=self.bucket, key=key) from error
+        except (BotoCoreError, OSError, TimeoutError) as error:
+            raise translated(error, bucket=self.bucket, key=key) from error
 
 
 class TakenError(AgentError):

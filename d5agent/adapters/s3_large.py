@@ -16,6 +16,7 @@ from d5agent.steps.parallel import parallel, streamed
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
 
     from d5agent.adapters.s3 import S3Store
@@ -34,7 +35,10 @@ class S3LargeObjects:
 
     def __init__(self, store: S3Store) -> None:
         self._store = store
-        self._client = store.client
+
+    @property
+    def _client(self) -> S3Client:
+        return self._store.client
 
     async def upload(self, key: str, chunks: AsyncGenerator[bytes]) -> None:
         """Store a stream as a multipart upload, each part with its CRC32; on any failure it is aborted."""

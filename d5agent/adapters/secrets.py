@@ -10,6 +10,7 @@ from urllib.parse import quote
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from d5agent.adapters.aws_credentials import credentials_error
 from d5agent.errors import NotGivenError, OperatorError, TransientError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _WANTED: Final = "a JSON object with uri, or with username, password, host and port"
 _NOT_FOUND: Final = "ResourceNotFoundException"  # also for a secret that exists and has no value yet
+_PASSING: Final = frozenset({"InternalServiceError", "InternalServiceErrorException", "ThrottlingException"})
 _NO_VALUE: Final = (
     f"is that its name, in this region? Has it a value yet ({_WANTED})? If not, type: "
     "aws secretsmanager put-secret-value --secret-id {} --secret-string file://FILE; then start again what failed"
@@ -63,12 +65,24 @@ async def _secret(secret_id: str, side: str, *, endpoint_url: str | None, region
         ) as client:
             answer = await client.get_secret_value(SecretId=secret_id)
     except ClientError as error:
+        refused = credentials_error(error, secret_id=secret_id)
+        if refused is not None:
+            raise refused from error
         code = str(error.response.get("Error", {}).get("Code", "?"))
+        if code in _PASSING:
+            raise TransientError(
+                "Secrets Manager did not answer well",
+                hint="it passes as a rule; else see the AWS Health Dashboard",
+                code=code,
+            ) from error
         kind, hint = (NotGivenError, _NO_VALUE) if code == _NOT_FOUND else (OperatorError, _NO_RIGHT)
         raise kind(
             f"the {side}'s secret cannot be read", hint=hint.format(secret_id), secret_id=secret_id, code=code
         ) from error
     except (BotoCoreError, OSError) as error:
+        refused = credentials_error(error, secret_id=secret_id)
+        if refused is not None:
+            raise refused from error
         raise TransientError(
             "Secrets Manager is not reached",
             hint="has this machine a way to it (VPC endpoint, security group) and a role? then try again",

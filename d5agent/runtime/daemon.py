@@ -15,7 +15,15 @@ from d5agent.core.horizon import may_try_again
 from d5agent.core.owners import LogOwners
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
 from d5agent.core.words import Words, with_words
-from d5agent.errors import EXIT_DONE, AgentError, LogHeldError, OperatorError, TransientError, UnclassifiedError
+from d5agent.errors import (
+    EXIT_DONE,
+    AgentError,
+    CredentialsError,
+    LogHeldError,
+    OperatorError,
+    TransientError,
+    UnclassifiedError,
+)
 from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.phase_file import PhaseFile
 from d5agent.runtime.stopping import drained
@@ -293,8 +301,10 @@ class Daemon:
 
     def _decided(self, service: Service, error: BaseException) -> BaseException:
         """Return the error, or, where it must not be tried again although it might pass, one that calls a person."""
-        if not isinstance(error, UnclassifiedError):
+        if not isinstance(error, UnclassifiedError | CredentialsError):
             return error
+        if service is not Service.REPLICATION and isinstance(error, CredentialsError):
+            return error  # nothing grows old meanwhile
         if service is not Service.REPLICATION:
             hint = f"see what the server says; then type: d5agent start {service}"
         elif may_try_again(self.horizon()):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from contextlib import suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from d5agent.adapters.clock import SystemClock
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
+from d5agent.runtime.absent_credentials import with_credentials
 from d5agent.runtime.control import control_server
 from d5agent.runtime.control_client import socket_path
 from d5agent.runtime.daemon import Daemon
@@ -32,7 +34,7 @@ from d5agent.steps.parallel import task_group
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from d5agent.adapters.state import MirroredStateStore
     from d5agent.ports import ObjectStore
@@ -48,9 +50,10 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
     AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
     """
     directory = settings.state.directory
+    notifier = Notifier(notify_socket)
     with locked(directory):
         path = socket_path(directory)
-        async with open_adapters(settings, read_target=read_target) as adapters:
+        async with _opened(settings, read_target, notifier) as adapters:
             disk = Disk.open(directory)
 
             def is_live() -> bool:
@@ -67,7 +70,6 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                 refuses_writes=settings.cutover.command is not None,
                 give_target_back=partial(adapters.hold.give_back, structlog.get_logger()),
             )
-            await daemon.load()
             lease = Lease(
                 store=adapters.unfenced,
                 clock=adapters.clock,
@@ -78,7 +80,8 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                 on_taking=lambda before: disk.keep(disk.agent_id, before, lease.me.tenure),
             )
             adapters.fence.held = lease
-            await lease.acquire()
+            await with_credentials(daemon.load, clock=adapters.clock, notifier=notifier)
+            await with_credentials(lease.acquire, clock=adapters.clock, notifier=notifier)
             try:
                 await take_up(daemon, lease, adapters.states, adapters.store)
                 disk.keep(lease.me.agent_id, lease.me.tenure)
@@ -92,11 +95,24 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                         TimelineWatch(daemon=daemon, timeline=adapters.timeline),
                         HoldWatch(daemon=daemon, hold=adapters.hold),
                     )
-                    await _run(daemon, lease, watches, Notifier(notify_socket), group)
+                    await _run(daemon, lease, watches, notifier, group)
             finally:
                 with suppress(AgentError):  # the next agent then waits for it to show no life
                     await lease.release()
             return daemon.exit_code
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, read_target: Callable[[], TargetSettings], notifier: Notifier
+) -> AsyncGenerator[Adapters]:
+    """Open the adapters, once there are credentials to read the source's secret with."""
+    async with AsyncExitStack() as stack:
+        yield await with_credentials(
+            lambda: stack.enter_async_context(open_adapters(settings, read_target=read_target)),
+            clock=SystemClock(),
+            notifier=notifier,
+        )
 
 
 async def take_up(daemon: Daemon, lease: Lease, states: MirroredStateStore, store: ObjectStore) -> None:

@@ -139,7 +139,6 @@ async def test_an_s3_that_refuses_until_something_is_mended(rig: AgentRig, proxy
         for status, code, keys, hint in (
             (403, "AccessDenied", LOG, "s3:PutObject"),
             (403, "AccessDenied", "", "s3:PutObject"),
-            (400, "ExpiredToken", "", "renew the AWS credentials"),
             (403, "RequestTimeTooSkewed", "", "set this machine's clock right"),
         ):
             fault = proxy.fail(refuse(status, code), key_prefix=keys)

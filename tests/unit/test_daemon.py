@@ -17,7 +17,14 @@ from d5agent.core.operation import ClusterTime
 from d5agent.core.phase_codec import PHASE, decode_phase, encode_phase
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.core.words import Words
-from d5agent.errors import LogHeldError, OperatorError, RefusedError, TransientError, UnclassifiedError
+from d5agent.errors import (
+    CredentialsError,
+    LogHeldError,
+    OperatorError,
+    RefusedError,
+    TransientError,
+    UnclassifiedError,
+)
 from d5agent.runtime.daemon import Daemon
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
@@ -214,9 +221,16 @@ def _unknown(count: int) -> list[BaseException]:
     return [UnclassifiedError("the source refused", hint="see", code=8, server_says="words") for _ in range(count)]
 
 
-async def test_an_unknown_error_of_capture_is_tried_again_in_the_servers_words() -> None:
+def _refused(count: int) -> list[BaseException]:
+    return [CredentialsError("the source refused", hint="see", code=8, server_says="words") for _ in range(count)]
+
+
+@pytest.mark.parametrize("errors", [_unknown, _refused])
+async def test_an_unknown_error_of_capture_is_tried_again_in_the_servers_words(
+    errors: Callable[[int], list[BaseException]],
+) -> None:
     house = House()
-    house.workers[Service.REPLICATION].errors = _unknown(100)
+    house.workers[Service.REPLICATION].errors = errors(100)
     with capture_logs() as logs:
         async with house.up() as daemon:
             horizon = Horizon(lag_seconds=0, age_seconds=50, retention_seconds=100, catch_up_rate=None)
@@ -246,6 +260,20 @@ async def test_an_unknown_error_of_another_service_fails_it() -> None:
         row = await house.until_status(Service.BACKUP, Status.FAILED)
     assert "d5agent start backup" in row.hint
     assert "server_says=words" in row.error
+
+
+async def test_another_service_waits_for_credentials_as_long_as_it_takes() -> None:
+    house = House()
+    await house.remember(READY)
+    house.workers[Service.BACKUP].errors = _refused(20)
+    async with house.up() as daemon:
+        daemon.horizon = lambda: Horizon(lag_seconds=0, age_seconds=99, retention_seconds=100, catch_up_rate=None)
+        await daemon.start(Service.BACKUP)
+        row = await house.until_status(Service.BACKUP, Status.WAITING)
+        assert (row.error, row.hint) == ("the source refused (code=8, server_says=words)", "see")
+        await house.clock.sleep(600)
+        assert daemon.state.status(Service.BACKUP) is Status.WAITING
+        await house.until_status(Service.BACKUP, Status.RUNNING)
 
 
 async def test_a_failed_service_may_be_started_again() -> None:
