@@ -21,7 +21,7 @@ from d5agent.runtime.garbage import collect_garbage_rarely, skip_last_collection
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from d5agent.settings import Settings, TargetSettings
+    from d5agent.settings import Settings
 
 app = typer.Typer(
     help="The way back from Amazon DocumentDB to MongoDB.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -50,12 +50,9 @@ def serve(config: Config = None) -> None:
     from d5agent.runtime.logs import configure_logs
     from d5agent.runtime.serve import serve as serve_daemon
 
-    def read_target() -> TargetSettings:
-        return _settings(config).target
-
     configure_logs(to_journald="JOURNAL_STREAM" in os.environ)  # noqa: TID251 -- says who reads our output
     notify_socket = os.environ.get("NOTIFY_SOCKET")  # noqa: TID251 -- systemd's, not a setting
-    _end(_run(serve_daemon(settings, read_target=read_target, notify_socket=notify_socket)))
+    _end(_run(serve_daemon(settings, reread=lambda: _settings(config), notify_socket=notify_socket)))
 
 
 @app.command()

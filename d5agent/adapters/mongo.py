@@ -25,7 +25,7 @@ from pymongo.errors import (
 from d5agent.adapters.uri import read_uri
 from d5agent.core import raw
 from d5agent.core.operation import OWN_DATABASE
-from d5agent.errors import AgentError, OperatorError, TransientError
+from d5agent.errors import AgentError, CredentialsError, OperatorError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -75,9 +75,10 @@ def translated(error: PyMongoError | BSONError, side: str) -> AgentError:
 def _from_server(error: OperationFailure, side: str) -> AgentError:
     text = str((error.details or {}).get("errmsg", "")) or _short(error)
     if error.code == _AUTHENTICATION_FAILED:
-        return OperatorError(
+        return CredentialsError(
             f"the {side} refused user or password",
-            hint=f"mend the password in [{side}] uri, or in its secret (docs/runbook: change the user)",
+            hint=f"correct the password in [{side}] uri, or in its secret: it is read again by itself "
+            "(docs/runbook: change the user)",
             code=error.code,
         )
     if error.code == _UNAUTHORIZED:

@@ -118,7 +118,8 @@ class MongoReader:
         try:
             with translating(self._side):
                 async with asyncio.timeout(self._answer_seconds):
-                    reply = await self._client[database].command(command, session=session, codec_options=RAW)
+                    client = self._client if session is None else session.client
+                    reply = await client[database].command(command, session=session, codec_options=RAW)
         except TimeoutError as error:
             raise TransientError(
                 f"the {self._side} does not answer", hint="it is asked again", seconds=self._answer_seconds

@@ -46,7 +46,7 @@ _CAPPED_POSITION_LOST: Final = 136
 _LOST_ON_MONGODB: Final = frozenset({280, 286})
 _FOREIGN: Final = frozenset({9, 260, 50811})  # 50811: MongoDB's for a token that is not even its own form
 # What a person must change before the same command can succeed: docs/failure-modes.md lists each with its reason.
-_FINAL: Final = frozenset({13, 18, 59, 303, 40324, 40415, 40573})
+_FINAL: Final = frozenset({13, 59, 303, 40324, 40415, 40573})
 # "Resumable errors", MongoDB change streams specification; 462: a server that limits requests.
 _RESUMABLE: Final = frozenset({63, 133, 134, 150, 202, 234, 246, 462, 13388})
 _RESUMABLE_LABEL: Final = "ResumableChangeStreamError"
@@ -249,7 +249,7 @@ class StreamCursor:
     async def _command(self, command: dict[str, Any], session: AsyncClientSession, *, seconds: float) -> bytes:
         try:
             async with asyncio.timeout(seconds):
-                reply = await self.client.admin.command(command, session=session, codec_options=_RAW)
+                reply = await session.client.admin.command(command, session=session, codec_options=_RAW)
         except TimeoutError as error:
             raise _unanswered(seconds) from error
         except ExecutionTimeout as error:
@@ -263,7 +263,7 @@ class StreamCursor:
             if cursor_id:
                 command = {"killCursors": "$cmd.aggregate", "cursors": [cursor_id]}
                 async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self.client.admin.command(command, session=session)
+                    await session.client.admin.command(command, session=session)
         await session.end_session()
 
 

@@ -56,6 +56,10 @@ class _Running:
     """Whether its last run ended by itself, without an error, and left nothing of what it had begun to read."""
 
 
+async def _nothing() -> None:
+    """Do nothing."""
+
+
 async def _no_owners() -> LogOwners:
     return LogOwners()
 
@@ -67,7 +71,8 @@ class Daemon:
     `is_live_by_default`: restore follows the log until the cutover, unless its start named a mode; `accept_writes`
     opens the application again when a cutover is called off. `refuses_writes`: a command makes it read-only; without
     one an operator does, and must say so. `give_target_back` lets others write to the target again. `horizon`: how long
-    the saved position is still safe. `log_owners` reads whose the log in the bucket is.
+    the saved position is still safe. `log_owners` reads whose the log in the bucket is. `renew_credentials` is
+    called before a service tries again that was refused for its credentials.
     """
 
     plugins: Mapping[Service, Callable[[], Plugin]]
@@ -80,6 +85,7 @@ class Daemon:
     give_target_back: Callable[[], Awaitable[None]] | None = None
     horizon: Callable[[], Horizon | None] = lambda: None
     log_owners: Callable[[], Awaitable[LogOwners]] = _no_owners
+    renew_credentials: Callable[[], Awaitable[None]] = _nothing
     followers: Followers = field(default_factory=Followers)
     facts: dict[Service, dict[str, object]] = field(default_factory=dict)
     exit_code: int = EXIT_DONE
@@ -274,6 +280,8 @@ class Daemon:
                 pause = min(2**attempt, _LONGEST_PAUSE_SECONDS)
                 await self.show_row(service, Status.WAITING, reason=f"trying again in {pause} s", error=error)
                 await self._pause(stopping, pause)
+                if isinstance(error, CredentialsError):
+                    await self.renew_credentials()
                 if stopping.is_set():
                     return
         finally:

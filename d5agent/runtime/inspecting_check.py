@@ -135,7 +135,7 @@ async def _check_for_restore(preflight: _Preflight, adapters: Adapters) -> None:
             return _without_ignored("read, and its server is there", opened[0].ignored)
 
         await row("source, running writes", partial(_check_running_writes, adapters), needs="source")
-        await row("mongodump, source", partial(_check_dump, adapters.source_dump))
+        await row("mongodump, source", partial(_check_dump, adapters.source_dump()))
         if await row("target", open_target):
             (target,) = opened
             await row("target, reading", partial(_check_target, target))

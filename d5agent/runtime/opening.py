@@ -16,6 +16,7 @@ from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
+from d5agent.adapters.renewable_client import RenewableClient
 from d5agent.adapters.retention import RetentionReader, host_of
 from d5agent.adapters.rights import grants_of
 from d5agent.adapters.s3_large import S3LargeObjects
@@ -76,7 +77,9 @@ class Adapters:
     states: MirroredStateStore
     source: ChangeStreamSource
     source_reader: MongoReader
-    source_dump: MongoDump
+    source_dump: Callable[[], MongoDump]
+    renew_source: Callable[[], Awaitable[bool]]
+    """Reads the source's URI again, and returns whether it has changed: its user or password may have been renewed."""
     open_target: Callable[[], AbstractAsyncContextManager[TargetAdapters]]
     hold: TargetHold
     power: CommandPowerSwitch
@@ -100,22 +103,31 @@ class Adapters:
 
 @asynccontextmanager
 async def open_adapters(
-    settings: Settings, *, read_target: Callable[[], TargetSettings] | None = None
+    settings: Settings, *, reread: Callable[[], Settings] | None = None
 ) -> AsyncGenerator[Adapters]:
     """Open everything but the target; OperatorError when the source's URI is wrong or its secret cannot be read.
 
-    `read_target` returns the section [target] as it is when the target is opened; without it, what `settings` say.
+    `reread` returns the settings as they are when the target is opened, or the source has refused its user; of these
+    only [target] and [source] count. Without it, what `settings` say.
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         unfenced, fence = await stack.enter_async_context(open_store(settings)), Fence()
         store = unfenced.behind(fence)
+        read = reread or (lambda: settings)
         source_uri = await _uri(settings, "source", settings.source)
-        source = await stack.enter_async_context(open_mongo(source_uri, side="source", pool_size=_READERS))
-        states = MirroredStateStore(settings.state.directory, store)
-        open_target = partial(
-            _open_target, settings, read=read_target or (lambda: settings.target), fence=fence, clock=clock
+        open_source = partial(open_mongo, side="source", pool_size=_READERS)
+        renewable = RenewableClient(
+            await stack.enter_async_context(open_source(source_uri)),
+            source_uri,
+            side="source",
+            read=lambda: _uri(settings, "source", read().source),
+            open_client=open_source,
         )
+        stack.push_async_callback(renewable.close)
+        source = renewable.as_client()
+        states = MirroredStateStore(settings.state.directory, store)
+        open_target = partial(_open_target, settings, read=lambda: read().target, fence=fence, clock=clock)
         yield Adapters(
             clock=clock,
             fence=fence,
@@ -132,7 +144,8 @@ async def open_adapters(
                 fence=fence,
             ),
             source_reader=MongoReader(source, side="source", clock=clock),
-            source_dump=_dump(settings, source, side="source", uri=source_uri, clock=clock),
+            source_dump=lambda: _dump(settings, source, side="source", uri=renewable.uri, clock=clock),
+            renew_source=renewable.renew,
             open_target=open_target,
             hold=TargetHold(open_guard=partial(_open_guard, open_target), states=states, clock=clock),
             power=CommandPowerSwitch(settings.power.command, timeout_seconds=settings.power.timeout_seconds),

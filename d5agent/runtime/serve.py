@@ -18,6 +18,7 @@ from d5agent.runtime.control import control_server
 from d5agent.runtime.control_client import socket_path
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.disk import Disk
+from d5agent.runtime.events import named
 from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.runtime.holder import Holder, Lease
 from d5agent.runtime.horizon_watch import HorizonWatch
@@ -38,22 +39,23 @@ if TYPE_CHECKING:
 
     from d5agent.adapters.state import MirroredStateStore
     from d5agent.ports import ObjectStore
-    from d5agent.settings import Settings, TargetSettings
+    from d5agent.settings import Settings
 
 _WATCHDOG_SECONDS: Final = 5
 
 
-async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings], notify_socket: str | None) -> int:
+async def serve(settings: Settings, *, reread: Callable[[], Settings], notify_socket: str | None) -> int:
     """Run the daemon until a signal ends it; return its exit code.
 
-    `read_target` returns the section [target] as the file says at that moment: it may be written while capture runs.
+    `reread` returns the settings as the file says at that moment: [target] may be written while capture runs, and user
+    or password of the source be renewed.
     AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
     """
     directory = settings.state.directory
     notifier = Notifier(notify_socket)
     with locked(directory):
         path = socket_path(directory)
-        async with _opened(settings, read_target, notifier) as adapters:
+        async with _opened(settings, reread, notifier) as adapters:
             disk = Disk.open(directory)
 
             def is_live() -> bool:
@@ -66,6 +68,7 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
                 drain_seconds=settings.limits.drain_seconds,
                 is_live_by_default=settings.restore.mode == "live",
                 accept_writes=application(settings).accept_writes,
+                renew_credentials=partial(_renew_source, adapters),
                 log_owners=lambda: owners_of_log(adapters.store),
                 refuses_writes=settings.cutover.command is not None,
                 give_target_back=partial(adapters.hold.give_back, structlog.get_logger()),
@@ -103,15 +106,24 @@ async def serve(settings: Settings, *, read_target: Callable[[], TargetSettings]
 
 
 @asynccontextmanager
-async def _opened(
-    settings: Settings, read_target: Callable[[], TargetSettings], notifier: Notifier
-) -> AsyncGenerator[Adapters]:
+async def _opened(settings: Settings, reread: Callable[[], Settings], notifier: Notifier) -> AsyncGenerator[Adapters]:
     """Open the adapters, once there are credentials to read the source's secret with."""
     async with AsyncExitStack() as stack:
         yield await with_credentials(
-            lambda: stack.enter_async_context(open_adapters(settings, read_target=read_target)),
+            lambda: stack.enter_async_context(open_adapters(settings, reread=reread)),
             clock=SystemClock(),
             notifier=notifier,
+        )
+
+
+async def _renew_source(adapters: Adapters) -> None:
+    """Take a renewed user or password of the source up; what keeps the agent from reading them is in the journal."""
+    try:
+        if await adapters.renew_source():
+            structlog.get_logger().info("source_uri_renewed")
+    except AgentError as error:
+        structlog.get_logger().warning(
+            "source_uri_not_read", error=error.message, hint=error.hint, **named(error.facts)
         )
 
 

@@ -96,7 +96,7 @@ def plugins(
         )
 
     def backup(target: TargetAdapters) -> Plugin:
-        tools = {"target": target.dump, "source": at.source_dump}
+        tools = {"target": target.dump, "source": at.source_dump()}
         return Backup(tools=tools, store=at.store, archives=at.large, clock=at.clock)
 
     return {

@@ -10,7 +10,9 @@ from aiohttp import web
 
 from d5agent.drill.child import pause
 from d5agent.drill.s3_proxy import refuse
-from tests.integration.agent_rig import PATIENCE_SECONDS, Client
+from d5agent.drill.servers import Credentials, Mongod, ServerOptions
+from tests.fakes.secrets_api import FakeSecretsApi
+from tests.integration.agent_rig import ENABLE, PATIENCE_SECONDS, Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -105,3 +107,47 @@ async def test_a_start_without_credentials_waits_for_them(rig: AgentRig, tmp_pat
         while not await agent._answers():
             await pause(0.1)
     assert "no AWS credentials" in agent.log.read_text(encoding="utf-8")
+
+
+@asynccontextmanager
+async def locked_source(rig: AgentRig, folder: Path) -> AsyncGenerator[str]:
+    """Put a server that asks for a password behind the gateway; gives the URI with the first password."""
+    options = ServerOptions(credentials=Credentials(username="agent", password="first-hush"))
+    server = Mongod(folder / "locked", options=options)
+    await server.start()
+    try:
+        rig.gateway.cluster.move_to(server.members[0].address)
+        yield f"mongodb://agent:first-hush@{rig.gateway.address}/?replicaSet=rs0&retryWrites=false"
+        for agent in rig.agents:
+            await agent.kill()
+    finally:
+        await server.kill()
+
+
+async def test_a_renewed_password_of_the_source_is_read_from_its_secret(rig: AgentRig, tmp_path: Path) -> None:
+    host, port = rig.gateway.address.split(":")
+
+    def secret(password: str) -> dict[str, str]:
+        fields = {"username": "agent", "password": password, "host": host, "port": port}
+        return {"SecretString": json.dumps(fields)}
+
+    rig.config["source"] = {"secret_id": "docdb"}
+    api = FakeSecretsApi(secrets={"docdb": secret("first-hush")})
+    async with api.served(), locked_source(rig, tmp_path) as uri:
+        agent = rig.agent()
+        agent._environment["AWS_ENDPOINT_URL_SECRETS_MANAGER"] = api.url
+        async with Client(uri) as client:
+            await client.admin.command(ENABLE)
+            await agent.start()
+            await agent.call("start", "replication")
+            await agent.until(lambda status: bool(status["ready_at"]), what="ready", seconds=PATIENCE_SECONDS)
+            await client["shop"]["orders"].insert_one({"_id": 1})
+            await client.admin.command({"updateUser": "agent", "pwd": "second-hush"})
+        api.secrets["docdb"] = secret("second-hush")
+        rig.gateway.cut_connections()
+        async with Client(uri.replace("first", "second")) as client:
+            await client["shop"]["orders"].insert_one({"_id": 2})
+        await rig.until_captured(2)
+        log = agent.log.read_text(encoding="utf-8")
+    assert "source_uri_renewed" in log
+    assert "hush" not in log

@@ -15,10 +15,14 @@ from botocore.exceptions import (
     NoCredentialsError,
     ProfileNotFound,
 )
+from pymongo.errors import OperationFailure
 
 from d5agent.adapters.aws_credentials import REFUSED, credentials_error
+from d5agent.adapters.mongo import translated
+from d5agent.adapters.renewable_client import RenewableClient
 from d5agent.adapters.s3 import S3Store
 from d5agent.adapters.s3_connection import S3Connection
+from d5agent.adapters.stream_cursor import stream_error
 from d5agent.errors import CredentialsError, OperatorError, TransientError
 from d5agent.runtime.absent_credentials import with_credentials
 from d5agent.runtime.notify import Notifier
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from types_aiobotocore_s3.client import S3Client
+
+    from d5agent.adapters.mongo import Client
 
 
 def refusal(code: str) -> ClientError:
@@ -157,3 +163,71 @@ async def test_a_start_waits_for_nothing_else(error: Exception) -> None:
 
     with pytest.raises(type(error)):
         await with_credentials(acquire, clock=FakeClock(), notifier=Notifier(None))
+
+
+URI = "mongodb://agent:{}@one:27017,two:27017/?replicaSet=rs0"
+
+
+class FakeClient:
+    """A client that says whose it is."""
+
+    def __init__(self, uri: str) -> None:
+        self.admin = uri
+        self.is_open = True
+
+    def __getitem__(self, name: str) -> str:
+        return f"{name} of {self.admin}"
+
+
+class Secret:
+    """What the URI is at this moment, and the clients that were opened with it."""
+
+    def __init__(self) -> None:
+        self.uri = URI.format("first")
+        self.opened: list[FakeClient] = []
+
+    async def read(self) -> str:
+        return self.uri
+
+    @asynccontextmanager
+    async def open(self, uri: str) -> AsyncGenerator[Client]:
+        client = FakeClient(uri)
+        self.opened.append(client)
+        yield cast("Client", client)
+        client.is_open = False
+
+    def renewable(self) -> RenewableClient:
+        first = cast("Client", FakeClient(self.uri))
+        return RenewableClient(first, self.uri, side="source", read=self.read, open_client=self.open)
+
+
+async def test_a_renewed_password_is_used_by_whoever_holds_the_client() -> None:
+    secret = Secret()
+    renewable = secret.renewable()
+    client: Any = renewable.as_client()
+    assert not await renewable.renew()
+    secret.uri = URI.format("second")
+    assert await renewable.renew()
+    assert renewable.uri == client.admin == secret.uri
+    assert client["shop"] == f"shop of {secret.uri}"
+    secret.uri = URI.format("third")
+    assert await renewable.renew()
+    assert [opened.is_open for opened in secret.opened] == [True, True]  # somebody may read from the one before
+    await renewable.close()
+    assert not any(opened.is_open for opened in secret.opened)
+
+
+async def test_the_uri_of_another_cluster_is_not_taken_up() -> None:
+    secret = Secret()
+    renewable = secret.renewable()
+    secret.uri = URI.format("second").replace("two", "three")
+    assert not await renewable.renew()
+    assert renewable.uri == URI.format("first")
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_refused_user_is_waited_for(side: str) -> None:
+    error = translated(OperationFailure("x", 18, {"errmsg": "Authentication failed."}), side)
+    assert isinstance(error, CredentialsError)
+    assert "it is read again by itself" in error.hint
+    assert isinstance(stream_error(OperationFailure("x", 18)), CredentialsError)

@@ -266,7 +266,13 @@ async def test_another_service_waits_for_credentials_as_long_as_it_takes() -> No
     house = House()
     await house.remember(READY)
     house.workers[Service.BACKUP].errors = _refused(20)
+    renewed: list[float] = []
+
+    async def renew() -> None:
+        renewed.append(house.clock.monotonic())
+
     async with house.up() as daemon:
+        daemon.renew_credentials = renew
         daemon.horizon = lambda: Horizon(lag_seconds=0, age_seconds=99, retention_seconds=100, catch_up_rate=None)
         await daemon.start(Service.BACKUP)
         row = await house.until_status(Service.BACKUP, Status.WAITING)
@@ -274,6 +280,7 @@ async def test_another_service_waits_for_credentials_as_long_as_it_takes() -> No
         await house.clock.sleep(600)
         assert daemon.state.status(Service.BACKUP) is Status.WAITING
         await house.until_status(Service.BACKUP, Status.RUNNING)
+    assert len(renewed) == 20  # before each further try
 
 
 async def test_a_failed_service_may_be_started_again() -> None:

@@ -64,7 +64,7 @@ async def test_nothing_of_the_target_is_read_before_it_is_needed(settings: Setti
 
 async def test_target_is_what_the_section_says_when_it_is_opened(settings: Settings) -> None:
     section = TargetSettings()
-    async with open_adapters(settings, read_target=lambda: section) as adapters:
+    async with open_adapters(settings, reread=lambda: settings.model_copy(update={"target": section})) as adapters:
         with pytest.raises(NotGivenError):
             async with adapters.open_target():
                 pass
