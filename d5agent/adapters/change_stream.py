@@ -13,8 +13,9 @@ from bson import encode
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
+from d5agent.adapters.current_operations import ROWS, writing
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES, Client, require_set, translating
+from d5agent.adapters.mongo import Client, require_set, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
 from d5agent.adapters.stream_cursor import (
     ANSWER_SECONDS,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _MARKS: Final = "marks"
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _UNAUTHORIZED: Final = 13
-_WRITES: Final = frozenset({"insert", "update", "delete", "remove", "findAndModify", "findandmodify", "bulkWrite"})
 _MOST_SINGLE: Final = 20_000  # read one by one in search of the event that is too large; a batch is half of it at most
 
 
@@ -136,10 +136,10 @@ class ChangeStreamSource:
 
         async def once() -> Mapping[str, Any]:
             with translating(SIDE):
-                return await self._client.admin.command({"currentOp": 1, "$all": True})
+                return await self._client.admin.command({"currentOp": 1, "$all": True}, codec_options=ROWS)
 
-        running = [dict(operation) for operation in (await retrying(once, clock=self._clock))["inprog"]]
-        return [_described(operation) for operation in running if _is_write(operation)]
+        rows = (await retrying(once, clock=self._clock))["inprog"]
+        return [found for found in map(writing, rows) if found is not None]
 
     async def now(self) -> ClusterTime:
         """Return the cluster's time (hello.operationTime)."""
@@ -249,20 +249,3 @@ def _after(batch: EventBatch) -> Position:
         return batch.position
     last = parse_event(batch.events[-1])
     return Position(cluster_time=last.cluster_time, token=last.token)
-
-
-def _is_write(operation: Mapping[str, Any]) -> bool:
-    """Whether a row of currentOp is somebody else's write, or an open transaction that may yet write."""
-    database = str(operation.get("ns", "")).split(".")[0]
-    if operation.get("appName") == APP_NAME or database in SYSTEM_DATABASES | {OWN_DATABASE}:
-        return False
-    if operation.get("transaction", {}).get("parameters", {}).get("autocommit") is False:
-        return True
-    command = operation.get("command") or {}
-    is_write = operation.get("op") in _WRITES or not _WRITES.isdisjoint(command)
-    return bool(operation.get("active")) and is_write and bool(database)
-
-
-def _described(operation: Mapping[str, Any]) -> str:
-    seconds = operation.get("secs_running", 0)
-    return f"{operation.get('op', '?')} on {operation.get('ns', '?')} since {seconds} s"

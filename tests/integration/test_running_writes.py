@@ -1,0 +1,50 @@
+"""What writes at this moment, on a real server that is locked, so that each write stands still: none is overlooked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from d5agent.adapters.change_stream import ChangeStreamSource
+from d5agent.adapters.clock import SystemClock
+from d5agent.adapters.mongo import open_mongo
+from d5agent.drill.child import pause
+from tests.integration.agent_rig import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from tests.integration.agent_rig import AgentRig
+
+MERGE = [{"$match": {}}, {"$merge": {"into": "totals"}}]
+
+
+async def test_each_kind_of_running_write_is_seen(rig: AgentRig) -> None:
+    uri = rig.source_uri
+    async with open_mongo(uri, side="source") as opened, Client(uri) as client, Client(rig.source.uri) as direct:
+        source = ChangeStreamSource(opened, uri=uri, flavor="documentdb", clock=SystemClock())
+        shop = client["shop"]
+        for name in ("orders", "dropped", "renamed"):
+            await shop[name].insert_one({"_id": b"\xff", "n": 1})
+        opening: dict[str, Any] = await shop.command("aggregate", "orders", pipeline=MERGE, cursor={"batchSize": 0})
+        writes: dict[str, Coroutine[Any, Any, object]] = {
+            "aggregate": shop.command("getMore", opening["cursor"]["id"], collection="orders"),
+            "findandmodify": shop.command("findAndModify", "orders", query={"n": 1}, update={"$inc": {"n": 1}}),
+            "drop": shop.command("drop", "dropped"),
+            "renamecollection": client.admin.command("renameCollection", "shop.renamed", to="shop.other"),
+            "insert": shop["orders"].insert_one({"_id": "x" * 10_000}),
+        }
+        assert list(await source.running_writes()) == []
+        await direct.admin.command("fsync", lock=True)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, write in writes.items():
+                    group.create_task(write, name=name)
+                async with asyncio.timeout(60):
+                    while {found.split()[0] for found in await source.running_writes()} < set(writes):
+                        await pause(0.05)
+                await direct.admin.command("fsyncUnlock")
+        except BaseException:
+            await direct.admin.command("fsyncUnlock")
+            raise
+        assert list(await source.running_writes()) == []
