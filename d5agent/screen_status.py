@@ -49,6 +49,7 @@ _IN_WORDS: Final = (
     "compared",
     "compared_total",
     "different",
+    "outside",
     "lag_seconds",
     "is_caught_up",
     "safe_seconds",
@@ -74,7 +75,7 @@ def status_table(values: dict[str, Any]) -> RenderableType:
         table.add_row(name, f"[{_COLOURS[row['state']]}]{row['state']}[/]", row["since"], escaped(what) + hint)
     # Below the table, not in its caption: a warning must be neither dim nor as narrow as the table.
     capture = values["capture"]
-    lines = (_pace(capture), _safety(capture), _dumped(values), _applied(values), _compared(values))
+    lines = (_pace(capture), _safety(capture), _dumped(values), _applied(values), _compared(values), _outside(values))
     return Group(table, *filter(None, lines))
 
 
@@ -143,6 +144,22 @@ def _compared(values: dict[str, Any]) -> str:
     whole = f" of about {total:,}" if total and total > compared else ""
     colour = "bold red" if different else "green"
     return f"verify  {bar}{compared:,}{whole} documents compared, [{colour}]{different or 0:,} different[/]"
+
+
+def _outside(values: dict[str, Any]) -> str:
+    """Return how far the comparison of what the log does not touch is, and what it found."""
+    found = values.get("outside")
+    if found is None:
+        return ""
+    total, compared = found["collections"], found["collections_compared"]
+    done = "done" if found["is_complete"] else f"{compared:,} of {total:,} collections"
+    lost = found["missing"] + found["different"]
+    parts = [
+        f"outside {done}, {found['compared']:,} documents compared",
+        f"[{'bold red' if lost else 'green'}]{lost:,} missing or different in the target[/]",
+        f"{found['extra']:,} only there",
+    ]
+    return ", ".join(parts) + (f", {found['unchecked']:,} to look at again" if found["unchecked"] else "")
 
 
 def _bar(share: float) -> str:

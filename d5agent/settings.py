@@ -121,6 +121,7 @@ class VerifySettings(_Section):
     """How databases are compared."""
 
     waiting_bytes: int | None = Field(default=None, ge=1024)
+    outside: Literal["full", "off"] = "full"
 
 
 class BackupSettings(_Section):

@@ -74,12 +74,18 @@ def end_of_stream(fence: Fence, *, operations_after: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a certificate rests on beside its report: both clusters, the log's first commit, when what was compared."""
+    """What a certificate rests on beside its report: both clusters, the log's first commit, when what was compared.
+
+    `target_hold`: how others were kept from writing to the target. `outside`: what is known of the documents that the
+    log does not touch; None: they were not compared.
+    """
 
     source: ServerFacts
     target: ServerFacts
     first: Link
     comparison: Comparison
+    target_hold: Mapping[str, object] | None = None
+    outside: Mapping[str, Any] | None = None
 
 
 def certificate_of(

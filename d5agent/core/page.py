@@ -30,6 +30,16 @@ _ABOUT_FACTS: Final = (
     "They do not make the databases unequal: the copy into DocumentDB carries no secondary indexes. Decide on each "
     "before the applications return."
 )
+_OUTSIDE_STATES: Final = {
+    "complete": "Each document that the log does not touch was compared as well.",
+    "unfinished": "The comparison of the documents that the log does not touch had not ended when this certificate was "
+    "issued: it does not cover them. Clean does not begin before the comparison has ended.",
+    "off": "The documents that the log does not touch were not compared: [verify] outside is off.",
+}
+_ABOUT_OUTSIDE: Final = (
+    "What differs here, the change stream did not report, or DMS had not delivered to DocumentDB. Nothing was "
+    "repaired. Documents that are missing or different in the target must be accepted by an operator before clean."
+)
 _LEAST_POINTS: Final = 2
 _MOST_ROWS: Final = 1000
 _NUMERIC: Final = frozenset({"compared", "different", "repaired", "seconds"})
@@ -45,6 +55,7 @@ def page_of(document: Mapping[str, Any]) -> str:
         _namespaces(result),
         _differences(result),
         _repairs(result),
+        _outside(document.get("outside")),
         _list("Indexes and options that differ", _ABOUT_FACTS, result["indexes"]),
         _timeline(document.get("timeline")),
         _check(document),
@@ -74,10 +85,21 @@ def _header(document: Mapping[str, Any], title: str) -> str:
             f" Before that, all {log['operations']:,} operations of the log, recorded while MongoDB was away, "
             "were replayed into it."
         )
+    said += _lost(document.get("outside"))
     return (
         f'<header class="{"good" if is_equal else "bad"}"><p class="kind">{escape(title)}</p><h1>{verdict}</h1>'
         f"<p>{said}</p></header>"
     )
+
+
+def _lost(outside: Mapping[str, Any] | None) -> str:
+    """Return a warning in the first lines: who reads no further must not take all for equal."""
+    if outside is None or outside["state"] == "off":
+        return ""
+    lost = outside["missing"] + outside["different"]
+    if lost or outside["is_cut"]:
+        return f" {lost:,} documents that the log does not touch are missing or different in the target: see below."
+    return "" if outside["state"] == "complete" else " Documents that the log does not touch are still being compared."
 
 
 def _facts(document: Mapping[str, Any]) -> str:
@@ -182,6 +204,27 @@ def _repairs(result: Mapping[str, Any]) -> str:
     more = result["repairs"] - len(rows)
     note = _ABOUT_REPAIRS + (f" {more:,} more are counted and not named here." if more > 0 else "")
     return _section("Repairs", note, _table(rows))
+
+
+def _outside(outside: Mapping[str, Any] | None) -> str:
+    if outside is None:  # of a report, or of an agent that did not compare them
+        return ""
+    said = _OUTSIDE_STATES[outside["state"]]
+    if outside["state"] == "off":
+        return _section("What the log does not touch", said, "")
+    counts = ("compared", "missing", "different", "extra")
+    rows = [
+        {"collections": f"{outside['collections_compared']:,} of {outside['collections']:,}"}
+        | {name: f"{outside[name]:,}" for name in counts}
+        | {"collections in the target only": f"{outside['extra_collections']:,}"}
+    ]
+    first = [
+        {"collection": row["namespace"], "_id": row["id"], "was": f"{row['kind']} {', '.join(row['fields'])}".strip()}
+        for row in outside["first"]
+    ]
+    more = " In some collection more differ than are counted." if outside["is_cut"] else ""
+    named = f'<p class="note">{escape(_ABOUT_OUTSIDE + more)} All are in {escape(outside["report"])}.</p>'
+    return _section("What the log does not touch", said, _table(rows) + (named + _table(first) if first else ""))
 
 
 def _event(event: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from d5agent.core.certificate import check_certificate
 from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
 from d5agent.core.late import check_late_carried_out
 from d5agent.core.naming import SEGMENTS
+from d5agent.core.outside import NEEDS_WORD, outside_key, stored_summary
 from d5agent.core.owners import check_owner
 from d5agent.core.phase import finish
 from d5agent.core.services import ACTIVE, Service, Status
@@ -26,17 +27,21 @@ from d5agent.steps.reports import reports_folder, verdicts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from d5agent.core.log import Link
+    from d5agent.core.outside import OutsideReport
     from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
     from d5agent.steps.kept_changes import KeptChanges
+    from d5agent.steps.outside import Outside
     from d5agent.steps.target_hold import TargetHold
 
 CLEARING: Final = "clearing"
 """The state that holds what is being removed, and how far that is."""
 _AGAIN: Final = "d5agent start clean"
+_SHOWN: Final = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class Clean:
 
     `timeout_seconds`: how long it waits for the fence. `keep_log_days`: the log goes to `archive/`; None: it goes.
     `url_of`: where an object is, in an operator's words.
+    `open_outside`: opens what compares what the log does not touch, as far as restore has not; None: nobody does.
     """
 
     source: ChangeSource
@@ -58,6 +64,7 @@ class Clean:
     hold: TargetHold
     keep_log_days: int | None = None
     url_of: Callable[[str], str] = str
+    open_outside: Callable[[], AbstractAsyncContextManager[Outside]] | None = None
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -70,7 +77,8 @@ class Clean:
             await self._check_proof(coordinator)
             await require_place(self.store, reports_folder(coordinator.state.run_id), what="the final report")
             await require_deleting(self.store, SEGMENTS)
-            await self._stop_replication(coordinator, await self._read_to_the_end(coordinator))
+            link = await self._compare_and_read(coordinator)
+            await self._stop_replication(coordinator, link)
             await coordinator.update(lambda state: replace(state, is_clearing=True))
         clearing = await self._clearing(coordinator)
         await self._close_stream(coordinator, clearing)
@@ -123,6 +131,36 @@ class Clean:
                 f" d5agent start clean --accept-differences {state.run_id}",
                 different=red.different,
             )
+
+    async def _compare_and_read(self, coordinator: Coordinator) -> Link:
+        """Read to the end of the log, and compare what it does not touch: it tells what it touches, and is about to go.
+
+        The target is opened for that only: a run that is given up may have none.
+        """
+        if self.open_outside is None:
+            return await self._read_to_the_end(coordinator)
+        coordinator.report(step="comparing what the log does not touch")
+        async with self.open_outside() as outside:
+            await outside.finish(coordinator)
+            link = await self._read_to_the_end(coordinator)
+            # Once more: the log holds all up to a marker by now, so what is in motion is known as such.
+            self._check_outside(coordinator, await outside.finish(coordinator))
+        return link
+
+    def _check_outside(self, coordinator: Coordinator, found: OutsideReport) -> None:
+        """Raise if the target lacks what the log does not touch, unless an operator has accepted that."""
+        if not found.needs_word or accepts_differences(coordinator.state, found_at=found.found_at):
+            return
+        lost = [difference.to_json() for difference in found.differences if difference.kind in NEEDS_WORD]
+        run_id = coordinator.state.run_id
+        report = self.url_of(outside_key(run_id))
+        raise OperatorError(
+            "documents that the log does not touch are missing or different in the target",
+            hint=f"nothing was deleted; {report} names them; correct them in the target, then type: "
+            f"{_AGAIN}; or accept them as they are: {_AGAIN} --accept-differences {run_id}",
+            count=f"more than {len(lost)}" if found.is_cut else len(lost),
+            first=lost[:_SHOWN],
+        )
 
     async def _read_to_the_end(self, coordinator: Coordinator) -> Link:
         """Draw a fence: replication may have stood still, and what it has not read is in no log."""
@@ -273,6 +311,7 @@ class Clean:
         key = final_report_key(clearing.run_id)
         now = self._now()
         report = final_report(coordinator.state, clearing, keep_log_days=self.keep_log_days, now=now)
+        report["outside"] = stored_summary(await self.store.get(outside_key(clearing.run_id)))
         await self.store.put_once(key, encode_report(report))
         coordinator.report(step="done")
         coordinator.journal.info("final_report_stored", key=key)

@@ -9,6 +9,7 @@ from d5agent.core.certificate import Evidence, proved_fence
 from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
 from d5agent.core.naming import id_to_text
 from d5agent.core.operation import ClusterTime
+from d5agent.core.outside import OFF
 from d5agent.core.pace import Pace
 from d5agent.core.services import ACTIVE, Service, Verified
 from d5agent.errors import CorruptDataError, OperatorError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     )
     from d5agent.service import Coordinator
     from d5agent.steps.certificate import Certifier
+    from d5agent.steps.outside import Outside
     from d5agent.steps.servers import Servers
     from d5agent.steps.target_hold import TargetHold
 
@@ -61,6 +63,7 @@ class Restore:
     """Makes the target what the source is. `lanes` connections write; windows and comparisons are bounded in bytes.
 
     `is_live`: it begins while applications write to the source, and follows the log until the cutover draws the fence.
+    `outside`: compares what the log does not touch, beside it; None: nobody does.
     """
 
     source: DocumentReader
@@ -79,6 +82,7 @@ class Restore:
     guard: TargetGuard
     max_operations_per_second: float | None = None
     is_live: bool = False
+    outside: Outside | None = None
     drains: bool = False
     _applied: Link | None = None
     _begins_at: Link | None = None
@@ -89,6 +93,7 @@ class Restore:
         """Check the log, replay it, settle, verify; again while operations came in meanwhile.
 
         Once that is proved applications trust the target: from then on a restore is about late operations (ADR 35).
+        Beside it, what the log does not touch is compared.
         """
         await self._require_places(coordinator.state.run_id)
         if await self._is_proved(coordinator):
@@ -96,6 +101,20 @@ class Restore:
             await self.hold.give_back(coordinator.journal, guard=self.guard)
             await self._late_restore().run(coordinator)
             return
+        if self.outside is None:
+            await self._restore(coordinator)
+            return
+        comparison = self.outside.keep_comparing(coordinator, is_held=lambda: self._is_hurried(coordinator))
+        async with beside(comparison):
+            await self._restore(coordinator)
+
+    def _is_hurried(self, coordinator: Coordinator) -> bool:
+        """Whether nothing but the restore may load the databases: a cutover is under way, or somebody has paused it."""
+        state = coordinator.state
+        is_cutover = state.fence is not None or state.status(Service.MONITOR_REPLICATION) in ACTIVE
+        return state.is_paused or (self.is_live and is_cutover)
+
+    async def _restore(self, coordinator: Coordinator) -> None:
         reader = LogReader(store=self.store)
         self._applied = self._begins_at = None  # after a failure: what was read ahead then was not applied
         if self.is_live:
@@ -268,6 +287,7 @@ class Restore:
             if self._applied is not None:
                 coordinator.report(step="comparing")
                 await generations.compare(self._applied)
+                self._note_replayed()
             self._report_turn(coordinator, generations, turn_seconds=self.clock.monotonic() - began)
             await self._rest(coordinator)
 
@@ -364,6 +384,11 @@ class Restore:
         coordinator.report(step="settling doubts", in_doubt=len(replayer.checkpoint.doubts))
         await self._letters(coordinator).bury(await replayer.settle())
         coordinator.report(in_doubt=0)
+        self._note_replayed()
+
+    def _note_replayed(self) -> None:
+        if self.outside is not None:
+            self.outside.note_replayed()
 
     def _letters(self, coordinator: Coordinator) -> DeadLetters:
         return DeadLetters(
@@ -407,7 +432,9 @@ class Restore:
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )
         held = await self.hold.certificate(guard=self.guard)
-        certified = await self.certifier.certify(coordinator.state, proof, report, evidence, target_hold=held)
+        outside = OFF if self.outside is None else self.outside.summary(sequence=proof.sequence)
+        evidence = replace(evidence, target_hold=held, outside=outside)
+        certified = await self.certifier.certify(coordinator.state, proof, report, evidence)
         await coordinator.update(lambda state: replace(state, verified=certified))
         coordinator.journal.info(
             "restore_verified",
@@ -415,5 +442,6 @@ class Restore:
             repaired=report.repairs,
             report=key,
             certificate=certified.certificate,
+            outside=outside["state"],
         )
         await self.hold.give_back(coordinator.journal, guard=self.guard)

@@ -1,10 +1,11 @@
-"""The comparison of both databases, as the daemon and `d5agent verify` run it."""
+"""The comparisons of both databases, as the daemon and `d5agent verify` run them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from d5agent.plugins.verify import Verify
+from d5agent.steps.outside import Outside
 
 if TYPE_CHECKING:
     from d5agent.runtime.opening import Adapters, TargetAdapters
@@ -20,4 +21,15 @@ def verify_plugin(settings: Settings, adapters: Adapters, target: TargetAdapters
         states=adapters.states,
         clock=adapters.clock,
         waiting_bytes=settings.waiting_bytes,
+    )
+
+
+def outside_comparison(adapters: Adapters, target: TargetAdapters, settings: Settings) -> Outside:
+    """Return the comparison of what the log does not touch."""
+    return Outside(
+        source=adapters.source_reader,
+        target=target.reader,
+        store=adapters.store,
+        clock=adapters.clock,
+        waiting_bytes=settings.waiting_bytes // 4,
     )

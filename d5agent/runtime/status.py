@@ -83,4 +83,5 @@ def status_of(
             "compared_total": compared.get("compared_total"),
             "different": compared.get("different", 0 if verified else None),
         },
+        "outside": facts.get(Service.CLEAN, {}).get("outside") or facts.get(Service.RESTORE, {}).get("outside"),
     }

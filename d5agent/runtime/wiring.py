@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
-from d5agent.runtime.comparing import verify_plugin
+from d5agent.runtime.comparing import outside_comparison, verify_plugin
 from d5agent.runtime.with_target import WithTarget
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
@@ -29,12 +30,13 @@ from d5agent.steps.late_restore import LATE
 from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from d5agent.runtime.disk import Disk
     from d5agent.runtime.opening import Adapters, TargetAdapters
     from d5agent.service import Plugin
     from d5agent.settings import Settings
+    from d5agent.steps.outside import Outside
 
 MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, KEPT, GAP, TIMELINE, CLEARING, HOLD)
 """The states that a new host takes from the bucket."""
@@ -61,8 +63,13 @@ def plugins(
 
     `disk` says who the agent is, once the log is taken.
     """
-    at = adapters
+    at, compares_outside = adapters, settings.verify.outside == "full"
     kept = KeptChanges(source=at.source, states=at.states, store=at.store, clock=at.clock)
+
+    @asynccontextmanager
+    async def open_outside() -> AsyncGenerator[Outside]:
+        async with at.open_target() as target:
+            yield outside_comparison(at, target, settings)
 
     def restore(target: TargetAdapters) -> Plugin:
         return Restore(
@@ -82,6 +89,7 @@ def plugins(
             certifier=Certifier(store=at.store, kept=kept, timeline=at.timeline, issuer=_issuer(disk.agent_id)),
             hold=at.hold,
             guard=target.guard,
+            outside=outside_comparison(at, target, settings) if compares_outside else None,
         )
 
     def monitor_restore(target: TargetAdapters) -> Plugin:
@@ -142,6 +150,7 @@ def plugins(
             hold=at.hold,
             keep_log_days=settings.clean.keep_log_days,
             url_of=settings.store.url_of,
+            open_outside=open_outside if compares_outside else None,
         ),
         Service.MONITOR_CLEAN: lambda: MonitorClean(
             power=at.power, store=at.store, clock=at.clock, timeout_seconds=settings.power.timeout_seconds

@@ -14,14 +14,13 @@ from d5agent.core.certificate import (
     proved_fence,
     sealed,
 )
+from d5agent.core.outside import OFF
 from d5agent.core.page import page_of
 from d5agent.errors import AgentError, TransientError
 from d5agent.steps.late import operations_behind
 from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from d5agent.core.certificate import Evidence
     from d5agent.core.report import VerifyReport
     from d5agent.core.services import PhaseState, Verified
@@ -39,18 +38,8 @@ class Certifier:
     timeline: Timeline
     issuer: dict[str, str]
 
-    async def certify(
-        self,
-        state: PhaseState,
-        proof: Verified,
-        report: VerifyReport,
-        evidence: Evidence,
-        *,
-        target_hold: Mapping[str, object] | None = None,
-    ) -> Verified:
+    async def certify(self, state: PhaseState, proof: Verified, report: VerifyReport, evidence: Evidence) -> Verified:
         """Store the certificate of a proof; return the proof with its key and the hash of the log's last commit.
-
-        `target_hold`: how others were kept from writing to the target.
 
         OperatorError: no marker proves that the log holds all of the stream, or the stream has a gap.
         """
@@ -68,7 +57,8 @@ class Certifier:
         certificate["issued_at"] = proof.at
         behind = await operations_behind(LogReader(store=self.store), fence, until=proof.sequence)
         certificate["end_of_stream"] = end_of_stream(fence, operations_after=behind)
-        certificate["target_hold"] = target_hold
+        certificate["target_hold"] = evidence.target_hold
+        certificate["outside"] = dict(evidence.outside or OFF)
         key = certificate_key(report.run_id)
         await self.store.put(key, sealed(certificate))
         # The page last: whoever reads it may move applications, and the next start must know of the proof.

@@ -21,6 +21,7 @@ from d5agent.steps.certificate import Certifier
 from d5agent.steps.kept_changes import KeptChanges
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.outside import Outside
 from d5agent.steps.servers import MARKS, Servers
 from d5agent.steps.target_hold import TargetHold
 from tests.fakes.clock import FakeClock
@@ -123,6 +124,7 @@ class Stage:
             certifier=self.certifier(),
             hold=self.hold(),
             guard=self.guard,
+            outside=self.outside(),
         )
         return replace(service, **changed)
 
@@ -146,6 +148,17 @@ class Stage:
             target_reader=self.target,
             clock=self.clock,
         )
+
+    def outside(self, **changed: Any) -> Outside:  # noqa: ANN401 -- its fields
+        """Return the comparison of what the log does not touch."""
+        comparison = Outside(
+            source=FakeReader(self.cluster),
+            target=self.target,
+            store=self.store,
+            clock=self.clock,
+            waiting_bytes=10_000,
+        )
+        return replace(comparison, **changed)
 
     def backup(self, target: FakeDumpTool, source: FakeDumpTool) -> Backup:
         """Return the service."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LATE
 from d5agent.steps.log_reader import LogReader
+from d5agent.steps.outside import Outside
 from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import leaf_of
 from d5agent.steps.replayer import CHECKPOINT
@@ -192,6 +194,10 @@ class World:
         self.hold = hold = TargetHold(open_guard=partial(opened, closing), states=states, clock=self.clock)
         self.target.before_each = life.spend
         kept = KeptChanges(source=source, states=states, store=store, clock=self.clock)
+
+        def outside() -> Outside:
+            return Outside(source=reader, target=target, store=store, clock=self.clock, waiting_bytes=500)
+
         return Daemon(
             plugins={
                 Service.REPLICATION: lambda: Replication(
@@ -245,6 +251,7 @@ class World:
                     ),
                     hold=hold,
                     guard=closing,
+                    outside=outside(),
                 ),
                 Service.MONITOR_RESTORE: lambda: MonitorRestore(
                     late=LateReporter(store=store, source=reader, target=target, clock=self.clock, waiting_bytes=500)
@@ -260,6 +267,7 @@ class World:
                     timeout_seconds=600,
                     hold=hold,
                     keep_log_days=self.keep_log_days,
+                    open_outside=lambda: nullcontext(outside()),
                 ),
                 Service.MONITOR_CLEAN: lambda: MonitorClean(
                     power=mortal(self.power, life), store=store, clock=self.clock, timeout_seconds=60

@@ -127,3 +127,24 @@ def test_watching_draws_in_place_on_a_terminal_and_goes_on_below_elsewhere(
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     assert ("\x1b[1A" in text) is moves_up
     assert "lines" in text
+
+
+def test_the_comparison_of_what_the_log_does_not_touch() -> None:
+    found = {
+        "is_complete": False,
+        "collections": 40,
+        "collections_compared": 12,
+        "compared": 1_234_567,
+        "missing": 1,
+        "different": 2,
+        "extra": 4,
+        "unchecked": 5,
+    }
+    assert (
+        "outside 12 of 40 collections, 1,234,567 documents compared, 3 missing or different in the target, "
+        "4 only there, 5 to look at again"
+    ) in shown(outside=found)
+    done = shown(outside={**found, "is_complete": True, "missing": 0, "different": 0, "unchecked": 0})
+    assert "outside done, 1,234,567 documents compared, 0 missing or different in the target, 4 only there" in done
+    assert "look at again" not in done
+    assert "outside" not in shown()

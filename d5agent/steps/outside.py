@@ -1,0 +1,258 @@
+"""Compares the documents that the log does not touch, beside a restore, and to the end before clean (ADR 43).
+
+A difference counts only once the log, read up to its end, does not touch its document: what the log touches is replayed
+and compared by restore itself. So whatever is in motion on either side is no false difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from typing_extensions import override
+
+from d5agent.core.outside import MOST_BYTES, Differences, OutsideReport, cost_of, decode_outside, outside_key
+from d5agent.core.replay import Doubts
+from d5agent.core.report import VerifyReport
+from d5agent.core.segment import touches_of
+from d5agent.errors import AgentError, TransientError
+from d5agent.steps.log_reader import LogReader
+from d5agent.steps.paced_reader import PacedReader
+from d5agent.steps.verifier import Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from d5agent.core.compare import Difference
+    from d5agent.core.log import Link
+    from d5agent.core.operation import Namespace
+    from d5agent.core.repair import LastEvent
+    from d5agent.ports import Clock, DocumentReader, ObjectStore
+    from d5agent.service import Coordinator
+    from d5agent.steps.log_reader import StoredSegment
+
+_REST_BESIDE: Final = 3.0  # times as long as a page took: a quarter of the pace beside a restore
+_REST_ALONE: Final = 1.0
+_RETRY_SECONDS: Final = 30.0
+_SAVE_SECONDS: Final = 10.0
+_EVENTS_A_TURN: Final = 500
+
+
+class TooManyDifferError(Exception):
+    """A collection has more differences than memory is given to them."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found(VerifyReport):
+    """A comparison's report that keeps the differences, up to `room` bytes."""
+
+    scope: str = "outside"
+    room: int
+    kept: list[Difference] = field(default_factory=list)
+
+    @override
+    def add(self, difference: Difference, event: LastEvent | None = None) -> None:
+        """Keep a difference."""
+        self.room -= cost_of(difference)
+        if self.room < 0:
+            raise TooManyDifferError
+        self.kept.append(difference)
+
+
+@dataclass(slots=True, kw_only=True)
+class Outside:
+    """The comparison of one run. What it has found is stored, so that a restart goes on with the next collection.
+
+    `most_bytes`: what its differences may hold in memory.
+    """
+
+    source: DocumentReader
+    target: DocumentReader
+    store: ObjectStore
+    clock: Clock
+    waiting_bytes: int
+    most_bytes: int = MOST_BYTES
+    _report: OutsideReport | None = None
+    _is_replayed: bool = False
+    _replayed: asyncio.Event = field(default_factory=asyncio.Event)
+    _last: Link | None = None
+    _saved_at: float = float("-inf")
+    _is_saved: bool = False
+    _coordinator: Coordinator = field(init=False)
+    _readers: tuple[PacedReader, PacedReader] = field(init=False)
+
+    async def keep_comparing(self, coordinator: Coordinator, *, is_held: Callable[[], bool]) -> None:
+        """Compare beside a restore until cancelled. The restore never waits for it, nor fails because of it.
+
+        `is_held`: while it says so, neither database is read.
+        """
+        self._begin(coordinator, rest=_REST_BESIDE, is_held=is_held)
+        self._is_replayed = False
+        while True:
+            self._replayed.clear()
+            try:
+                await self._advance()
+                await self._replayed.wait()
+            except TransientError as error:
+                self._tell_interrupted(error)
+                await self.clock.sleep(_RETRY_SECONDS)
+            except AgentError as error:  # clean will say so again, and end with it
+                self._tell_interrupted(error)
+                return
+
+    async def finish(self, coordinator: Coordinator) -> OutsideReport:
+        """Compare what is left, ask the log about all that differs, up to its end, and return the report."""
+        self._begin(coordinator, rest=_REST_ALONE, is_held=lambda: False)
+        self.note_replayed()
+        await self._advance()
+        return await self._known()
+
+    def note_replayed(self) -> None:
+        """Take note that the target has been brought up to the log's end: what differs now is looked at again."""
+        self._is_replayed = True
+        self._replayed.set()
+
+    def summary(self, *, sequence: int) -> dict[str, Any]:
+        """Return what is known at this moment, for a certificate of the log up to a commit."""
+        report = self._report or OutsideReport(run_id=self._coordinator.state.run_id)
+        return report.summary(sequence=sequence)
+
+    def _begin(self, coordinator: Coordinator, *, rest: float, is_held: Callable[[], bool]) -> None:
+        self._coordinator = coordinator
+        source, target = (
+            PacedReader(reader=side, clock=self.clock, rest=rest, is_held=is_held)
+            for side in (self.source, self.target)
+        )
+        self._readers = source, target
+
+    async def _known(self) -> OutsideReport:
+        if self._report is None:
+            run_id = self._coordinator.state.run_id
+            body = await self.store.get(outside_key(run_id))
+            if body is None:
+                self._report = OutsideReport(run_id=run_id, began_at=self._now())
+            else:
+                self._report = decode_outside(body, run_id=run_id)
+        return self._report
+
+    async def _advance(self) -> None:
+        report = await self._known()
+        if not report.ended_at:
+            await self._compare(report, await self._left(report))
+            while not self._is_replayed:
+                await self._replayed.wait()
+            await self._look_again(report)
+            await self._compare(report, await self._left(report))
+            await self._count_extra_collections(report)
+            await self._ask_log(report, after=None)
+            self._is_saved = False
+        elif report.differences:
+            await self._ask_log(report, after=self._last)
+        if not self._is_saved:
+            await self._save(report)
+        self._tell(report)
+
+    async def _left(self, report: OutsideReport) -> list[Namespace]:
+        """Return the source's collections that are not compared yet; what only the target has is counted, not read."""
+        found = await self._readers[0].collections()
+        report.total = len({*map(str, found), *report.collections})
+        return [namespace for namespace in found if str(namespace) not in report.collections]
+
+    async def _compare(self, report: OutsideReport, namespaces: Iterable[Namespace]) -> None:
+        for namespace in namespaces:
+            # Half of what is left: one collection must not hide the differences of all others.
+            held = report.suspects.bytes + report.differences.bytes
+            found = _Found(room=(self.most_bytes - held) // 2)
+            try:
+                await self._verifier(found, on_progress=lambda seen: self._tell(report, seen.compared)).whole(
+                    [namespace]
+                )
+            except TooManyDifferError:
+                if not self._is_replayed:
+                    continue  # it is compared once they are replayed
+                report.is_cut = True
+            report.suspects.add(found.kept)
+            report.collections[str(namespace)] = found.compared
+            self._is_saved = False
+            if self.clock.monotonic() - self._saved_at >= _SAVE_SECONDS:
+                await self._save(report)
+
+    async def _look_again(self, report: OutsideReport) -> None:
+        """Look up again what differed: what was replayed since is equal now."""
+        found = _Found(room=2 * self.most_bytes)
+        doubts = Doubts(documents=report.suspects.by_namespace())
+        await self._verifier(found).compare_again(doubts)
+        report.suspects = Differences()
+        report.suspects.add(found.kept)
+
+    async def _count_extra_collections(self, report: OutsideReport) -> None:
+        source, target = self._readers
+        names = {*await target.collections()} - {*await source.collections()}
+        report.extra_collections = {
+            str(namespace): await target.count(namespace, exactly=False) for namespace in sorted(names, key=str)
+        }
+
+    async def _ask_log(self, report: OutsideReport, *, after: Link | None) -> None:
+        """Forget what commits touch: those after `after`, or all of them, as suspects need; the rest differs."""
+        reader, before = LogReader(store=self.store), len(report.differences)
+        async with aclosing(reader.segments_of(reader.links(after=after))) as segments:
+            async for link, segment in segments:
+                if segment is None:
+                    self._last = link
+                    continue
+                began = self.clock.monotonic()
+                await self._forget_touched(report, segment)
+                if after is None:
+                    await self._readers[0].pause(self.clock.monotonic() - began)
+        if len(report.differences) != before:
+            self._is_saved = False
+        report.conclude(now=self._now(), sequence=-1 if self._last is None else self._last.commit.sequence)
+
+    async def _forget_touched(self, report: OutsideReport, segment: StoredSegment) -> None:
+        for number, touch in enumerate(touches_of(*segment), 1):
+            if number % _EVENTS_A_TURN == 0:
+                await self.clock.sleep(0)
+            for known in (report.suspects, report.differences):
+                if touch.document_id is not None:
+                    known.touch(touch.namespace, touch.document_id)
+                    continue
+                for moved in (touch.namespace, touch.rename_to):
+                    if moved is not None:
+                        known.move(moved)
+
+    def _verifier(self, found: _Found, on_progress: Callable[[VerifyReport], None] = lambda _: None) -> Verifier:
+        source, target = self._readers
+        return Verifier(
+            source=source,
+            target=target,
+            repair_into=None,
+            clock=self.clock,
+            waiting_bytes=self.waiting_bytes,
+            rounds=1,
+            on_progress=on_progress,
+            report=found,
+        )
+
+    async def _save(self, report: OutsideReport) -> None:
+        await self.store.put(outside_key(report.run_id), report.encode())
+        self._saved_at, self._is_saved = self.clock.monotonic(), True
+
+    def _tell(self, report: OutsideReport, under_way: int = 0) -> None:
+        self._coordinator.report(
+            outside={
+                "is_complete": bool(report.ended_at),
+                "collections": report.total,
+                "collections_compared": len(report.collections),
+                "compared": report.compared + under_way,
+                **report.counts(),
+                "unchecked": len(report.suspects),
+            }
+        )
+
+    def _tell_interrupted(self, error: AgentError) -> None:
+        self._coordinator.journal.warning("outside_comparison_interrupted", error=str(error), hint=error.hint)
+
+    def _now(self) -> str:
+        return self.clock.now().isoformat(timespec="milliseconds")
