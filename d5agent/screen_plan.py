@@ -32,6 +32,12 @@ def _parts(values: dict[str, Any]) -> Iterator[RenderableType]:
     yield from _listed(values, "overwrites", f"documents that would be overwritten{surprise}", _overwrite)
     if "divergence" in values:
         yield from _listed(values, "divergence", "documents that the outage did not touch, and that differ", _divergent)
+    if "undelivered" in values:
+        title = "documents that the outage touched, and whose last write in MongoDB DMS had not delivered"
+        yield from _listed(values, "undelivered", title, _undelivered)
+        kept_in = values["undelivered_kept_in"]
+        if values["undelivered_total"] and kept_in:
+            yield f"  restore overwrites these; MongoDB's versions stay in its dump: {escaped(kept_in)}"
     if values["indexes"]:
         yield _list("indexes and options that differ", len(values["indexes"]), values["indexes"][:_SHOWN])
     yield from (escaped(note) for note in values["notes"])
@@ -91,6 +97,11 @@ def _divergent(row: dict[str, Any]) -> str:
         "different": f"differs: {', '.join(row['fields'])}",
     }
     return f"{row['namespace']} {row['id']}: {what[row['kind']]}"
+
+
+def _undelivered(row: dict[str, Any]) -> str:
+    what = "deleted in MongoDB" if row["kind"] == "missing" else f"written in MongoDB: {', '.join(row['fields'])}"
+    return f"{row['namespace']} {row['id']}: {what}"
 
 
 def _estimate(estimate: dict[str, Any]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from d5agent.core.backup import run_folder
 from d5agent.core.naming import id_to_text
 from d5agent.core.operation import DOCUMENT_KINDS
 from d5agent.core.replay import is_known_barrier
@@ -118,6 +119,8 @@ class Plan:
     conflicts: Named[Conflict] = field(default_factory=Named)
     indexes: list[str] = field(default_factory=list)
     divergence: Named[Difference] | None = None
+    undelivered: Named[Difference] | None = None
+    """Documents that the log touches, and whose last write in MongoDB DMS had not delivered: restore overwrites it."""
     estimate: Estimate | None = None
     whole: dict[Namespace, None] = field(default_factory=dict)
     """Namespaces whose names moved: their documents are told by comparing them whole, in order of appearance."""
@@ -164,6 +167,11 @@ class Plan:
             found = self.unexpected if is_new else self.overwrites
             found.add(Overwrite(difference=difference, is_new=is_new))
 
+    def note_undelivered(self, found: Difference | None) -> None:
+        """Name what restore would overwrite although nobody but MongoDB has it."""
+        if found is not None and self.undelivered is not None:
+            self.undelivered.add(found)
+
     @property
     def obstacles(self) -> list[str]:
         """What restore would stop at, or not be able to write, in words."""
@@ -205,3 +213,7 @@ class Plan:
         if self.divergence is not None:
             yield "divergence", [difference.to_json() for difference in self.divergence.first]
             yield "divergence_total", self.divergence.total
+        if self.undelivered is not None:
+            yield "undelivered", [difference.to_json() for difference in self.undelivered.first]
+            yield "undelivered_total", self.undelivered.total
+            yield "undelivered_kept_in", f"{run_folder(self.run_id)}target/" if self.run_id else None

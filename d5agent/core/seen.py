@@ -10,18 +10,22 @@ _HASH: Final = _FLAG - 1
 _ROOM: Final = 1.5  # slots an element: beyond it, looking for a free one takes long
 BYTES_EACH: Final = 12
 """What an element costs: a slot of eight bytes, and room."""
+MASK_BYTES_EACH: Final = 6
+"""What the mask of an element costs besides."""
 
 
 class Seen:
     """Remembers about `most` things by 63 bits of their hashes, more if they come; each can be marked once.
 
     Two things of one hash are taken for one: with ten million, the chance that there is such a pair is one in 100,000.
-    A Python set takes five times the memory.
+    A Python set takes five times the memory. `has_masks`: each has a mask of 32 bits too, zero to begin with.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, has_masks: bool = False) -> None:
         self._slots = int(most * _ROOM) + 2
         self._table = array("Q", bytes(8 * self._slots))
+        self._has_masks = has_masks
+        self._masks = self._new_masks()
         self._room = most
         self._count = 0
 
@@ -57,6 +61,17 @@ class Seen:
         self._table[at] |= _FLAG
         return True
 
+    def set_bits(self, thing: object, bits: int) -> None:
+        """Set bits in the mask of what was added."""
+        self._masks[self._find(thing)[0]] |= bits
+
+    def mask(self, thing: object) -> int:
+        """Return the mask of what was added."""
+        return self._masks[self._find(thing)[0]]
+
+    def _new_masks(self) -> array[int]:
+        return array("I", bytes(4 * self._slots if self._has_masks else 0))
+
     def _find(self, thing: object) -> tuple[int, int]:
         """Return the slot that holds a thing, or the free one where it belongs; and its hash, which is never nought."""
         hash_ = hash(thing) & _HASH or 1
@@ -71,8 +86,11 @@ class Seen:
         return at
 
     def _grow(self) -> None:
-        before, self._slots = self._table, 2 * self._slots
-        self._table = array("Q", bytes(8 * self._slots))
-        for entry in before:
+        before, masks, self._slots = self._table, self._masks, 2 * self._slots
+        self._table, self._masks = array("Q", bytes(8 * self._slots)), self._new_masks()
+        for at, entry in enumerate(before):
             if entry:
-                self._table[self._slot(entry & _HASH)] = entry
+                slot = self._slot(entry & _HASH)
+                self._table[slot] = entry
+                if self._has_masks:
+                    self._masks[slot] = masks[at]

@@ -11,9 +11,10 @@ from typing_extensions import override
 
 from d5agent.core.compare import difference_of
 from d5agent.core.estimate import Measured, Writes, estimate
+from d5agent.core.named_fields import FieldBits, differing_names, undelivered_part
 from d5agent.core.plan import MOST_DIVERGENT, Named, Plan
 from d5agent.core.report import VerifyReport, fact_differences
-from d5agent.core.seen import BYTES_EACH, Seen
+from d5agent.core.seen import BYTES_EACH, MASK_BYTES_EACH, Seen
 from d5agent.steps.divergence import Divergence, without_later_ones
 from d5agent.steps.foresight import Foresight
 from d5agent.steps.parallel import parallel
@@ -87,7 +88,7 @@ class Planner:
         )
         writes = Writes(window_bytes=self.window_bytes)
         if with_divergence:
-            self.plan.divergence = Named(MOST_DIVERGENT)
+            self.plan.divergence, self.plan.undelivered = Named(MOST_DIVERGENT), Named()
         for part in self._parts(last):
             await self._survey(part, writes)
             await self._look(part, foresight)
@@ -119,11 +120,22 @@ class Planner:
         """Yield the parts, one after the other: each takes all the memory that there is for them."""
         if last is None:
             return
-        operations, room = last.commit.total.operations, self._room(_SHARE_OF_DOCUMENTS)
+        has_fields = self.plan.divergence is not None
+        fields = FieldBits() if has_fields else None
+        each = BYTES_EACH + (MASK_BYTES_EACH if has_fields else 0)
+        operations, room = last.commit.total.operations, self._room(_SHARE_OF_DOCUMENTS) * BYTES_EACH // each
         parts = max(1, math.ceil(operations / (room * _FILLED)))
         for part in range(parts):
-            seen = Seen(min(operations, room))
-            yield LogPart(reader=self.reader, last=last, part=part, parts=parts, seen=seen, portion=self._portion)
+            seen = Seen(min(operations, room), has_masks=has_fields)
+            yield LogPart(
+                reader=self.reader,
+                last=last,
+                part=part,
+                parts=parts,
+                seen=seen,
+                portion=self._portion,
+                fields=fields,
+            )
 
     async def _survey(self, part: LogPart, writes: Writes) -> None:
         """Read the log once, to know what a part touches; the first time, to count it."""
@@ -163,6 +175,9 @@ class Planner:
                 row.equal += 1
             else:
                 self.plan.differs(difference, is_new=id_ in batch.new)
+                names = differing_names(ours.get(id_), theirs.get(id_))
+                lost = part.unnamed(namespace, id_, names)
+                self.plan.note_undelivered(undelivered_part(difference, lost, begins_with_insert=id_ in batch.new))
         await foresight.take(namespace, ours, part.touches)
 
     async def _compare_whole(self) -> None:
@@ -202,10 +217,9 @@ class Planner:
         return await verifier.whole(namespaces)
 
     async def _forget_later_ones(self, last: Link | None) -> None:
-        if self.plan.divergence is None:
-            return
-        is_sure = await without_later_ones(self.plan.divergence, self.reader, last, now=self.now, clock=self.clock)
-        if not is_sure:
+        lists = [named for named in (self.plan.divergence, self.plan.undelivered) if named is not None]
+        sure = [await without_later_ones(some, self.reader, last, now=self.now, clock=self.clock) for some in lists]
+        if not all(sure):
             self.plan.notes.append(
                 "the log ends before the comparison did: what was written between may stand among what diverges;"
                 " plan again once replication has caught up"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.identity import identity_of
+from d5agent.core.named_fields import fields_named_by
 from d5agent.core.naming import names_in_keys, parse_segment_key
 from d5agent.core.segment import touches_of
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from d5agent.core.log import Commit, Link
+    from d5agent.core.named_fields import FieldBits
     from d5agent.core.operation import Namespace, Operation
     from d5agent.core.raw import DocumentId
     from d5agent.core.seen import Seen
@@ -70,7 +72,7 @@ class Portion:
 class LogPart:
     """A log up to a commit, and those of its documents whose hash falls into one of `parts` parts.
 
-    `portion`: how many documents are held at a time.
+    `portion`: how many documents are held at a time. `fields`: remember which fields of each document events name.
     """
 
     reader: LogReader
@@ -79,6 +81,7 @@ class LogPart:
     parts: int
     seen: Seen
     portion: int
+    fields: FieldBits | None = None
 
     async def operations(self) -> AsyncGenerator[tuple[Commit, Operation]]:
         """Yield all operations, of all parts, but the agent's own; each document of this part is then known."""
@@ -87,6 +90,9 @@ class LogPart:
                 thing = (operation.namespace, operation.document_id)
                 if operation.document_id is not None and hash(thing) % self.parts == self.part:
                     self.seen.add(thing)
+                    if self.fields is not None:
+                        bits = self.fields.mask(operation.namespace, fields_named_by(operation))
+                        self.seen.set_bits(thing, bits)
                 yield commit, operation
 
     async def portions(self, is_wanted: Callable[[Namespace], bool]) -> AsyncGenerator[Portion]:
@@ -104,6 +110,12 @@ class LogPart:
                     yield portion
                     portion = Portion()
         yield portion
+
+    def unnamed(self, namespace: Namespace, id_: DocumentId, names: set[bytes]) -> set[bytes]:
+        """Return those of a document's fields that no operation names, once all `operations` were read."""
+        if self.fields is None:
+            return set()
+        return self.fields.unnamed(namespace, self.seen.mask((namespace, id_)), names)
 
     def touches(self, namespace: Namespace, id_: DocumentId) -> bool | None:
         """Whether the log touches a document; None: it belongs to another part, which alone knows."""

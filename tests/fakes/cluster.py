@@ -9,7 +9,7 @@ from bson import Timestamp, encode
 from bson.raw_bson import RawBSONDocument
 
 from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.raw import document_id, id_document
+from d5agent.core.raw import document_id, elements, id_document
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class _Happened:
     op: Op
     time: ClusterTime
     incarnation: int
+    before: bytes | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,15 +123,17 @@ class FakeCluster:
         """Apply one operation, or several as a transaction: they share one cluster time. All or none of them."""
         before = self.database.copy() if len(ops) > 1 else None
         try:
+            earlier = []
             for op in ops:
+                earlier.append(None if op.id is None else self.database.find(op.namespace, op.id))
                 self._do(op)
         except ImpossibleError:
             if before is not None:
                 self.database = before
             raise
         time = self._tick()
-        for op in ops:
-            self._tell(op, time)
+        for op, document in zip(ops, earlier, strict=True):
+            self._tell(op, time, document)
 
     def event(self, number: int) -> bytes:
         """Return an event as the stream would give it at this moment."""
@@ -150,7 +153,7 @@ class FakeCluster:
             document = self._looked_up(happened, op.id) if op.kind == "update" and op.id else op.document
             fields["fullDocument"] = None if document is None else RawBSONDocument(document)
         if op.kind == "update":
-            fields["updateDescription"] = {"updatedFields": {}, "removedFields": []}
+            fields["updateDescription"] = _description(happened.before, op.document)
         return encode(fields)
 
     def touched(self) -> list[Namespace]:
@@ -194,7 +197,7 @@ class FakeCluster:
         elif self.database.put(op.namespace, id_, op.document) is not None:
             raise ImpossibleError(op)
 
-    def _tell(self, op: Op, time: ClusterTime) -> None:
+    def _tell(self, op: Op, time: ClusterTime, before: bytes | None = None) -> None:
         if op.kind == "dropDatabase":
             for name in self.database.names(op.namespace.database):
                 self._tell(Op(kind="drop", namespace=name), time)
@@ -202,11 +205,28 @@ class FakeCluster:
         if op.kind == "drop":
             self.database.drop(op.namespace)
         self._happened.append(
-            _Happened(op=op, time=time, incarnation=self._incarnations.get(op.namespace, 0)),
+            _Happened(op=op, time=time, incarnation=self._incarnations.get(op.namespace, 0), before=before),
         )
         for namespace in (op.namespace, op.rename_to) if op.id is None else ():
             if namespace is not None:
                 self._incarnations[namespace] = len(self._happened)
+
+
+def _description(before: bytes | None, after: bytes | None) -> dict[str, Any]:
+    """Return which fields an update changed: none that it set to the value that it had. Values are not decoded."""
+    old, new = (_fields(document) for document in (before, after))
+    changed = b"".join(element for name, element in new.items() if old.get(name) != element)
+    size = (len(changed) + 5).to_bytes(4, "little")
+    return {
+        "updatedFields": RawBSONDocument(size + changed + b"\0"),
+        "removedFields": [name.decode(errors="replace") for name in old if name not in new],
+    }
+
+
+def _fields(document: bytes | None) -> dict[bytes, bytes]:
+    """Return each element of a document, by its name, as it stands there."""
+    found = () if document is None else elements(document)
+    return {e.name: (document or b"")[e.start - len(e.name) - 2 : e.end] for e in found}
 
 
 def token_data(number: int) -> str:

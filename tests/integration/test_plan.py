@@ -76,3 +76,22 @@ async def test_a_conflict_that_is_foreseen_is_the_one_that_restore_meets(rig: Ag
     async with Client(rig.target.uri) as client:
         await client["shop"]["orders"].delete_one({"_id": "holder"})
     assert (await agent.run("plan")).code == 0
+
+
+async def test_undelivered_writes_on_touched_documents_are_named(rig: AgentRig) -> None:
+    for server in (rig.source, rig.target):
+        async with Client(server.uri) as client:
+            await client["shop"]["orders"].insert_many([{"_id": n, "a": 1, "tags": [1, 2, 3]} for n in (1, 2, 3)])
+    async with Client(rig.target.uri) as client:
+        await client["shop"]["orders"].update_one({"_id": 1}, {"$set": {"a": 999}})
+        await client["shop"]["orders"].delete_one({"_id": 2})
+    agent = await rig.captured_agent()
+    async with Client(rig.source_uri) as client:
+        orders = client["shop"]["orders"]
+        await orders.update_many({}, {"$set": {"b": 5}})
+        await orders.update_one({"_id": 3}, {"$push": {"tags": 4}, "$unset": {"a": 1}})
+    await rig.until_captured(4)
+    ended = await agent.run("plan", "--divergence")
+    assert "whose last write in MongoDB DMS had not delivered: 2" in said(ended)
+    assert "shop.orders 1: written in MongoDB: a" in said(ended)
+    assert "shop.orders 2: deleted in MongoDB" in said(ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from d5agent.core.plan import Plan
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.planner import Planner
 from d5agent.steps.rates import keep_rate, known_rate
-from tests.fakes.cluster import Op, delete, drop, drop_database, insert, rename, update
+from tests.fakes.cluster import Op, delete, drop, drop_database, insert, rename, replace, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.indexes import UniqueIndex, identity
 from tests.fakes.stage import ORDERS, Stage
@@ -21,14 +22,22 @@ from tests.fakes.store import FakeObjectStore
 from tests.fakes.target import FakeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from d5agent.core.operation import ClusterTime
+    from d5agent.core.raw import DocumentId
 
 OTHERS = Namespace("shop", "others")
 MIB = 1024 * 1024
 
 
 async def planned(
-    stage: Stage, *, with_divergence: bool = False, memory_bytes: int = MIB, source: WrittenMeanwhile | None = None
+    stage: Stage,
+    *,
+    with_divergence: bool = False,
+    memory_bytes: int = MIB,
+    source: WrittenMeanwhile | None = None,
+    now: Callable[[], Awaitable[ClusterTime]] | None = None,
 ) -> dict[str, Any]:
     """The plan, as JSON: it must be JSON, and nothing may have been written."""
     before = dict(stage.store.objects), stage.target.database.contents(), stage.cluster.database.contents()
@@ -38,7 +47,7 @@ async def planned(
         source=source or FakeReader(stage.cluster),
         target=stage.target,
         clock=stage.clock,
-        now=stage.source.now,
+        now=now or stage.source.now,
         memory_bytes=memory_bytes,
         window_bytes=100_000,
         waiting_bytes=10_000,
@@ -95,6 +104,7 @@ async def test_each_document_is_counted_once_by_what_happens_to_it() -> None:
     assert (plan["go"], plan["obstacles"], plan["notes"]) == (True, [], [])
     assert plan["sequence"] == (await stage.commits())[-1].sequence
     assert "divergence" not in plan
+    assert "undelivered" not in plan
 
 
 async def test_what_would_be_overwritten_is_named_with_its_fields() -> None:
@@ -355,6 +365,111 @@ async def test_without_a_log_all_that_differs_diverges() -> None:
     plan = await planned(stage, with_divergence=True)
     assert [row["id"] for row in plan["divergence"]] == ["1"]
     assert plan["notes"] == []
+
+
+def diverged_and_touched(stage: Stage) -> None:
+    """Let MongoDB have written one document, and deleted another, without DMS delivering it."""
+    both(stage, _id="written", a=1, b=1)
+    both(stage, _id="deleted", a=1, b=1)
+    stage.target.database.put(ORDERS, raw_id("written"), raw_document({"_id": "written", "a": 999, "b": 1}))
+    stage.target.database.remove(ORDERS, raw_id("deleted"))
+
+
+async def test_undelivered_writes_on_touched_documents_are_named() -> None:
+    stage = Stage()
+    diverged_and_touched(stage)
+    both(stage, _id="plain", a=1, b=1)
+    await stage.capture(
+        *[update(ORDERS, {"_id": id_, "a": 1, "b": 2}) for id_ in ("written", "deleted", "plain")],
+        insert(ORDERS, {"_id": "new"}),
+    )
+    plan = await planned(stage, with_divergence=True)
+    found = {row["id"]: (row["kind"], row["fields"]) for row in plan["undelivered"]}
+    assert found == {"written": ("different", ["a"]), "deleted": ("missing", [])}
+    assert plan["undelivered_total"] == 2
+    assert plan["undelivered_kept_in"] == "dump/run/target/"
+    assert plan["divergence"] == []
+    assert plan["go"]
+
+
+async def test_fields_that_any_event_names_are_not_undelivered() -> None:
+    stage = Stage()
+    for id_ in ("in turn", "removed", "replaced", "reborn"):
+        both(stage, _id=id_, a=1, b=1, c=1)
+    have(stage, "target", _id="inserted")
+    await stage.capture(
+        update(ORDERS, {"_id": "in turn", "a": 2, "b": 1, "c": 1}),
+        update(ORDERS, {"_id": "in turn", "a": 2, "b": 2, "c": 1}),
+        update(ORDERS, {"_id": "removed", "a": 1, "b": 1}),
+        update(ORDERS, {"_id": "replaced", "a": 2, "b": 1, "c": 1}),
+        replace(ORDERS, {"_id": "replaced", "a": 3}),
+        delete(ORDERS, "reborn"),
+        insert(ORDERS, {"_id": "reborn", "a": 5}),
+        insert(ORDERS, {"_id": "inserted", "a": 5}),
+    )
+    assert (await planned(stage, with_divergence=True))["undelivered"] == []
+
+
+async def test_undelivered_writes_are_found_in_a_log_larger_than_memory() -> None:
+    stage = Stage()
+    for number in range(150):
+        both(stage, _id=number, a=1, b=1)
+        stage.target.database.put(ORDERS, raw_id(number), raw_document({"_id": number, "a": 999 + number % 2, "b": 1}))
+        stage.cluster.database.put(ORDERS, raw_id(number), raw_document({"_id": number, "a": 999, "b": 1}))
+    await stage.capture(*[update(ORDERS, {"_id": number, "a": 999, "b": 2}) for number in range(150)])
+    for memory_bytes in (MIB, 2_000):
+        plan = await planned(stage, with_divergence=True, memory_bytes=memory_bytes)
+        assert sorted(int(row["id"]) for row in plan["undelivered"]) == list(range(1, 150, 2))
+
+
+async def test_what_is_written_while_it_compares_is_not_taken_for_undelivered() -> None:
+    stage = Stage()
+    both(stage, _id=1, a=1, b=1)
+    await stage.capture(update(ORDERS, {"_id": 1, "a": 1, "b": 2}))
+
+    updated: list[bool] = []
+
+    class UpdatedMeanwhile(WrittenMeanwhile):
+        @override
+        async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+            if not updated:
+                updated.append(True)
+                await self.stage.capture(update(ORDERS, {"_id": 1, "a": 2, "b": 2}))
+            return await super().fetch(namespace, ids)
+
+        @override
+        async def collections(self) -> Sequence[Namespace]:
+            return await FakeReader.collections(self)
+
+    plan = await planned(stage, with_divergence=True, source=UpdatedMeanwhile(stage, is_captured=True))
+    assert (plan["undelivered"], plan["undelivered_total"]) == ([], 0)
+
+
+async def test_a_write_at_a_time_that_stands_still_is_not_taken_for_divergence() -> None:
+    stage = Stage()
+    both(stage, _id=1)
+    await stage.capture(update(ORDERS, {"_id": 1, "n": 1}))
+    still = (await stage.commits())[-1].position.cluster_time
+
+    class CapturedLater(WrittenMeanwhile):
+        @override
+        async def collections(self) -> Sequence[Namespace]:
+            self.stage.cluster.database.put(ORDERS, raw_id("late"), raw_document({"_id": "late"}))
+            return await FakeReader.collections(self)
+
+    async def now() -> ClusterTime:
+        await asyncio.sleep(0)
+        return still
+
+    async def capture_later() -> None:
+        await stage.clock.sleep(1)
+        stage.cluster.database.remove(ORDERS, raw_id("late"))
+        await stage.capture(insert(ORDERS, {"_id": "late"}))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(capture_later())
+        plan = await planned(stage, with_divergence=True, source=CapturedLater(stage, is_captured=False), now=now)
+    assert plan["divergence"] == []
 
 
 async def test_without_divergence_nothing_is_named() -> None:

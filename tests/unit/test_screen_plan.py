@@ -97,3 +97,21 @@ def test_indexes_and_notes_are_shown() -> None:
     assert "indexes and options that differ: 25 shop.x: index i0 is missing" in text
     assert "… and 5 more" in text
     assert "mind [this]" in text
+
+
+def test_undelivered_writes_on_touched_documents_are_shown_with_where_they_stay() -> None:
+    plan = Plan(run_id="run", divergence=Named(), undelivered=Named())
+    assert "delivered: 0" not in shown(plan)
+    plan.note_undelivered(differing(1))
+    plan.note_undelivered(differing(2, DifferenceKind.MISSING))
+    plan.note_undelivered(None)
+    text = shown(plan)
+    assert "whose last write in MongoDB DMS had not delivered: 2" in text
+    assert "shop.or[d]ers 1: written in MongoDB: a, b" in text
+    assert "shop.or[d]ers 2: deleted in MongoDB" in text
+    assert "MongoDB's versions stay in its dump: dump/run/target/" in text
+    plan.run_id = ""
+    assert "its dump" not in shown(plan)
+    plan.undelivered = None
+    plan.note_undelivered(differing(3))
+    assert "undelivered" not in plan.to_json()
