@@ -17,6 +17,7 @@ from d5agent.errors import CorruptDataError, OperatorError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from d5agent.core.changed import Changed
     from d5agent.core.identity import Identity
 
 VERSION: Final = 1
@@ -76,11 +77,11 @@ class Differences:
         return {namespace: {d.id for d in found.values()} for namespace, found in self._found.items()}
 
 
-_Known = tuple[Namespace, "Identity", DifferenceKind]
+_Known = tuple[Namespace, "Identity"]
 
 
 def _known(difference: Difference) -> _Known:
-    return difference.namespace, identity_of(difference.id), difference.kind
+    return difference.namespace, identity_of(difference.id)
 
 
 def cost_of(difference: Difference) -> int:
@@ -96,7 +97,9 @@ class OutsideReport:
     the log was not asked yet whether it touches them; `differences` it does not touch, up to the commit `sequence`.
     `is_cut`: in some collection more differ than are held, and its comparison ended there. `extra_collections`: those
     that only the target has, with the number of their documents; they are not read. `found_at`: when the newest
-    difference was found that needs an operator's word; `reported` are those that an earlier start had found.
+    difference was found that needs an operator's word; `reported`: what an earlier start had found. `target_position`:
+    where the target's change stream was when the replay had ended; `written_since`: documents that differ and were
+    written there since.
     """
 
     run_id: str
@@ -111,6 +114,8 @@ class OutsideReport:
     extra_collections: dict[str, int] = field(default_factory=dict)
     found_at: str = ""
     reported: frozenset[_Known] = frozenset()
+    target_position: bytes | None = None
+    written_since: Differences = field(default_factory=Differences)
 
     @property
     def compared(self) -> int:
@@ -136,6 +141,20 @@ class OutsideReport:
             self.found_at = now
         self.reported |= known
 
+    @property
+    def has_new(self) -> bool:
+        """Whether something differs that no earlier start had found."""
+        return any(_known(difference) not in self.reported for difference in self.suspects)
+
+    def set_aside(self, changed: Changed) -> None:
+        """Take out of the suspects what was written to the target since its position: applications work there now."""
+        written = {(namespace, identity_of(id_)) for namespace, ids in changed.documents.items() for id_ in ids}
+        for difference in tuple(self.suspects):
+            place, is_moved = _known(difference), bool(changed.moved_within([difference.namespace]))
+            if place not in self.reported and (place in written or is_moved):
+                self.suspects.touch(difference.namespace, difference.id)
+                self.written_since.add([difference])
+
     def counts(self) -> dict[str, int]:
         """Return how many documents the log does not touch, and differ, by kind."""
         found = dict.fromkeys(map(str, DifferenceKind), 0)
@@ -155,6 +174,7 @@ class OutsideReport:
             **self.counts(),
             "unchecked": len(self.suspects),
             "is_cut": self.is_cut,
+            "written_since": len(self.written_since),
             "extra_collections": len(self.extra_collections),
             "first": [d.to_json() for d, _ in zip(self.differences, range(_FIRST), strict=False)],
             "report": outside_key(self.run_id),
@@ -175,7 +195,11 @@ class OutsideReport:
             **self.counts(),
             "is_cut": self.is_cut,
             "extra_collections": self.extra_collections,
+            "target_position": None
+            if self.target_position is None
+            else base64.b64encode(self.target_position).decode(),
             "differences": [_row(difference) for difference in self.differences],
+            "written_since": [_row(difference) for difference in self.written_since],
             "unchecked": [_row(difference) for difference in self.suspects],
         }
         return json.dumps(value, indent=1).encode() + b"\n"
@@ -205,7 +229,10 @@ def decode_outside(body: bytes, *, run_id: str) -> OutsideReport:
             found_at=str(value["found_at"] or ""),
         )
         report.reported = frozenset(map(_known, map(_difference, value["differences"])))
-        report.suspects.add(map(_difference, (*value["differences"], *value["unchecked"])))
+        rows = (*value["differences"], *value["unchecked"], *value["written_since"])
+        report.suspects.add(map(_difference, rows))
+        if value["target_position"] is not None:
+            report.target_position = base64.b64decode(value["target_position"], validate=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(
             "the comparison of untouched documents is damaged",
@@ -222,7 +249,7 @@ def stored_summary(body: bytes | None) -> dict[str, Any] | None:
         return None
     value = json.loads(body)
     names = ("began_at", "ended_at", "found_at", "compared", *map(str, DifferenceKind), "is_cut")
-    return {name: value[name] for name in names}
+    return {**{name: value[name] for name in names}, "written_since": len(value["written_since"])}
 
 
 def _row(difference: Difference) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def outside_comparison(adapters: Adapters, target: TargetAdapters, settings: Set
     return Outside(
         source=adapters.source_reader,
         target=target.reader,
+        changes=target.changes,
         store=adapters.store,
         clock=adapters.clock,
         waiting_bytes=settings.waiting_bytes // 4,

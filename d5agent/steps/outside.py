@@ -17,10 +17,12 @@ from d5agent.core.outside import MOST_BYTES, Differences, OutsideReport, cost_of
 from d5agent.core.replay import Doubts
 from d5agent.core.report import VerifyReport
 from d5agent.core.segment import touches_of
-from d5agent.errors import AgentError, TransientError
+from d5agent.errors import AgentError, LogHeldError, OperatorError, TransientError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.paced_reader import PacedReader
+from d5agent.steps.parallel import beside
 from d5agent.steps.verifier import Verifier
+from d5agent.steps.written_since import written_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from d5agent.core.log import Link
     from d5agent.core.operation import Namespace
     from d5agent.core.repair import LastEvent
-    from d5agent.ports import Clock, DocumentReader, ObjectStore
+    from d5agent.ports import Clock, DocumentReader, ObjectStore, TargetChanges
     from d5agent.service import Coordinator
     from d5agent.steps.log_reader import StoredSegment
 
@@ -70,6 +72,7 @@ class Outside:
 
     source: DocumentReader
     target: DocumentReader
+    changes: TargetChanges
     store: ObjectStore
     clock: Clock
     waiting_bytes: int
@@ -77,6 +80,9 @@ class Outside:
     _report: OutsideReport | None = None
     _is_replayed: bool = False
     _replayed: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_alone: bool = False
+    _at_rest: asyncio.Event = field(default_factory=asyncio.Event)
+    _saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     _last: Link | None = None
     _saved_at: float = float("-inf")
     _is_saved: bool = False
@@ -89,7 +95,11 @@ class Outside:
         `is_held`: while it says so, neither database is read.
         """
         self._begin(coordinator, rest=_REST_BESIDE, is_held=is_held)
-        self._is_replayed = False
+        self._is_replayed = self._is_alone = False
+        async with beside(self._keep_position()):
+            await self._compare_again_and_again()
+
+    async def _compare_again_and_again(self) -> None:
         while True:
             self._replayed.clear()
             try:
@@ -105,6 +115,7 @@ class Outside:
     async def finish(self, coordinator: Coordinator) -> OutsideReport:
         """Compare what is left, ask the log about all that differs, up to its end, and return the report."""
         self._begin(coordinator, rest=_REST_ALONE, is_held=lambda: False)
+        self._is_alone = True
         self.note_replayed()
         await self._advance()
         return await self._known()
@@ -113,6 +124,19 @@ class Outside:
         """Take note that the target has been brought up to the log's end: what differs now is looked at again."""
         self._is_replayed = True
         self._replayed.set()
+        self._at_rest.set()
+
+    async def _keep_position(self) -> None:
+        """Keep where the target's change stream was when the replay had ended last: applications write there later."""
+        while True:
+            await self._at_rest.wait()
+            self._at_rest.clear()
+            try:
+                report = await self._known()
+                report.target_position = await self.changes.position()
+                await self._save(report)
+            except AgentError as error:  # clean then takes what applications wrote for differences
+                self._tell_interrupted(error)
 
     def summary(self, *, sequence: int) -> dict[str, Any]:
         """Return what is known at this moment, for a certificate of the log up to a commit."""
@@ -208,7 +232,20 @@ class Outside:
                     await self._readers[0].pause(self.clock.monotonic() - began)
         if len(report.differences) != before:
             self._is_saved = False
+        if self._is_alone and report.has_new and report.target_position is not None:
+            await self._ask_target(report, report.target_position)
         report.conclude(now=self._now(), sequence=-1 if self._last is None else self._last.commit.sequence)
+
+    async def _ask_target(self, report: OutsideReport, position: bytes) -> None:
+        """Set aside what was written in the target since the replay: it is no loss of DMS's, nor of the stream's."""
+        try:
+            report.set_aside(await written_since(self.changes, position, clock=self.clock))
+        except LogHeldError:
+            raise
+        except OperatorError as error:
+            self._coordinator.journal.warning(
+                "writes_in_target_not_known", error=str(error), hint="what applications wrote there is named too"
+            )
 
     async def _forget_touched(self, report: OutsideReport, segment: StoredSegment) -> None:
         for number, touch in enumerate(touches_of(*segment), 1):
@@ -236,8 +273,13 @@ class Outside:
         )
 
     async def _save(self, report: OutsideReport) -> None:
-        await self.store.put(outside_key(report.run_id), report.encode())
-        self._saved_at, self._is_saved = self.clock.monotonic(), True
+        async with self._saving:
+            self._saved_at, self._is_saved = self.clock.monotonic(), True
+            try:
+                await self.store.put(outside_key(report.run_id), report.encode())
+            except AgentError:
+                self._is_saved = False
+                raise
 
     def _tell(self, report: OutsideReport, under_way: int = 0) -> None:
         self._coordinator.report(

@@ -151,9 +151,11 @@ class Stage:
 
     def outside(self, **changed: Any) -> Outside:  # noqa: ANN401 -- its fields
         """Return the comparison of what the log does not touch."""
+        self.changes.target = self.target
         comparison = Outside(
             source=FakeReader(self.cluster),
             target=self.target,
+            changes=self.changes,
             store=self.store,
             clock=self.clock,
             waiting_bytes=10_000,

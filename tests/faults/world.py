@@ -192,11 +192,14 @@ class World:
         guard = FakeGuard(target=self.target, obstacle=self.obstacle)
         closing = mortal(guard, life)
         self.hold = hold = TargetHold(open_guard=partial(opened, closing), states=states, clock=self.clock)
+        changes = mortal(FakeTargetChanges(self.target), life)
         self.target.before_each = life.spend
         kept = KeptChanges(source=source, states=states, store=store, clock=self.clock)
 
         def outside() -> Outside:
-            return Outside(source=reader, target=target, store=store, clock=self.clock, waiting_bytes=500)
+            return Outside(
+                source=reader, target=target, changes=changes, store=store, clock=self.clock, waiting_bytes=500
+            )
 
         return Daemon(
             plugins={
@@ -230,7 +233,7 @@ class World:
                     source=reader,
                     target=target,
                     target_reader=target,
-                    target_changes=mortal(FakeTargetChanges(self.target), life),
+                    target_changes=changes,
                     servers=Servers(
                         changes=source,
                         source=mortal(source_server(), life),

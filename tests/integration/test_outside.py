@@ -33,6 +33,15 @@ async def report_of(rig: AgentRig, name: str) -> dict[str, Any]:
     return report
 
 
+async def compared_nothing(rig: AgentRig) -> None:
+    """Let the stored report say that the restore had no time for the comparison."""
+    report = await report_of(rig, "outside.json")
+    assert report["target_position"]
+    unfinished = {**report, "ended_at": None, "found_at": None, "collections": {}, "differences": [], "unchecked": []}
+    async with rig.store() as store:
+        await store.put(f"reports/{report['run_id']}/outside.json", json.dumps(unfinished).encode())
+
+
 async def test_what_dms_never_delivered_is_kept_until_it_is_accepted(rig: AgentRig) -> None:
     await diverged(rig)
     agent = await rig.captured_agent()
@@ -43,6 +52,9 @@ async def test_what_dms_never_delivered_is_kept_until_it_is_accepted(rig: AgentR
     restored = await agent.run("start", "restore", "--follow")
     assert restored.code == 0, said(restored)
     assert (await report_of(rig, "certificate.json"))["outside"]["state"] in {"complete", "unfinished"}
+    await compared_nothing(rig)
+    async with Client(rig.target.uri) as client:  # the applications have moved
+        await client["shop"]["orders"].update_one({"_id": 100}, {"$set": {"n": 7}})
     run_id = (await agent.status())["run_id"]
     refused = await agent.run("start", "clean", "--follow")
     assert refused.code == OPERATOR
@@ -55,6 +67,7 @@ async def test_what_dms_never_delivered_is_kept_until_it_is_accepted(rig: AgentR
         ("old", "different"),
         ("undelivered", "extra"),
     }
+    assert [row["id"] for row in found["written_since"]] == ["100"]
     assert found["extra_collections"] == {"shop.local": 7}
     assert await rig.operations()
     await agent.call("start", "clean", "--accept-differences", run_id)

@@ -15,7 +15,7 @@ from d5agent.core.compare import Difference, DifferenceKind
 from d5agent.core.operation import Namespace
 from d5agent.core.outside import Differences, OutsideReport, decode_outside, outside_key
 from d5agent.core.services import Phase, Service, Status
-from d5agent.errors import CorruptDataError, OperatorError, TransientError
+from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.steps.paced_reader import PacedReader
 from tests.fakes.clock import FakeClock
@@ -24,6 +24,7 @@ from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.machine import FakeApplication
 from tests.fakes.stage import ORDERS, Stage, until
+from tests.fakes.store import DownStore
 from tests.fakes.target import FakeReader
 from tests.unit.test_plugin_monitors import clean, run_clean
 
@@ -494,6 +495,75 @@ async def test_clean_names_more_than_it_counts_where_the_comparison_was_cut() ->
     with pytest.raises(OperatorError) as refused:
         await cleaned(stage, stage.outside(most_bytes=2_000))
     assert str(refused.value.facts["count"]).startswith("more than ")
+
+
+async def test_what_applications_write_after_the_certificate_is_no_difference() -> None:
+    stage = diverged()
+    for number in range(8):
+        have(stage, "source", "target", _id=number)
+    have(stage, "source", "target", namespace=OTHERS, _id=1)
+    await drained(stage, insert(ORDERS, {"_id": "new"}))
+    assert (await restored(stage, stage.outside(source=SlowReader(stage))))["state"] == "unfinished"
+    target = stage.target.database  # the applications have moved
+    target.put(ORDERS, raw_id(1), raw_document({"_id": 1, "n": 5}))
+    target.remove(ORDERS, raw_id(2))
+    target.put(ORDERS, raw_id("app"), raw_document({"_id": "app"}))
+    target.drop(OTHERS)
+    with pytest.raises(OperatorError, match="missing or different") as refused:
+        await cleaned(stage)
+    assert refused.value.facts["count"] == 2
+    assert named(stored(stage), "differences") == DIVERGED
+    assert {(row["coll"], row["id"], row["kind"]) for row in stored(stage)["written_since"]} == {
+        ("orders", "1", "different"),
+        ("orders", "2", "missing"),
+        ("orders", "app", "extra"),
+        ("others", "1", "missing"),
+    }
+    stage.coordinator.state = replace(stage.coordinator.state, differences_accepted_at=LATER)
+    target.remove(ORDERS, raw_id("old"))  # an application deletes what was reported: no other word is needed
+    found = await cleaned(stage)
+    assert (found["missing"], found["different"], found["written_since"]) == (2, 0, 4)
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+async def test_writes_in_a_target_that_does_not_tell_them_are_named_too(*, is_silent: bool) -> None:
+    stage = await drained(diverged(), insert(ORDERS, {"_id": "new"}))
+    await restored(stage, stage.outside(source=SlowReader(stage)))
+    stage.target.database.put(ORDERS, raw_id("equal"), raw_document({"_id": "equal", "n": 5}))
+    stage.changes.is_silent, stage.changes.kept_from = is_silent, 0 if is_silent else 1_000
+    with pytest.raises(OperatorError, match="missing or different") as refused:
+        await cleaned(stage)
+    assert refused.value.facts["count"] == 3
+    (told,) = stage.coordinator.journal.facts_of("writes_in_target_not_known")
+    assert "marker" in str(told["error"]) or "refused" in str(told["error"])
+
+
+async def test_a_target_without_a_change_stream_fails_no_restore() -> None:
+    stage = await drained(diverged(), insert(ORDERS, {"_id": "new"}))
+    stage.changes.error = OperatorError("the target tells no position", hint="it is no replica set")
+    assert (await restored(stage))["state"] == "complete"
+    assert {"error": "the target tells no position", "hint": "it is no replica set"} in interruptions(stage)
+
+
+async def test_an_agent_that_lost_the_log_ends_while_it_asks_the_target() -> None:
+    stage = await drained(diverged(), insert(ORDERS, {"_id": "new"}))
+    await restored(stage, stage.outside(source=SlowReader(stage)))
+    stage.changes.error = LogHeldError("another agent holds the log")
+    with pytest.raises(LogHeldError):
+        await stage.outside().finish(stage.coordinator)
+
+
+async def test_a_report_that_was_not_stored_is_stored_with_the_next_turn() -> None:
+    stage = await drained(diverged(), insert(ORDERS, {"_id": "new"}))
+    down = DownStore()
+    down.objects = stage.store.objects
+    down.error = TransientError("the store does not answer")
+    outside = stage.outside(store=down)
+    with pytest.raises(TransientError):
+        await outside.finish(stage.coordinator)
+    down.error = None
+    await outside.finish(stage.coordinator)
+    assert named(stored(stage), "differences") == DIVERGED
 
 
 async def test_with_the_comparison_off_clean_asks_for_no_word() -> None:
