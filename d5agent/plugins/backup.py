@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.backup import NOT_INCLUDED, SIDES, Archive, Manifest, archive_key, run_folder
-from d5agent.steps.backups import load_archives, load_manifest, store_archive, store_manifest
-from d5agent.steps.parallel import parallel
+from d5agent.steps.backups import is_stored, load_archives, load_manifest, store_archive, store_manifest
+from d5agent.steps.parallel import parallel, task_group
 from d5agent.steps.probes import require_place
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from d5agent.ports import Clock, Dump, DumpTool, LargeObjectStore, ObjectStore
     from d5agent.service import Coordinator
+    from d5agent.steps.undelivered import Undelivered
 
+TARGET: Final = SIDES[0]
 _AT_ONCE: Final = 2  # dumps at the same time; each is one mongodump, which reads four collections at once
 
 
@@ -46,17 +48,27 @@ class _Side:
 
 @dataclass(slots=True, kw_only=True)
 class Backup:
-    """Dumps each database of each side. `tools` by side: "target" and "source"."""
+    """Dumps each database of each side. `tools` by side: "target" and "source".
+
+    `undelivered` looks, beside the target's dump, for what restore will overwrite and DMS had not delivered.
+    """
 
     tools: Mapping[str, DumpTool]
     store: ObjectStore
     archives: LargeObjectStore
     clock: Clock
+    undelivered: Undelivered
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
         """Dump what has no manifest yet: the target first, since restore waits for it."""
         await require_place(self.store, run_folder(coordinator.state.run_id), what="the manifest of a backup")
+        async with task_group() as group:
+            if not await is_stored(self.store, coordinator.state.run_id, TARGET):  # else restore may write already
+                group.create_task(self.undelivered.look(coordinator), name="undelivered")
+            await self._dump_all(coordinator)
+
+    async def _dump_all(self, coordinator: Coordinator) -> None:
         versions = await self._versions(coordinator)
         await self._abort_left_overs(coordinator, "a dump was killed")
         sides = [side for name in SIDES if (side := await self._side(coordinator, name, versions[name])) is not None]
@@ -139,6 +151,8 @@ class Backup:
 
     async def _conclude(self, coordinator: Coordinator, side: _Side) -> None:
         """Write the manifest: now it is a backup."""
+        if side.name == TARGET:
+            await self.undelivered.end()
         archives = [side.archives[database] for database in sorted(side.archives)]
         times = [archive.operation_time for archive in archives]
         manifest = Manifest(

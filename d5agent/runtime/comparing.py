@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from d5agent.plugins.verify import Verify
 from d5agent.steps.outside import Outside
+from d5agent.steps.undelivered import Undelivered
 
 if TYPE_CHECKING:
     from d5agent.runtime.opening import Adapters, TargetAdapters
@@ -33,4 +34,16 @@ def outside_comparison(adapters: Adapters, target: TargetAdapters, settings: Set
         store=adapters.store,
         clock=adapters.clock,
         waiting_bytes=settings.waiting_bytes // 4,
+    )
+
+
+def undelivered_writes(adapters: Adapters, target: TargetAdapters, settings: Settings) -> Undelivered:
+    """Return what looks for writes that DMS had not delivered, on documents that the log touches."""
+    return Undelivered(
+        source=adapters.source_reader,
+        target=target.reader,
+        store=adapters.store,
+        clock=adapters.clock,
+        now=adapters.source.now,
+        memory_bytes=settings.waiting_bytes // 2,
     )

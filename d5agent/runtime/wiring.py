@@ -19,7 +19,7 @@ from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
-from d5agent.runtime.comparing import outside_comparison, verify_plugin
+from d5agent.runtime.comparing import outside_comparison, undelivered_writes, verify_plugin
 from d5agent.runtime.with_target import WithTarget
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
@@ -105,7 +105,13 @@ def plugins(
 
     def backup(target: TargetAdapters) -> Plugin:
         tools = {"target": target.dump, "source": at.source_dump()}
-        return Backup(tools=tools, store=at.store, archives=at.large, clock=at.clock)
+        return Backup(
+            tools=tools,
+            store=at.store,
+            archives=at.large,
+            clock=at.clock,
+            undelivered=undelivered_writes(at, target, settings),
+        )
 
     return {
         Service.REPLICATION: lambda: Replication(

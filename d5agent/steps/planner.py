@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -14,12 +13,12 @@ from d5agent.core.estimate import Measured, Writes, estimate
 from d5agent.core.named_fields import FieldBits, differing_names, undelivered_part
 from d5agent.core.plan import MOST_DIVERGENT, Named, Plan
 from d5agent.core.report import VerifyReport, fact_differences
-from d5agent.core.seen import BYTES_EACH, MASK_BYTES_EACH, Seen
+from d5agent.core.seen import BYTES_EACH, Seen
 from d5agent.steps.divergence import Divergence, without_later_ones
 from d5agent.steps.foresight import Foresight
 from d5agent.steps.parallel import parallel
 from d5agent.steps.rates import known_rate
-from d5agent.steps.touched import LogPart
+from d5agent.steps.touched import log_parts
 from d5agent.steps.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from d5agent.core.repair import LastEvent
     from d5agent.ports import Clock, DocumentReader
     from d5agent.steps.log_reader import LogReader
-    from d5agent.steps.touched import Batch, Portion
+    from d5agent.steps.touched import Batch, LogPart, Portion
 
 _AT_ONCE: Final = 4  # batches looked up at the same time
 _SHARE_OF_DOCUMENTS: Final = 3 / 8  # of the memory, for which documents are touched
@@ -40,7 +39,6 @@ _SHARE_OF_KEYS: Final = 1 / 4  # … and for their values in unique indexes
 _KEYS_EACH: Final = 8  # values of a document in its unique indexes
 _PORTION: Final = 20_000  # documents held at a time
 _PORTION_BYTES_EACH: Final = 8 * 1024  # of memory that there must be for a document of a portion
-_FILLED: Final = 0.9  # parts are not all of one size
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,22 +118,9 @@ class Planner:
         """Yield the parts, one after the other: each takes all the memory that there is for them."""
         if last is None:
             return
-        has_fields = self.plan.divergence is not None
-        fields = FieldBits() if has_fields else None
-        each = BYTES_EACH + (MASK_BYTES_EACH if has_fields else 0)
-        operations, room = last.commit.total.operations, self._room(_SHARE_OF_DOCUMENTS) * BYTES_EACH // each
-        parts = max(1, math.ceil(operations / (room * _FILLED)))
-        for part in range(parts):
-            seen = Seen(min(operations, room), has_masks=has_fields)
-            yield LogPart(
-                reader=self.reader,
-                last=last,
-                part=part,
-                parts=parts,
-                seen=seen,
-                portion=self._portion,
-                fields=fields,
-            )
+        fields = None if self.plan.divergence is None else FieldBits()
+        room = int(self.memory_bytes * _SHARE_OF_DOCUMENTS)
+        yield from log_parts(self.reader, last, room_bytes=room, portion=self._portion, fields=fields)
 
     async def _survey(self, part: LogPart, writes: Writes) -> None:
         """Read the log once, to know what a part touches; the first time, to count it."""

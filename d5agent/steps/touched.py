@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from d5agent.core.identity import identity_of
 from d5agent.core.named_fields import fields_named_by
 from d5agent.core.naming import names_in_keys, parse_segment_key
+from d5agent.core.seen import BYTES_EACH, MASK_BYTES_EACH, Seen
 from d5agent.core.segment import touches_of
 
 if TYPE_CHECKING:
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from d5agent.core.named_fields import FieldBits
     from d5agent.core.operation import Namespace, Operation
     from d5agent.core.raw import DocumentId
-    from d5agent.core.seen import Seen
     from d5agent.steps.log_reader import LogReader
 
 _BATCH: Final = 500  # documents looked up at a time
 _BATCH_BYTES: Final = 2 * 1024 * 1024
+_FILLED: Final = 0.9  # parts are not all of one size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,18 @@ class LogPart:
         """Whether the log touches a document; None: it belongs to another part, which alone knows."""
         thing = (namespace, id_)
         return thing in self.seen if hash(thing) % self.parts == self.part else None
+
+
+def log_parts(
+    reader: LogReader, last: Link, *, room_bytes: int, portion: int, fields: FieldBits | None
+) -> Iterator[LogPart]:
+    """Yield the parts of a log, one after the other: each takes all the memory that there is for them."""
+    each = BYTES_EACH + (0 if fields is None else MASK_BYTES_EACH)
+    operations, room = last.commit.total.operations, room_bytes // each
+    parts = max(1, math.ceil(operations / (room * _FILLED)))
+    for part in range(parts):
+        seen = Seen(min(operations, room), has_masks=fields is not None)
+        yield LogPart(reader=reader, last=last, part=part, parts=parts, seen=seen, portion=portion, fields=fields)
 
 
 async def operations_until(reader: LogReader, last: Link) -> AsyncGenerator[tuple[Commit, Operation]]:

@@ -24,6 +24,7 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.outside import Outside
 from d5agent.steps.servers import MARKS, Servers
 from d5agent.steps.target_hold import TargetHold
+from d5agent.steps.undelivered import Undelivered
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, token_of
 from tests.fakes.coordinator import SINCE, FakeCoordinator
@@ -165,7 +166,20 @@ class Stage:
     def backup(self, target: FakeDumpTool, source: FakeDumpTool) -> Backup:
         """Return the service."""
         tools = {"target": target, "source": source}
-        return Backup(tools=tools, store=self.store, archives=self.store, clock=self.clock)
+        return Backup(
+            tools=tools,
+            store=self.store,
+            archives=self.store,
+            clock=self.clock,
+            undelivered=Undelivered(
+                source=FakeReader(self.cluster),
+                target=self.target,
+                store=self.store,
+                clock=self.clock,
+                now=self.source.now,
+                memory_bytes=2_000,
+            ),
+        )
 
     def verify(self) -> Verify:
         """Return the service."""

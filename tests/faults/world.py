@@ -38,6 +38,7 @@ from d5agent.steps.parallel import leaf_of
 from d5agent.steps.replayer import CHECKPOINT
 from d5agent.steps.servers import Servers
 from d5agent.steps.target_hold import TargetHold
+from d5agent.steps.undelivered import Undelivered
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, delete, drop, drop_database, insert, rename, replace, update
 from tests.fakes.documents import FakeDatabase
@@ -218,7 +219,18 @@ class World:
                     upload_bytes=500,
                 ),
                 Service.BACKUP: lambda: Backup(
-                    tools={"target": dumps, "source": dumps}, store=store, archives=store, clock=self.clock
+                    tools={"target": dumps, "source": dumps},
+                    store=store,
+                    archives=store,
+                    clock=self.clock,
+                    undelivered=Undelivered(
+                        source=reader,
+                        target=target,
+                        store=store,
+                        clock=self.clock,
+                        now=source.now,
+                        memory_bytes=2_000,
+                    ),
                 ),
                 Service.MONITOR_REPLICATION: lambda: MonitorReplication(
                     source=source,

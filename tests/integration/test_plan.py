@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from tests.integration.agent_rig import Client, said
@@ -95,3 +96,11 @@ async def test_undelivered_writes_on_touched_documents_are_named(rig: AgentRig) 
     assert "whose last write in MongoDB DMS had not delivered: 2" in said(ended)
     assert "shop.orders 1: written in MongoDB: a" in said(ended)
     assert "shop.orders 2: deleted in MongoDB" in said(ended)
+    backed_up = await agent.run("start", "backup", "--follow")
+    assert backed_up.code == 0, said(backed_up)
+    (key,) = [key for key in await rig.keys() if key.endswith("/undelivered.json")]
+    async with rig.store() as store:
+        report = json.loads(await store.get(key) or b"")
+    if report["state"] == "complete":  # the dump of so little may be stored first
+        assert {row["id"] for row in report["undelivered"]} == {"1", "2"}
+        assert "undelivered_writes_found" in agent.log.read_text(encoding="utf-8")
