@@ -134,6 +134,15 @@ def covered_sequence(state: PhaseState) -> int:
     return max(state.late.settled, -1 if state.verified is None else state.verified.sequence)
 
 
+def notes_of_certified(state: PhaseState) -> list[str]:
+    """Return what a plan must say beside what it compares: nothing of it is written once there is a certificate."""
+    if state.verified is None:
+        return []
+    return [
+        "the certificate is issued: restore overwrites nothing of this, and monitor-restore reports what came since"
+    ]
+
+
 def check_late_carried_out(state: PhaseState) -> None:
     """Raise OperatorError unless every word on late operations is carried out, and what it left different accepted."""
     if state.late.pending is not None:

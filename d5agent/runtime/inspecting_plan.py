@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from d5agent.core.late import notes_of_certified
 from d5agent.core.plan import Plan
 from d5agent.runtime.opening import open_adapters, stored_phase
 from d5agent.steps.log_reader import LogReader
@@ -20,8 +21,8 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
     """Return what restore would do; the plan is stored among the reports, and nothing else is written."""
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
         await adapters.source.require_set()
-        run_id = (await stored_phase(adapters)).run_id
-        await require_place(adapters.store, reports_folder(run_id), what="the plan")
+        state = await stored_phase(adapters)
+        await require_place(adapters.store, reports_folder(state.run_id), what="the plan")
         at = adapters.clock.now().isoformat(timespec="seconds")
         planner = Planner(
             reader=LogReader(store=adapters.store),
@@ -32,7 +33,7 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
             memory_bytes=settings.limits.memory_bytes,
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
-            plan=Plan(run_id=run_id, at=at),
+            plan=Plan(run_id=state.run_id, at=at, notes=notes_of_certified(state)),
         )
         made = await planner.make(with_divergence=with_divergence)
         made.notes += await foreseen(target.guard)

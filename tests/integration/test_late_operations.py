@@ -85,6 +85,7 @@ async def test_discarded_late_operations_leave_mongodb_as_it_is(rig: AgentRig) -
         await client["shop"].drop_collection("orders")
     await rig.until_captured(4)
     await typed(agent, "monitor-restore")
+    assert "restore overwrites nothing of this" in (await agent.json("plan"))["notes"][0]
     run_id = (await agent.status())["run_id"]
     await agent.call("start", "monitor-restore", "--discard-late", run_id)
     await agent.until(lambda status: status["phase"] == "idle", what="cleaned", seconds=PATIENCE_SECONDS)

@@ -9,7 +9,14 @@ import pytest
 from bson import Int64, encode
 
 from d5agent.core.identity import identity_of
-from d5agent.core.late import Certified, LateState, check_late_carried_out, check_late_words, covered_sequence
+from d5agent.core.late import (
+    Certified,
+    LateState,
+    check_late_carried_out,
+    check_late_words,
+    covered_sequence,
+    notes_of_certified,
+)
 from d5agent.core.operation import Namespace
 from d5agent.core.services import Late, LateShown, LateWord, Phase, PhaseState, Verified
 from d5agent.errors import OperatorError
@@ -116,6 +123,12 @@ def test_the_log_is_covered_up_to_its_certified_end_or_the_last_word() -> None:
     assert covered_sequence(PhaseState()) == -1
     assert covered_sequence(PhaseState(verified=proof)) == 5
     assert covered_sequence(PhaseState(verified=proof, late=Late(settled=9))) == 9
+
+
+def test_a_plan_says_that_the_certificate_forbids_it() -> None:
+    assert notes_of_certified(PhaseState()) == []
+    (note,) = notes_of_certified(PhaseState(verified=Verified(sequence=5, operations=1, compared=1, at="then")))
+    assert "restore overwrites nothing of this" in note
 
 
 def test_differences_need_a_word_unless_a_later_certificate_covers_them() -> None:
