@@ -265,6 +265,7 @@ async def test_a_restart_does_not_read_applied_commits_again() -> None:
         await stage.capture(insert(ORDERS, {"_id": number}))
     await stage.draw_fence()
     await stage.restore().run(stage.coordinator)
+    stage.forget_proof()
     commits = await stage.commits()
     read: list[str] = []
     get = stage.store.get
