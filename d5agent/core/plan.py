@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from d5agent.core.backup import run_folder
+from d5agent.core.collation import Collated
 from d5agent.core.naming import id_to_text
 from d5agent.core.operation import DOCUMENT_KINDS
 from d5agent.core.replay import is_known_barrier
@@ -124,6 +125,8 @@ class Plan:
     estimate: Estimate | None = None
     whole: dict[Namespace, None] = field(default_factory=dict)
     """Namespaces whose names moved: their documents are told by comparing them whole, in order of appearance."""
+    collated: Collated = field(default_factory=Collated)
+    """The target's collections whose `_id` index follows a collation."""
     notes: list[str] = field(default_factory=list)
 
     def row(self, namespace: Namespace) -> Row:
@@ -140,7 +143,10 @@ class Plan:
         setattr(row, column, getattr(row, column) + 1)
         row.bytes += len(operation.raw)
         if operation.kind in DOCUMENT_KINDS and operation.document_id is not None:
+            self.collated.see(operation.namespace, [operation.document_id])
             return
+        if operation.rename_to is not None:
+            self.collated.rename(operation.namespace, operation.rename_to)
         event = {
             "kind": operation.kind,
             "namespace": str(operation.namespace),
@@ -180,7 +186,11 @@ class Plan:
             for event in self.unknown.first[:1]
         ]
         conflicts = [f"conflicts of unique indexes are foreseen: {self.conflicts.total:,}"]
-        return unknown + (conflicts if self.conflicts.total else [])
+        collations = [
+            f"{name}: its _id index follows a collation, and the log touches it by an _id with text in it"
+            for name in self.collated.found
+        ]
+        return unknown + collations + (conflicts if self.conflicts.total else [])
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""

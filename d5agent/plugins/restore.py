@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.certificate import Evidence, proved_fence
+from d5agent.core.collation import Collated
 from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
 from d5agent.core.naming import id_to_text
 from d5agent.core.operation import ClusterTime
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from d5agent.core.log import Link
+    from d5agent.core.operation import Operation
     from d5agent.core.replay import Failure
     from d5agent.core.report import VerifyReport
     from d5agent.core.servers import ServerFacts
@@ -121,7 +123,7 @@ class Restore:
             await wait_for_backup(coordinator, self.store, "target")
         if not self.is_live or coordinator.state.fence is not None:
             proved_fence(coordinator.state)
-        last = await self._check_log(coordinator, reader)
+        last, collated = await self._check_log(coordinator, reader)
         both = await self.servers.tell_apart()
         await self.servers.require_own_log(reader, coordinator.state.fence)
         checkpoint = await self._checkpoint(coordinator, both.target)
@@ -130,6 +132,7 @@ class Restore:
             self._applied = self._begins_at = await link_of(self.store, checkpoint.sequence)
         await self._close_target(coordinator)
         replayer, progress = self._replayer(coordinator, reader, checkpoint)
+        replayer.collated = collated
         generations = await self._generations(coordinator, reader, checkpoint)
         if self.is_live:
             await self._follow(coordinator, replayer, progress, generations)
@@ -206,10 +209,18 @@ class Restore:
         await require_place(self.store, reports_folder(run_id), what="the certificate")
         await require_place(self.store, f"{DEAD_LETTERS}{run_id}/", what="a document that the target refuses")
 
-    async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> Link:
-        """Refuse a broken log before anything is written; return its last commit."""
+    async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> tuple[Link, Collated]:
+        """Refuse a broken log, and one that the target's collations forbid to apply, before anything is written."""
         coordinator.report(step="checking the log")
-        summary = await reader.check()
+        collated = Collated(dict(await self.servers.target.collations()))
+
+        def look(operation: Operation) -> None:
+            if operation.document_id is not None:
+                collated.see(operation.namespace, [operation.document_id])
+            elif operation.rename_to is not None:
+                collated.rename(operation.namespace, operation.rename_to)
+
+        summary = await reader.check(look=look)
         if summary.last is None:
             raise OperatorError("the log is empty", hint="is [store] bucket and prefix what replication wrote to?")
         fence = coordinator.state.fence
@@ -229,7 +240,8 @@ class Restore:
             segments=total.segments,
             orphans=len(summary.orphans),
         )
-        return summary.last
+        collated.require_none()
+        return summary.last, collated
 
     def _replayer(
         self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from d5agent.core.collation import Collated
 from d5agent.core.late import notes_of_certified
 from d5agent.core.plan import Plan
 from d5agent.runtime.opening import open_adapters, stored_phase
@@ -33,7 +34,12 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
             memory_bytes=settings.limits.memory_bytes,
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
-            plan=Plan(run_id=state.run_id, at=at, notes=notes_of_certified(state)),
+            plan=Plan(
+                run_id=state.run_id,
+                at=at,
+                notes=notes_of_certified(state),
+                collated=Collated(await target.server.collations()),
+            ),
         )
         made = await planner.make(with_divergence=with_divergence)
         made.notes += await foreseen(target.guard)

@@ -30,7 +30,7 @@ from d5agent.errors import CorruptDataError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
 
     from d5agent.core.operation import Operation
     from d5agent.core.segment import SegmentRef
@@ -166,8 +166,13 @@ class LogReader:
         for operation in decode_segment(ref, await self._get(ref.key)):
             yield operation
 
-    async def check(self, *, after: Link | None = None) -> LogSummary:
-        """Read all of the log after a commit and check it: chain, hashes, counts. CorruptDataError names the fault."""
+    async def check(
+        self, *, after: Link | None = None, look: Callable[[Operation], None] = lambda _: None
+    ) -> LogSummary:
+        """Read all of the log after a commit and check it: chain, hashes, counts. CorruptDataError names the fault.
+
+        `look` is called with each operation.
+        """
         last, commits = after, 0
         named: set[int] = set()  # hashes of keys: a week's trickle has a million, and memory is bounded
         async with aclosing(self.operations_of(self.links(after=after))) as operations:
@@ -175,6 +180,8 @@ class LogReader:
                 if operation is None:
                     named.update(hash(ref.key) for ref in link.commit.segments)
                     last, commits = link, commits + 1
+                else:
+                    look(operation)
         if after is not None:
             return LogSummary(last=last, orphans=(), commits=commits)
         orphans: list[str] = []

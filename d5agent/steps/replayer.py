@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.collation import Collated
 from d5agent.core.operation import Namespace
 from d5agent.core.pace import RateLimit
 from d5agent.core.progress import BusyLanes
@@ -128,6 +129,7 @@ class Replayer:
     clock: Clock
     pace: Pace
     window_bytes: int
+    collated: Collated = field(default_factory=Collated)
     busy: BusyLanes = field(default_factory=BusyLanes)
     max_operations_per_second: float | None = None
     on_progress: Callable[[], None] = lambda: None
@@ -247,6 +249,7 @@ class Replayer:
     async def _apply(self, portion: Portion) -> None:
         if self.gate is not None:
             await self.gate()
+        self._refuse_collations(portion)
         if portion.barrier is not None:
             await self._rename(barrier_of(portion.barrier), portion.reached)
             return
@@ -275,6 +278,15 @@ class Replayer:
         self._waiting = [failure for failure in self._waiting if failure.namespace not in _names_of(barrier)]
         self._reach(reached)
         await self._save(self.checkpoint.to_json(), mirrors=mirrors or self._is_mirror_due())
+
+    def _refuse_collations(self, portion: Portion) -> None:
+        """Raise before what came into the log meanwhile is written to a collection with a collation."""
+        barrier = portion.barrier
+        if barrier is not None and barrier.rename_to is not None:
+            self.collated.rename(barrier.namespace, barrier.rename_to)
+        for namespace, ids in portion.window.touched() if self.collated.locales else ():
+            self.collated.see(namespace, ids)
+        self.collated.require_none()
 
     async def _flush(self, window: Window) -> None:
         if not window.operations:

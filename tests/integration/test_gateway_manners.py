@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import bson
 import pytest
 from bson import SON
-from pymongo import MongoClient, monitoring
+from pymongo import MongoClient, UpdateOne, monitoring
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from typing_extensions import override
@@ -145,6 +145,27 @@ async def test_views_are_refused(source_server: Mongod) -> None:
     async with rig_before(source_server) as rig:
         attempt = rig.client[fresh_name()].create_collection("view", viewOn="a", pipeline=[])
         assert await refused(attempt) == (303, "Feature not supported: viewOn")
+
+
+async def test_collations_are_refused(source_server: Mongod) -> None:
+    english, answer = {"locale": "en", "strength": 2}, (303, "Feature not supported: collation")
+    async with rig_before(source_server) as rig:
+        database = rig.client[fresh_name()]
+        orders = database["orders"]
+        await orders.insert_one({"_id": "A", "collation": {"locale": "a field of a document"}})
+        await orders.update_one({"_id": "A"}, {"$set": {"deletes": [{"collation": {}}]}})
+        delete = {"delete": "orders", "deletes": [{"q": {}, "limit": 0, "collation": english}]}
+        for attempt in (
+            database.create_collection("c", collation=english),
+            orders.create_index("u", collation=english),
+            orders.find_one({"_id": "a"}, collation=english),
+            orders.aggregate([], collation=english),
+            orders.delete_one({"_id": "a"}, collation=english),
+            orders.bulk_write([UpdateOne({"_id": "a"}, {"$set": {"n": 1}}, collation=english)]),
+            database.command(delete),
+        ):
+            assert await refused(attempt) == answer
+        assert await rig.direct[database.name]["orders"].count_documents({}) == 1
 
 
 async def test_local_is_refused(source_server: Mongod) -> None:

@@ -37,6 +37,8 @@ FACTS: Final = (
          ("live",), "test_capped_collections_are_refused"),
     Fact("no-views", "create with viewOn, collMod to a view: 303",
          ("doc",), "test_views_are_refused"),
+    Fact("no-collation", "collation in a command, a statement or an index: 303",
+         ("doc",), "test_collations_are_refused"),
     Fact("no-local", "nothing in local can be read: no oplog; listDatabases hides it",
          ("doc",), "test_local_is_refused"),
     Fact("collection-listing", "no info.uuid; options carry storageEngine and autoIndexId",

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from d5agent.drill.gateway import facts
-from d5agent.drill.gateway.bsonwalk import elements
-from d5agent.drill.gateway.wire import Message, decode
+from d5agent.drill.gateway.bsonwalk import elements, find
+from d5agent.drill.gateway.wire import Message, decode, statements
 
 _READ: Final = frozenset({b"$db", b"txnNumber", b"autocommit", b"readConcern"})
 _SHAPING: Final = frozenset({"create", "collMod"})
+_COLLATION: Final = b"\x03collation\0"
+_STATEMENTS: Final = frozenset({b"deletes", b"updates", b"indexes", b"ops"})
 _CAUSAL: Final = frozenset({"afterClusterTime", "atClusterTime"})
 
 
@@ -74,6 +76,7 @@ def refuse_unsupported(request: Request, allow: frozenset[str]) -> None:
     if request.retryable:
         raise RefusedError(facts.RETRYABLE_WRITES, "Retryable writes are not supported")
     _refuse_causal(request)
+    _refuse_collation(request.message)
     if request.command in _SHAPING:
         _refuse_shapes(request.message.decode())
 
@@ -83,6 +86,15 @@ def _refuse_causal(request: Request) -> None:
     snapshot = concern.get("level") == "snapshot" and not request.in_transaction
     if snapshot or not _CAUSAL.isdisjoint(concern):
         raise not_supported("'causal consistency'")
+
+
+def _refuse_collation(message: Message) -> None:
+    """Raise for a collation in a command, in one of its statements or in an index; a document may have such a field."""
+    raw = message.raw
+    if _COLLATION not in raw:
+        return
+    if any(find(raw, at, b"collation") for at in (message.body, *statements(message, _STATEMENTS))):
+        raise not_supported("collation")
 
 
 def _refuse_shapes(command: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import bson
 from bson.codec_options import CodecOptions, DatetimeConversion
 
-from d5agent.drill.gateway.bsonwalk import document_end, elements, read_int32
+from d5agent.drill.gateway.bsonwalk import ARRAY, DOCUMENT, document_end, elements, read_int32
 
 OP_REPLY: Final = 1
 OP_QUERY: Final = 2004
@@ -101,6 +102,26 @@ def _find_body_section(raw: bytes, flags: int) -> int:
             return at + 1
         at += 1 + int(read_int32(raw, at + 1)[0])
     raise ProtocolError("a message without a body")
+
+
+def statements(message: Message, names: Collection[bytes]) -> Iterator[int]:
+    """Yield where each document of these lists begins, in the body and in sections of their own."""
+    raw = message.raw
+    for kind, name, _, value, _ in elements(raw, message.body):
+        if kind == ARRAY and name in names:
+            yield from (start for inner, _, _, start, _ in elements(raw, value) if inner == DOCUMENT)
+    at, end = _BODY_OF_MSG, len(raw) - (4 if message.flags & CHECKSUM_PRESENT else 0)
+    while message.opcode == OP_MSG and at < end:
+        if raw[at] == 0:
+            at = document_end(raw, at + 1)
+            continue
+        stop = at + 1 + int(read_int32(raw, at + 1)[0])
+        name_end = raw.index(0, at + 5)
+        start = name_end + 1
+        while raw[at + 5 : name_end] in names and start < stop:
+            yield start
+            start = document_end(raw, start)
+        at = stop
 
 
 def with_body(message: Message, pieces: list[bytes]) -> bytes:
