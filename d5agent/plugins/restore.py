@@ -298,7 +298,7 @@ class Restore:
             self._report_refused(coordinator, await replayer.try_refused())
             if self._applied is not None:
                 coordinator.report(step="comparing")
-                await generations.compare(self._applied)
+                await generations.compare(self._applied, replayer.checkpoint.doubts.whole)
                 self._note_replayed()
             self._report_turn(coordinator, generations, turn_seconds=self.clock.monotonic() - began)
             await self._rest(coordinator)

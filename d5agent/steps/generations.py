@@ -23,6 +23,7 @@ from d5agent.steps.verifier import ROUNDS, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Set as AbstractSet
 
     from d5agent.core.log import Link
     from d5agent.ports import Clock, DocumentReader, StateStore, Target
@@ -84,9 +85,10 @@ class Generations:
         """Whether so many differed that whole collections are to be compared again."""
         return bool(self._again.whole)
 
-    async def compare(self, upto: Link) -> None:
+    async def compare(self, upto: Link, whole: AbstractSet[Namespace] = frozenset()) -> None:
         """Compare what the commits after the last generation touched, up to one, and what is carried.
 
+        `whole`: namespaces that count whole, as far as the log has moved names.
         Without repair: it could put an older state over a newer one while both sides are written to.
         """
         if upto.commit.sequence <= self._sequence and not (self._again.documents or self._again.whole):
@@ -97,14 +99,14 @@ class Generations:
         again, self._again = self._again, Doubts()
         await verifier.compare_again(again)
         await verifier.touched(self.reader, self._links(upto), (), with_facts=False)
-        await self._compare_changed(verifier, set())
+        await self._compare_changed(verifier, whole)
         self._again = self.report.take_differences()
         self._note(began, last=upto.commit.sequence)
         self._sequence = upto.commit.sequence
         self.number += 1
         await self._save()
 
-    async def conclude(self, whole: set[Namespace], *, applied: int) -> VerifyReport:
+    async def conclude(self, whole: AbstractSet[Namespace], *, applied: int) -> VerifyReport:
         """Compare the rest, with repair: nobody writes any more. `whole`: namespaces to compare whole.
 
         `applied`: the last commit that the target was brought up to. After any repair everything is compared once more
@@ -148,7 +150,7 @@ class Generations:
             return Changed()
         return changed
 
-    async def _compare_changed(self, verifier: Verifier, whole: set[Namespace]) -> None:
+    async def _compare_changed(self, verifier: Verifier, whole: AbstractSet[Namespace]) -> None:
         """Compare what was written to the target, and was not compared since: by the agent itself, or by others."""
         await self._refuse_moves(verifier.changed, whole)
         found = await self._differing(verifier.changed, whole)
@@ -156,7 +158,7 @@ class Generations:
             await verifier.compare_again(found)
             await verifier.settle_repairs()
 
-    async def _refuse_moves(self, changed: Changed, whole: set[Namespace]) -> None:
+    async def _refuse_moves(self, changed: Changed, whole: AbstractSet[Namespace]) -> None:
         """Raise when somebody has dropped or renamed a collection that was compared; another start compares it all."""
         moved = changed.moved_within({*self._compared(), *whole})
         if not moved:
@@ -171,7 +173,7 @@ class Generations:
             names=", ".join(map(str, moved)),
         )
 
-    async def _differing(self, changed: Changed, whole: set[Namespace]) -> Doubts:
+    async def _differing(self, changed: Changed, whole: AbstractSet[Namespace]) -> Doubts:
         """Return those documents that differ now, without what the log does not touch: that is not restore's."""
         documents = changed.within({*self._compared(), *whole})
         report = VerifyReport(scope="touched", run_id=self.run_id)
@@ -183,7 +185,7 @@ class Generations:
         is_whole = {name for name in found if name in whole or Namespace(name.database) in whole}
         return Doubts(documents={**touched, **{name: found[name] for name in is_whole}})
 
-    async def _prove_unchanged(self, whole: set[Namespace]) -> None:
+    async def _prove_unchanged(self, whole: AbstractSet[Namespace]) -> None:
         """See that nothing was written to the target since it was compared; compare what was, without repair."""
         self.comparison.why_not_watched = self.watch.why_not
         if self.watch.position is None:
@@ -225,7 +227,7 @@ class Generations:
         self._sequence, self._last, self._again, self.comparison = -1, None, Doubts(), Comparison()
         self.report.begin_again()
 
-    async def _look_again(self, whole: set[Namespace]) -> None:
+    async def _look_again(self, whole: AbstractSet[Namespace]) -> None:
         """Compare everything once more without repair: a repair may have changed other documents of the target."""
         report = VerifyReport(scope="touched", run_id=self.run_id)
         verifier = self._verifier(repair_into=None, report=report)

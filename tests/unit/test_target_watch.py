@@ -14,7 +14,7 @@ from d5agent.errors import LogHeldError, OperatorError
 from d5agent.steps.generations import COMPARED, Generations
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.target_watch import TargetWatch
-from tests.fakes.cluster import drop, insert, rename
+from tests.fakes.cluster import drop, drop_database, insert, rename
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.target import FakeReader, FakeTarget
@@ -139,6 +139,20 @@ async def test_any_document_of_a_collection_compared_whole_counts() -> None:
     world.put(77, n="left")
     report = await world.generations.conclude({ORDERS}, applied=0)
     assert report.repairs == 1
+    assert world.stage.target.database.contents() == world.stage.foreign_contents()
+
+
+async def test_what_somebody_makes_in_a_database_that_the_log_dropped_is_found() -> None:
+    world = await compared()
+    await world.stage.capture(drop_database("shop"))
+    world.stage.target.database.drop_database("shop")
+    whole = {Namespace("shop")}
+    await world.generations.compare(await last(world.stage), whole)
+    world.put(1, namespace=OTHER)
+    await world.stage.capture(insert(Namespace("crm", "people"), {"_id": 1}))
+    await world.generations.compare(await last(world.stage), whole)
+    report = await world.generations.conclude(whole, applied=0)
+    assert report.is_equal
     assert world.stage.target.database.contents() == world.stage.foreign_contents()
 
 
