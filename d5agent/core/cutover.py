@@ -42,11 +42,18 @@ def in_mode(state: PhaseState, request: Service | Phase, mode: str, *, is_live: 
     return replace(state, mode=mode)
 
 
-def require_word(*, is_made: bool, is_confirmed: bool) -> None:
+def require_word(*, is_made: bool, is_confirmed: bool, can_cutover: bool) -> None:
     """Raise UnconfirmedError unless the application is made read-only here, or somebody says that it is.
 
-    `is_made`: a command of the configuration does it.
+    `is_made`: a command of the configuration does it. RefusedError: it is too early to make it so by hand.
     """
+    if not is_made and not is_confirmed and not can_cutover:
+        raise RefusedError(
+            "cutover refused: restore has not caught up, and no [cutover] command makes the application read-only: it "
+            "would stand still meanwhile",
+            hint="let it write until d5agent status --json shows can_cutover; then make its user read-only, and type: "
+            "d5agent cutover --yes",
+        )
     if not is_made and not is_confirmed:
         raise UnconfirmedError(
             "cutover refused: no [cutover] command makes the application read-only, and nobody has said that it is",

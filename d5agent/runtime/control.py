@@ -144,7 +144,11 @@ class _Session:
     def _require_word(self, request: dict[str, Any]) -> None:
         """Ask for a word only where the cutover may begin: nobody's business stands still for one that is refused."""
         start(self._daemon.state, Service.MONITOR_REPLICATION, now="", new_run_id="", is_live=True)
-        require_word(is_made=self._daemon.refuses_writes, is_confirmed=request.get("confirmed") is True)
+        require_word(
+            is_made=self._daemon.refuses_writes,
+            is_confirmed=request.get("confirmed") is True,
+            can_cutover=bool(self._daemon.facts.get(Service.RESTORE, {}).get("can_cutover")),
+        )
 
     async def _started(
         self,

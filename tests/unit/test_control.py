@@ -46,12 +46,25 @@ async def test_cutover_needs_a_command_or_a_word(
     await house.remember(FOLLOWING)
     async with house.up() as daemon:
         daemon.refuses_writes = has_command
+        daemon.facts[Service.RESTORE] = {"can_cutover": True}
         answer = await last_answer(house, **request_, confirmed=confirmed)
         assert answer["exit"] == code
         assert ("question" in answer) == (code == 78)
         assert (Service.MONITOR_REPLICATION in daemon.state.services) == (code == 0)
         if code:
             assert "d5agent cutover --yes" in answer["hint"]
+
+
+async def test_nobody_makes_the_application_read_only_too_early() -> None:
+    house = House(application=FakeApplication())
+    await house.remember(FOLLOWING)
+    async with house.up() as daemon:
+        daemon.refuses_writes = False
+        answer = await last_answer(house, verb="cutover")
+        assert "question" not in answer
+        assert "restore has not caught up" in answer["error"]
+        answer = await last_answer(house, verb="cutover", confirmed=True)  # it stands still already
+    assert answer["exit"] == 0
 
 
 async def test_nobody_is_asked_for_a_cutover_that_is_refused() -> None:
