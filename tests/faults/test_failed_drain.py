@@ -189,7 +189,7 @@ class MarkerStore(GuardedStore):
     @override
     async def put_once(self, key: str, body: bytes) -> bool:
         is_stored = await super().put_once(key, body)
-        if self.on_marker is not None and key.startswith(f"{SEGMENTS}d5agent/marks/") and "_fence-" in key:
+        if self.on_marker is not None and key.startswith(f"{SEGMENTS}d5agent/marks/") and b"fence-" in body:
             act, self.on_marker = self.on_marker, None
             act()
         return is_stored
