@@ -171,7 +171,7 @@ async def test_the_preflight_says_what_is_there_and_what_to_mend(rig: AgentRig) 
     ended = await rig.agent().run("check", "--json")
     assert ended.code == 78
     bad = {row["what"] for row in json.loads(ended.out)["checks"] if not row["ok"]}
-    assert bad == {"bucket", "mongodump, source", "mongodump, target"}
+    assert bad == {"bucket", "source and target", "mongodump, source", "mongodump, target"}
 
 
 async def test_no_password_is_seen_anywhere(rig: AgentRig, tmp_path: Path) -> None:
