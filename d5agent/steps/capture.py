@@ -104,6 +104,7 @@ class Capture:
         self._mark: DocumentId | None = None
         self._after_fence = AfterFence(coordinator=coordinator, writer=writer)
         self._is_caught_up = False
+        self._waits_since: float | None = None
         self._not_kept: NotKeptError | None = None
         self._holds_operations = writer.total.operations > 0
         self.is_drained = False
@@ -147,6 +148,7 @@ class Capture:
         try:
             await self._handle(first)
             async with read_ahead(batches, self._ahead) as inbox:
+                self._waits_since = self._clock.monotonic()
                 await self._follow(inbox)
         except AgentError as error:
             failure = error
@@ -159,7 +161,9 @@ class Capture:
         """Work on batches until the service is to stop and nothing is left, or as many as can be waited for."""
         left: int | None = None
         async for batch in inbox:
+            self._waits_since = None
             await self._handle(batch)
+            self._waits_since = self._clock.monotonic()
             if self._not_kept is not None:
                 raise self._not_kept
             if self._coordinator.stopping.is_set():
@@ -280,6 +284,9 @@ class Capture:
         for look in itertools.count(1):
             await self._clock.sleep(_WATCH_SECONDS)
             if self._uploading.held:  # a slow store is waited for; each request to it has its time, so this is life
+                self._report()
+            elif self._waits_since is not None and self._clock.monotonic() - self._waits_since >= _WATCH_SECONDS:
+                self._is_caught_up = False  # so is this: an idle stream answers twice a second, a slow one has more
                 self._report()
             if look % _LOOKS_A_CHECK == 0:
                 try:

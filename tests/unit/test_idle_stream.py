@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,10 @@ from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
 
 if TYPE_CHECKING:
-    from d5agent.core.operation import ClusterTime
+    from collections.abc import AsyncGenerator
+
+    from d5agent.core.operation import ClusterTime, Position
+    from d5agent.ports import EventBatch
 
 HOURS = 3 * 3600
 MOST_AGE_SECONDS = 400
@@ -86,3 +90,30 @@ async def test_a_position_without_the_right_to_move_it_is_reported() -> None:
         await stage.clock.sleep(400)
     (reported,) = stage.coordinator.journal.facts_of(NOT_MOVED)
     assert reported["reason"] == "a privilege is missing"
+
+
+class StalledSource(FakeChangeSource):
+    """Answers nothing any more for a while, as a server with slow look-ups of which each answer is too late."""
+
+    stalls_for = 0.0
+
+    @override
+    async def _batches(self, after: Position) -> AsyncGenerator[EventBatch]:
+        async with aclosing(super()._batches(after)) as batches:
+            async for batch in batches:
+                stalls, self.stalls_for = self.stalls_for, 0.0
+                await self.clock.sleep(stalls)
+                yield batch
+
+
+async def test_a_stream_that_answers_late_is_life_and_not_caught_up() -> None:
+    stage = Stage()
+    source = StalledSource(cluster=stage.cluster, clock=stage.clock)
+    async with stage.running(stage.replication(source=source)):
+        await until(stage.clock, lambda: stage.coordinator.facts.get("is_caught_up"))
+        source.stalls_for = 300
+        await stage.clock.sleep(20)
+        stage.coordinator.facts.clear()
+        await stage.clock.sleep(20)
+        assert stage.coordinator.facts["is_caught_up"] is False
+        await until(stage.clock, lambda: stage.coordinator.facts["is_caught_up"])
