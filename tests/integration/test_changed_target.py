@@ -35,7 +35,7 @@ async def test_a_database_that_somebody_drops_is_never_certified(rig: AgentRig) 
     agent = await _following(rig)
     async with Client(rig.target.uri) as client:
         await client.drop_database("shop")
-    await agent.run("cutover", "--follow")
+    await agent.run("cutover", "--yes", "--follow")
     row = (await agent.until(lambda s: s["services"]["restore"]["state"] == "failed", what="failed", seconds=120))[
         "services"
     ]["restore"]
@@ -47,7 +47,7 @@ async def test_documents_that_a_foreign_hand_deletes_are_compared_again(rig: Age
     agent = await _following(rig)
     async with Client(rig.target.uri) as client:
         await client["shop"]["orders"].delete_many({"_id": {"$lt": 5}})
-    ended = await agent.run("cutover", "--follow")
+    ended = await agent.run("cutover", "--yes", "--follow")
     assert ended.code == 0, said(ended)
     await agent.until(lambda s: s["services"]["restore"]["state"] == "done", what="restored", seconds=120)
     source, target = await rig.hashes()
