@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.identity import identity_of
 from d5agent.core.operation import DOCUMENT_KINDS, UNNAMED, Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
+    from d5agent.core.identity import Identity
     from d5agent.core.operation import Operation
     from d5agent.core.raw import DocumentId
 
@@ -18,8 +20,12 @@ _MOST: Final = 100_000  # documents, about 20 MB; beyond it all that was compare
 
 @dataclass(slots=True)
 class Changed:
-    """Documents by `_id`, and names that were dropped or renamed. `is_full`: there were too many to keep."""
+    """Documents by `_id`, and names that were dropped or renamed. `is_full`: there were too many to keep.
 
+    `without`: documents that are not kept, by namespace and identity: they are compared next in any case.
+    """
+
+    without: Container[tuple[Namespace, Identity]] = frozenset()
     documents: dict[Namespace, set[DocumentId]] = field(default_factory=dict)
     moved: set[Namespace] = field(default_factory=set)
     is_full: bool = False
@@ -29,13 +35,22 @@ class Changed:
         """Take an event of the target. Of one that does not say what it concerns, everything is taken as changed."""
         namespace, id_ = operation.namespace, operation.document_id
         is_document = operation.kind in DOCUMENT_KINDS
-        if namespace == UNNAMED or (is_document and id_ is None) or self._count >= _MOST:
+        if namespace == UNNAMED or (is_document and id_ is None):
             self.is_full = True
         elif is_document and id_ is not None:
-            self.documents.setdefault(namespace, set()).add(id_)
-            self._count += 1
+            self._add_document(namespace, id_)
         else:
             self.moved.update(name for name in (namespace, operation.rename_to) if name is not None)
+
+    def _add_document(self, namespace: Namespace, id_: DocumentId) -> None:
+        known = self.documents.setdefault(namespace, set())
+        if id_ in known or (namespace, identity_of(id_)) in self.without:
+            return
+        if self._count >= _MOST:
+            self.is_full = True
+            return
+        known.add(id_)
+        self._count += 1
 
     def forget(self, namespace: Namespace, ids: Iterable[DocumentId]) -> None:
         """Forget documents that were compared after this look."""

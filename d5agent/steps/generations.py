@@ -18,7 +18,7 @@ from d5agent.core.replay import Doubts
 from d5agent.core.report import VerifyReport
 from d5agent.errors import OperatorError
 from d5agent.steps.log_reader import link_of
-from d5agent.steps.touched import touched_among
+from d5agent.steps.touched import seen_in, touched_among
 from d5agent.steps.verifier import ROUNDS, Verifier
 
 if TYPE_CHECKING:
@@ -143,7 +143,12 @@ class Generations:
 
     async def _changed_since(self) -> Changed:
         """Return what was written to the target since the last look; where nobody can say, all is to be compared."""
+        position = self.watch.position
         changed = await self.watch.look()
+        if changed is not None and changed.is_full:
+            # Mostly replay wrote that, from commits which are compared next in any case.
+            self.watch.position = position
+            changed = await self.watch.look(await seen_in(self.reader, after=self._last, beyond=self._sequence))
         if changed is None or changed.is_full:
             self._forget()
             await self.watch.begin()
@@ -177,7 +182,7 @@ class Generations:
         """Return those documents that differ now, without what the log does not touch: that is not restore's."""
         documents = changed.within({*self._compared(), *whole})
         report = VerifyReport(scope="touched", run_id=self.run_id)
-        verifier = self._verifier(repair_into=None, report=report)
+        verifier = self._verifier(repair_into=None, rounds=1, report=report)
         found = (await verifier.compare_again(Doubts(documents=documents))).take_differences().documents
         if not found:
             return Doubts()

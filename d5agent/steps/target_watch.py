@@ -11,6 +11,10 @@ from d5agent.errors import LogHeldError, OperatorError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from d5agent.core.identity import Identity
+    from d5agent.core.operation import Namespace
     from d5agent.ports import Clock, TargetChanges
     from d5agent.service import Journal
 
@@ -43,12 +47,12 @@ class TargetWatch:
         except OperatorError as error:
             self._lose(error)
 
-    async def look(self) -> Changed | None:
-        """Return what was written since the last look; None: nobody can say."""
+    async def look(self, without: Container[tuple[Namespace, Identity]] = frozenset()) -> Changed | None:
+        """Return what was written since the last look, without some documents; None: nobody can say."""
         if self.position is None:
             return None
         try:
-            return await self._read(self.position)
+            return await self._read(self.position, Changed(without=without))
         except LogHeldError:
             raise
         except OperatorError as error:
@@ -59,10 +63,10 @@ class TargetWatch:
         """Remove the marker."""
         await self.changes.remove_marks()
 
-    async def _read(self, position: bytes) -> Changed:
+    async def _read(self, position: bytes, changed: Changed) -> Changed:
         mark_id = new_mark_id("watch")
         await self.changes.mark(mark_id)
-        marker, changed, began = mark_document_id(mark_id), Changed(), self.clock.monotonic()
+        marker, began = mark_document_id(mark_id), self.clock.monotonic()
         async with aclosing(self.changes.after(position)) as batches:
             async for batch in batches:
                 for operation in batch:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 500  # documents looked up at a time
 _BATCH_BYTES: Final = 2 * 1024 * 1024
 _FILLED: Final = 0.9  # parts are not all of one size
+_SEEN: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +152,26 @@ async def operations_until(reader: LogReader, last: Link) -> AsyncGenerator[tupl
         async for link, operation in operations:
             if operation is not None and not operation.is_ours:
                 yield link.commit, operation
+
+
+async def seen_in(reader: LogReader, *, after: Link | None, beyond: int) -> Seen:
+    """Return the documents that the commits beyond a number touch, by namespace and identity.
+
+    `after`: an earlier commit, from which the log is read. A dozen bytes a document.
+    """
+    seen = Seen(_SEEN)
+
+    async def links() -> AsyncGenerator[Link]:
+        async for link in reader.links(after=after):
+            if link.commit.sequence > beyond:
+                yield link
+
+    async with aclosing(reader.segments_of(links())) as segments:
+        async for _, segment in segments:
+            for namespace, id_, *_ in touches_of(*segment) if segment is not None else ():
+                if id_ is not None:
+                    seen.add((namespace, identity_of(id_)))
+    return seen
 
 
 async def touched_among(

@@ -296,6 +296,18 @@ async def test_more_changes_than_are_kept_cost_a_whole_comparison(
     assert world.source.fetched >= 10
 
 
+async def test_what_replay_wrote_is_not_taken_for_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = await compared()
+    monkeypatch.setattr(core_changed, "_MOST", 2)
+    await world.stage.capture(*[insert(ORDERS, {"_id": number, "n": 0}) for number in range(10, 20)])
+    world.put(*range(10, 20))
+    world.put(1, n="foreign")
+    world.source.fetched = 0
+    await world.generations.compare(await last(world.stage))
+    assert (world.generations.carried, world.generations.report.compared) == (1, 15)
+    assert world.source.fetched < 15  # what was compared before, and not written since, is not read again
+
+
 async def test_a_marker_that_never_comes_is_no_watch() -> None:
     world = await compared()
     world.stage.changes.is_silent = True
