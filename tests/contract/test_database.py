@@ -206,6 +206,16 @@ async def test_equal_numbers_are_one_id_and_a_replacement_brings_its_own_type(
     assert await database.read(orders) == []
 
 
+@pytest.mark.parametrize(("before", "after"), [({"a": 1}, {"a": 1.0}), ({"a": [1.0]}, {"a": [Int64(1)]})])
+async def test_a_replacement_brings_the_type_of_a_number_inside_its_id(
+    database: Database, before: object, after: object
+) -> None:
+    orders = database.collection("orders")
+    await database.write(orders, {"_id": before, "n": 1})
+    assert not await database.write(orders, {"_id": after, "n": 2}, is_new=False)
+    assert await database.read(orders) == [encode({"_id": after, "n": 2})]
+
+
 @pytest.mark.parametrize("is_new", [True, False], ids=["insert", "replacement"])
 async def test_each_write_that_a_unique_index_forbids_is_told_and_the_others_are_done(
     database: Database, *, is_new: bool
