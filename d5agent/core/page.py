@@ -113,6 +113,9 @@ def _facts(document: Mapping[str, Any]) -> str:
         ("Repaired on the way", f"{result['repairs']:,}"),
         ("Comparing took", duration(result["seconds"])),
     ]
+    if result.get("expired"):
+        gone = ", ".join(f"{name}: {count:,}" for name, count in result["expired"].items())
+        facts.append(("Expired on the source meanwhile", f"{gone}; the target still holds these documents"))
     if log is not None:
         facts.append(("Operations in the log", f"{log['operations']:,}"))
         end = document["end_of_stream"]

@@ -63,6 +63,8 @@ class VerifyReport:
     capped: set[Namespace] = field(default_factory=set)
     """Collections of the target that evict documents; not every server tells of it in its change stream."""
     counts: list[str] = field(default_factory=list)
+    expired: dict[str, int] = field(default_factory=dict)
+    """By namespace: documents that a TTL index deleted from the source while they were compared."""
     seconds: float = 0.0
     expected: int | None = None
     """About how many documents there are to compare, to show how far it is; None: nobody knows."""
@@ -117,10 +119,16 @@ class VerifyReport:
             tally.different = 0
         return taken
 
+    def pass_over(self, expired: Mapping[str, int]) -> None:
+        """Forget the differences: all of them are documents that a TTL index has deleted from the source."""
+        self.take_differences()
+        self.expired, self.is_unstable = dict(expired), False
+
     def begin_again(self) -> None:
         """Forget what was compared; what was repaired stays."""
         self.take_differences()
         self.compared, self.counts, self.is_unstable = 0, [], False
+        self.expired = {}
         for tally in self.namespaces.values():
             tally.compared = 0
 
@@ -151,6 +159,7 @@ class VerifyReport:
             "repaired": [repair.to_json() for repair in self.repaired],
             "indexes": self.indexes,
             "counts": self.counts,
+            "expired": self.expired,
             "seconds": round(self.seconds, 3),
         }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from d5agent.core.backup import DUMPS
 from d5agent.core.certificate import check_certificate
 from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
-from d5agent.core.late import check_late_carried_out
+from d5agent.core.late import check_late_carried_out, covered_sequence
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.outside import NEEDS_WORD, outside_key, stored_summary
 from d5agent.core.owners import check_owner
@@ -19,7 +19,6 @@ from d5agent.core.words import accepts_differences
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.steps.archive import LogArchive, archive_prefix
 from d5agent.steps.fence import draw_fence, operations_to_marker
-from d5agent.steps.late import late_operations
 from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.owners import owners_of_log
 from d5agent.steps.probes import require_deleting, require_place
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
+    from d5agent.steps.expiries import Expiries
     from d5agent.steps.kept_changes import KeptChanges
     from d5agent.steps.outside import Outside
     from d5agent.steps.target_hold import TargetHold
@@ -62,6 +62,7 @@ class Clean:
     clock: Clock
     timeout_seconds: float
     hold: TargetHold
+    expiries: Expiries
     keep_log_days: int | None = None
     url_of: Callable[[str], str] = str
     open_outside: Callable[[], AbstractAsyncContextManager[Outside]] | None = None
@@ -195,9 +196,14 @@ class Clean:
                 again=_AGAIN,
             )
             await self.kept.prove(coordinator.state.run_id, sequence=link.commit.sequence)
-            late = unread + await late_operations(self.store, coordinator.state)
-            if late:
-                raise _not_verified(late)
+            covered = await link_of(self.store, covered_sequence(coordinator.state))
+            late = await self.expiries.after(covered, unread=unread)
+            if late.others:
+                raise _not_verified(late.total)
+            if late.total:
+                coordinator.journal.info(
+                    "expired_after_certificate", operations=late.total, namespaces=dict(late.expired)
+                )
         except AgentError:  # one that may pass, too: clean might fail for it, and capture must not stand still
             await coordinator.start(Service.REPLICATION)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +18,8 @@ from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.conflicts import Holders
 from d5agent.steps.dead_letters import DEAD_LETTERS, DeadLetters
+from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import Generations
-from d5agent.steps.late import operations_after
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
 from d5agent.steps.log_reader import LogReader, link_of
@@ -58,6 +59,7 @@ _WORTH_A_LINE: Final = 10_000  # operations in one turn; a live restore takes a 
 _UNSTABLE: Final = "is its collection capped, has it a TTL index, does somebody write there? "
 _MOMENTS: Final = 10
 _URGENT_MOMENTS: Final = 2
+_EXPIRY_TURNS: Final = 3  # in which nothing but expired documents is restored
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class Restore:
     _begins_at: Link | None = None
     _refused: list[str] = field(default_factory=list)
     """What holds the cutover up, in words."""
+    _expiry_turns: int = 0
 
     async def run(self, coordinator: Coordinator) -> None:
         """Check the log, replay it, settle, verify; again while operations came in meanwhile.
@@ -154,10 +157,8 @@ class Restore:
             await self._create_empty_collections(coordinator)
             coordinator.report(step="verifying")
             report = await generations.conclude(checkpoint.doubts.whole, applied=checkpoint.sequence)
-            late = await operations_after(replayer.reader, self._applied)
-            if late == 0:
+            if not await self._has_more(coordinator, report):
                 return report
-            coordinator.journal.warning("operations_after_fence", operations=late)
 
     async def _checkpoint(self, coordinator: Coordinator, target: ServerFacts) -> Checkpoint:
         """Return the checkpoint of this run and this target; of another target, the beginning: that is always right."""
@@ -200,6 +201,24 @@ class Restore:
             waiting_bytes=self.waiting_bytes,
         )
         return LateRestore(reporter=reporter, target=self.target, states=self.states)
+
+    async def _has_more(self, coordinator: Coordinator, report: VerifyReport) -> bool:
+        """Whether the log holds operations that are not applied yet.
+
+        What expires on the source is applied too, but it never ends: after some turns the rest is left to expire, and
+        is listed after the certificate.
+        """
+        expiries = Expiries(source=self.source, open_target=lambda: nullcontext(self.target_reader), store=self.store)
+        late = await expiries.after(self._applied)
+        if late.others:
+            coordinator.journal.warning("operations_after_fence", operations=late.total)
+        elif late.total:
+            self._expiry_turns += 1
+            coordinator.journal.info("expired_after_fence", operations=late.total, namespaces=dict(late.expired))
+        if late.others or (late.total and self._expiry_turns <= _EXPIRY_TURNS):
+            return True
+        await expiries.pass_over(report, at=ClusterTime(int(self.clock.now().timestamp()), 0))
+        return False
 
     async def _close_target(self, coordinator: Coordinator) -> None:
         held = await self.hold.take(coordinator.state.run_id, coordinator.journal, guard=self.guard)

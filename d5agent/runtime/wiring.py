@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,7 @@ from d5agent.runtime.comparing import outside_comparison, undelivered_writes, ve
 from d5agent.runtime.with_target import WithTarget
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
+from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
@@ -31,7 +33,9 @@ from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
 
+    from d5agent.ports import DocumentReader
     from d5agent.runtime.disk import Disk
     from d5agent.runtime.opening import Adapters, TargetAdapters
     from d5agent.service import Plugin
@@ -54,6 +58,14 @@ def application(settings: Settings) -> CommandApplication:
 def _issuer(agent_id: str) -> dict[str, str]:
     """Return who issues certificates here."""
     return {"agent_id": agent_id, "host": socket.gethostname(), "version": version("d5agent")}
+
+
+@asynccontextmanager
+async def _open_reader(
+    open_target: Callable[[], AbstractAsyncContextManager[TargetAdapters]],
+) -> AsyncGenerator[DocumentReader]:
+    async with open_target() as target:
+        yield target.reader
 
 
 def plugins(
@@ -154,6 +166,9 @@ def plugins(
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
             hold=at.hold,
+            expiries=Expiries(
+                source=at.source_reader, open_target=partial(_open_reader, at.open_target), store=at.store
+            ),
             keep_log_days=settings.clean.keep_log_days,
             url_of=settings.store.url_of,
             open_outside=open_outside if compares_outside else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.operation import parse_event
 from d5agent.errors import CorruptDataError, TransientError
 from d5agent.steps.late import operations_behind
 from d5agent.steps.log_reader import LogReader
@@ -32,6 +33,7 @@ class AfterFence:
         self._store = writer.store
         self._begun_after = -1 if writer.last is None else writer.last.commit.sequence
         self._read = 0
+        self._deletes = 0
         self._newest: tuple[Namespace, ClusterTime] | None = None
         self._markers: dict[DocumentId, int] = {}
         self._fence: Fence | None = None
@@ -45,6 +47,8 @@ class AfterFence:
     def add(self, operation: Event) -> None:
         """Take the next operation of others."""
         self._read += 1
+        if self._fence is not None and parse_event(operation.raw).kind == "delete":
+            self._deletes += 1  # perhaps of what has expired: restore and clean tell
         self._newest = (operation.namespace, operation.cluster_time)
         if self._fence is not None and self.count % _LINES == 1:
             self._report()
@@ -63,7 +67,7 @@ class AfterFence:
             before = self._markers.get(mark_document_id(fence.marker))
             # An earlier stream has read the marker: the log holds it, and what that stream has read behind it.
             self._read_before = -await self._behind_in_log(fence) if before is None else before
-        self._fence = fence
+        self._fence, self._deletes = fence, 0
         if self.count:
             self._report()
 
@@ -78,4 +82,4 @@ class AfterFence:
         """Make an application's write after the fence known; it is not lost."""
         newest = {} if self._newest is None else {"namespace": self._newest[0], "cluster_time": self._newest[1]}
         facts = {name: str(value) for name, value in newest.items()}
-        self._coordinator.journal.warning("operation_after_fence", **facts, count=self.count)
+        self._coordinator.journal.warning("operation_after_fence", **facts, count=self.count, deletes=self._deletes)

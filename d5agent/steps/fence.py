@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.glance import glance
+from d5agent.core.operation import parse_event
 from d5agent.core.services import Service, Status
 from d5agent.errors import OperatorError
+from d5agent.steps.expiries import Unread
 from d5agent.steps.marks import mark_document_id, new_mark_id
 
 if TYPE_CHECKING:
@@ -74,22 +76,22 @@ async def draw_fence(
 
 async def operations_to_marker(
     source: ChangeSource, after: Position, *, clock: Clock, timeout_seconds: float, again: str
-) -> int:
-    """Write a marker, read the stream up to it, and return how many operations of others come before it.
+) -> Unread:
+    """Write a marker, read the stream up to it, and return the operations of others that come before it.
 
-    For when nobody captures any more: what the log does not hold yet is counted, not stored. OperatorError: the marker
-    cannot be written, or does not come out of the stream in time.
+    For when nobody captures any more: what the log does not hold yet is looked at, not stored. OperatorError: the
+    marker cannot be written, or does not come out of the stream in time.
     """
     mark_id = await write_marker(source, "end", again=again)
-    marker, count, began = mark_document_id(mark_id), 0, clock.monotonic()
+    marker, unread, began = mark_document_id(mark_id), Unread(), clock.monotonic()
     async with source.stream(after) as batches:
         while True:
             batch = await anext(batches)
             for event in map(glance, batch.events):
                 if not event.is_ours:
-                    count += 1
+                    unread.add(parse_event(event.raw))
                 elif event.document_id == marker:
-                    return count
+                    return unread
             _check_patience(clock.monotonic() - began, timeout_seconds)
 
 

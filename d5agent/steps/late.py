@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d5agent.core.late import covered_sequence
 from d5agent.core.log import foreign_operations, is_own
 from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
-    from d5agent.core.log import Link
-    from d5agent.core.services import Fence, PhaseState
-    from d5agent.ports import ObjectStore
-
-
-async def operations_after(reader: LogReader, last: Link | None) -> int:
-    """Return how many operations of others the log holds behind a commit."""
-    return sum([foreign_operations(link.commit) async for link in reader.links(after=last)])
+    from d5agent.core.services import Fence
 
 
 async def operations_behind(reader: LogReader, fence: Fence, *, until: int) -> int:
@@ -34,10 +26,3 @@ async def operations_behind(reader: LogReader, fence: Fence, *, until: int) -> i
             break
         behind += foreign_operations(newer.commit)
     return behind
-
-
-async def late_operations(store: ObjectStore, state: PhaseState) -> int:
-    """Return how many operations of others the log holds behind the certified end, and settled by no word."""
-    covered = covered_sequence(state)
-    links = LogReader(store=store).links()
-    return sum([foreign_operations(link.commit) async for link in links if link.commit.sequence > covered])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,12 +16,13 @@ from d5agent.core.replay import is_known_barrier
 from d5agent.core.report import VerifyReport
 from d5agent.core.services import Late, LateShown
 from d5agent.errors import OperatorError
+from d5agent.steps.expiries import Expiries
 from d5agent.steps.late_pages import PageWriter, put_hashed
 from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.verifier import Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from d5agent.core.log import Link
     from d5agent.core.operation import Operation
@@ -91,14 +92,18 @@ class LateReporter:
         late = await self._late_range(covered_sequence(coordinator.state))
         if late is None:
             return
+        expired = await self._expired(late)
+        if expired:
+            coordinator.journal.info("expired_after_certificate", operations=late.operations, namespaces=dict(expired))
+            await self._settle(coordinator, late)
+            return
         coordinator.report(step="reading late operations")
         at = self.clock.now().isoformat(timespec="milliseconds").replace(":", "")
         run_id = coordinator.state.run_id
         folder = f"{late_folder(run_id)}{late.last.commit.sequence:012d}-{at}/"
         shown, found = await self._store(late, run_id=run_id, folder=folder)
         if not found.asks:
-            settled = Late(settled=late.last.commit.sequence)
-            await coordinator.update(lambda state: replace(state, late=replace(settled, words=state.late.words)))
+            await self._settle(coordinator, late)
             coordinator.journal.info(
                 "late_operations_already_in_target", operations=late.operations, report=shown.report
             )
@@ -110,6 +115,16 @@ class LateReporter:
             "late_operations_reported", operations=late.operations, report=shown.report, **_counts(found)
         )
         raise _needs_word(run_id, shown, found)
+
+    async def _expired(self, late: _Range) -> Mapping[str, int]:
+        """Return how many documents have expired, by namespace; none if anything else came late, too."""
+        expiries = Expiries(source=self.source, open_target=lambda: nullcontext(self.target), store=self.store)
+        found = await expiries.after(late.after)
+        return {} if found.others else found.expired
+
+    async def _settle(self, coordinator: Coordinator, late: _Range) -> None:
+        settled = Late(settled=late.last.commit.sequence)
+        await coordinator.update(lambda state: replace(state, late=replace(settled, words=state.late.words)))
 
     async def _late_range(self, covered: int) -> _Range | None:
         """Return the late part of the log; None: it holds no operation of others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
 from d5agent.steps.certificate import Certifier
+from d5agent.steps.expiries import Expiries
 from d5agent.steps.kept_changes import KeptChanges
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.log_reader import LogReader
@@ -199,6 +200,10 @@ class Stage:
     def kept(self, source: FakeChangeSource | None = None) -> KeptChanges:
         """Return who looks for gaps in the stream."""
         return KeptChanges(source=source or self.source, states=self.states, store=self.store, clock=self.clock)
+
+    def expiries(self) -> Expiries:
+        """Return what tells expiries from deletes of applications."""
+        return Expiries(source=FakeReader(self.cluster), open_target=lambda: nullcontext(self.target), store=self.store)
 
     def certifier(self) -> Certifier:
         """Return who issues certificates."""

@@ -27,6 +27,7 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
+from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
@@ -281,6 +282,7 @@ class World:
                     clock=self.clock,
                     timeout_seconds=600,
                     hold=hold,
+                    expiries=Expiries(source=reader, open_target=lambda: nullcontext(target), store=store),
                     keep_log_days=self.keep_log_days,
                     open_outside=lambda: nullcontext(outside()),
                 ),

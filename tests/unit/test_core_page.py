@@ -229,3 +229,9 @@ def test_a_certificate_says_who_could_write_to_the_target() -> None:
     reader = read(page_of({**certificate(), "target_hold": closed}))
     assert "write-block mode: set by d5agent, since 2026-11-02" in reader.text
     assert "TTL indexes held" not in reader.text
+
+
+def test_a_certificate_says_what_has_expired_meanwhile() -> None:
+    written = certificate()
+    reader = read(page_of({**written, "result": {**written["result"], "expired": {"shop.sessions": 3}}}))
+    assert "shop.sessions: 3; the target still holds these documents" in reader.text

@@ -73,6 +73,7 @@ def test_a_report_as_json_holds_what_a_certificate_needs() -> None:
         ],
         "indexes": ["shop.items: index", "shop.orders: index"],
         "counts": [],
+        "expired": {},
         "seconds": 1.235,
     }
 

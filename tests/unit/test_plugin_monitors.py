@@ -51,6 +51,7 @@ async def proved(stage: Stage) -> Stage:
 def clean(stage: Stage, *, keep_log_days: int | None = None) -> Clean:
     return Clean(
         hold=stage.hold(),
+        expiries=stage.expiries(),
         source=stage.source,
         store=stage.store,
         uploads=stage.store,

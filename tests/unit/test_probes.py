@@ -56,6 +56,7 @@ def clean(stage: Stage) -> Clean:
         states=stage.states,
         state_names=(),
         hold=stage.hold(),
+        expiries=stage.expiries(),
         kept=stage.kept(),
         clock=stage.clock,
         timeout_seconds=60,
