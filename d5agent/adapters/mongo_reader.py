@@ -42,7 +42,12 @@ _CLOSE_SECONDS: Final = 5
 _NO_PART_OF_AN_INDEX: Final = frozenset({"v", "ns", "name", "background", "textIndexVersion", "2dsphereIndexVersion"})
 # What they write into a collection's options beside what its owner asked for (listCollections).
 _NO_OPTION: Final = frozenset({"storageEngine", "autoIndexId", "ns", "uuid", "flags", "temp"})
-_DEFAULTS: Final = {"validationLevel": "strict", "validationAction": "error"}
+_DEFAULTS: Final[Mapping[str, object]] = {
+    "validationLevel": "strict",
+    "validationAction": "error",
+    "capped": False,
+    "validator": {},
+}
 
 
 class MongoReader:
@@ -212,7 +217,7 @@ def _normalised(index: Mapping[str, Any]) -> str:
     """Return what an index is, the same text for the same index on every server; the key keeps its order."""
     plain = _plain(index)
     key = json.dumps(plain.pop("key"))
-    rest = {name: value for name, value in sorted(plain.items()) if name not in _NO_PART_OF_AN_INDEX and value}
+    rest = {name: value for name, value in sorted(plain.items()) if name not in _NO_PART_OF_AN_INDEX}
     return key if not rest else f"{key} {json.dumps(rest, sort_keys=True)}"
 
 
@@ -240,11 +245,11 @@ def _ttl_indexes(
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return a collection's options by name, as texts; what is off, or as it would be anyway, is as good as absent."""
+    """Return a collection's options by name, as texts; what is as it would be anyway is as good as absent."""
     return {
         name: json.dumps(value, sort_keys=True)
         for name, value in _plain(options).items()
-        if name not in _NO_OPTION and value and value != _DEFAULTS.get(name)
+        if name not in _NO_OPTION and value != _DEFAULTS.get(name)
     }
 
 

@@ -560,3 +560,29 @@ async def test_of_exchanges_at_the_same_time_none_overwrites_another(database: D
         tasks = [group.create_task(count(5)) for _ in range(4)]
     (end,) = await database.read(namespace)
     assert decode(end)["n"] == sum(task.result() for task in tasks) > 0
+
+
+async def test_false_and_zero_attributes_of_indexes_are_named(mongod: Mongod, fresh_name: str) -> None:
+    namespace = Namespace(fresh_name, "sessions")
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongod.uri)
+    async with client, open_mongo(mongod.uri, side="target") as opened:
+        indexes = [
+            {"key": {"at": 1}, "name": "at_1", "expireAfterSeconds": 0},
+            {"key": {"n": 1}, "name": "n_1", "sparse": False},
+            {"key": {"place": "2d"}, "name": "place_2d", "min": 0, "max": 10},
+        ]
+        await client[fresh_name].command({"createIndexes": "sessions", "indexes": indexes})
+        clustered = {"key": {"_id": 1}, "unique": True}
+        await client[fresh_name].command({"create": "plain", "validator": {}, "validationLevel": "strict"})
+        await client[fresh_name].command({"create": "days", "clusteredIndex": clustered, "expireAfterSeconds": 0})
+        reader = MongoReader(opened, side="target", clock=SystemClock())
+        facts = await reader.facts(namespace)
+        assert facts.indexes == {
+            "at_1": '{"at": 1} {"expireAfterSeconds": 0}',
+            "n_1": '{"n": 1} {"sparse": false}',
+            "place_2d": '{"place": "2d"} {"max": 10, "min": 0}',
+        }
+        assert unique_indexes(facts.indexes) == []
+        assert (await reader.facts(Namespace(fresh_name, "plain"))).options == {}
+        assert (await reader.facts(Namespace(fresh_name, "days"))).options["expireAfterSeconds"] == "0"
+        await client.drop_database(fresh_name)
