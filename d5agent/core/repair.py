@@ -24,6 +24,7 @@ class Cause(StrEnum):
     CAME_LATER = "came later"
     SOURCE_MOVED_ON = "source moved on"
     NOT_LOOKED_INTO = "not looked into"
+    FOREIGN_WRITE = "foreign write"
     UNEXPLAINED = "unexplained"
 
 
@@ -33,6 +34,8 @@ EXPLANATIONS: Final = {
     Cause.CAME_LATER: "its last event came after the replay; it is replayed next",
     Cause.SOURCE_MOVED_ON: "the source holds another version than its last event told: a later event is still to come",
     Cause.NOT_LOOKED_INTO: "its last event has its document; of many repairs, only the first are looked into further",
+    Cause.FOREIGN_WRITE: "no event explains it, and others could write to the target while restore was at"
+    " work: somebody else wrote to the target, or a defect of the agent",
     Cause.UNEXPLAINED: "no event explains it: a defect of the agent, or somebody else wrote to the target",
 }
 
@@ -65,7 +68,8 @@ class Repair:
 
     `written`: Python's hash of what the source had; None: nothing. `event`: the document's last event in the log;
     `moved`: the last one of its collection's name. `applied`: the last commit that was replayed. `segment`, `told`:
-    where that event is stored, and the hash of what it said the document is, once somebody has looked.
+    where that event is stored, and the hash of what it said the document is, once somebody has looked. `is_open`:
+    others could write to the target.
     """
 
     difference: Difference
@@ -75,6 +79,7 @@ class Repair:
     applied: int | None = None
     segment: str = ""
     told: int | None = None
+    is_open: bool = False
 
     @property
     def cause(self) -> Cause:
@@ -88,7 +93,9 @@ class Repair:
             return Cause.NAME_MOVED
         if event is not None and not self.segment:
             return Cause.NOT_LOOKED_INTO
-        return Cause.SOURCE_MOVED_ON if event is not None and self.told != self.written else Cause.UNEXPLAINED
+        if event is not None and self.told != self.written:
+            return Cause.SOURCE_MOVED_ON
+        return Cause.FOREIGN_WRITE if self.is_open else Cause.UNEXPLAINED
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values: the difference, its cause, and the event that the cause points at."""

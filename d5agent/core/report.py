@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.operation import Namespace
-from d5agent.core.repair import KnownEvents
+from d5agent.core.repair import Cause, KnownEvents
 from d5agent.core.replay import Doubts
 
 if TYPE_CHECKING:
@@ -118,6 +118,12 @@ class VerifyReport:
         for tally in self.namespaces.values():
             tally.different = 0
         return taken
+
+    def note_open_target(self) -> int:
+        """Note that others could write to the target; return how many named repairs are foreign writes then."""
+        for repair in self.repaired:
+            repair.is_open = True
+        return sum(repair.cause is Cause.FOREIGN_WRITE for repair in self.repaired)
 
     def pass_over(self, expired: Mapping[str, int]) -> None:
         """Forget the differences: all of them are documents that a TTL index has deleted from the source."""

@@ -438,6 +438,17 @@ class Restore:
                 await self.target.create_collection(namespace)
                 coordinator.journal.info("collection_created", namespace=str(namespace))
 
+    async def _hold_so_far(self, coordinator: Coordinator, report: VerifyReport) -> dict[str, object] | None:
+        """Return how others were kept from writing to the target; where they were not, name what they wrote."""
+        held = await self.hold.certificate(guard=self.guard)
+        if held is not None and held["was_open"] and (found := report.note_open_target()):
+            coordinator.journal.warning(
+                "foreign_writes_found",
+                documents=found,
+                hint="document_repaired names each: find out who writes there; docs/privileges.md: d5agentWriteBlock",
+            )
+        return held
+
     def _proof(self, checkpoint: Checkpoint, report: VerifyReport) -> Verified:
         return Verified(
             sequence=checkpoint.sequence,
@@ -449,6 +460,7 @@ class Restore:
     async def _conclude(
         self, coordinator: Coordinator, proof: Verified, report: VerifyReport, evidence: Evidence
     ) -> None:
+        held = await self._hold_so_far(coordinator, report)
         key = await store_report(self.store, report, at=proof.at)
         for repaired in report.repaired:
             coordinator.journal.warning("document_repaired", **repaired.to_json())
@@ -462,7 +474,6 @@ class Restore:
                 different=report.different,
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )
-        held = await self.hold.certificate(guard=self.guard)
         outside = OFF if self.outside is None else self.outside.summary(sequence=proof.sequence)
         evidence = replace(evidence, target_hold=held, outside=outside)
         certified = await self.certifier.certify(coordinator.state, proof, report, evidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.runtime.inspecting_check import check_guard
 from d5agent.steps.target_hold import foreseen
 from tests.fakes.cluster import insert
+from tests.fakes.documents import raw_id
 from tests.fakes.machine import FakeJournal
 from tests.fakes.stage import ORDERS, Stage
 
@@ -295,3 +297,25 @@ async def test_check_warns_with_what_to_grant(stage: Stage) -> None:
     warned = await check_guard(stage.guard)
     assert NO_RIGHT in warned.found
     assert warned.hint == "grant it"
+
+
+@pytest.mark.parametrize(("obstacle", "causes"), [(NO_RIGHT, ["foreign write"]), ("", [])])
+async def test_a_foreign_write_is_named_where_others_could_write(
+    stage: Stage, obstacle: str, causes: list[str]
+) -> None:
+    stage.guard.obstacle = obstacle
+    await stage.capture(insert(ORDERS, {"_id": 1}), insert(ORDERS, {"_id": 2}), insert(ORDERS, {"_id": 3}))
+    await stage.draw_fence()
+
+    def write_as_another() -> None:
+        if stage.target.database.find(ORDERS, raw_id(1)) is not None:
+            stage.target.database.write_as_another(ORDERS, {"_id": 1, "by": "another"})
+            stage.target.before_each = lambda: None
+
+    stage.target.before_each = write_as_another
+    await stage.restore().run(stage.coordinator)
+    certificate = json.loads(stage.store.objects["reports/run/certificate.json"])
+    assert [repaired["cause"] for repaired in certificate["result"]["repaired"]] == causes
+    found = stage.coordinator.journal.facts_of("foreign_writes_found")
+    assert [facts["documents"] for facts in found] == [1] * len(causes)
+    assert stage.target.database.contents() == stage.foreign_contents()
