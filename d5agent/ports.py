@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
     from d5agent.core.servers import ServerFacts
+    from d5agent.core.specification import Specification
     from d5agent.core.ttl import TtlIndex
     from d5agent.core.unique_key import Key, UniqueIndex
 
@@ -176,6 +177,18 @@ class Target(Protocol):
 
     async def tickets(self) -> Tickets | None:
         """Return how many more writes the server would let in at this moment; None: it does not tell us."""
+        ...
+
+
+class TargetSpecifications(Protocol):
+    """Indexes and options of the target's collections."""
+
+    async def specifications(self) -> Mapping[Namespace, Specification]:
+        """Return those of all application collections that have any."""
+        ...
+
+    async def build(self, namespace: Namespace, specification: Specification) -> Sequence[str]:
+        """Make a collection what the specification says, as far as it is not; return what was refused, in words."""
         ...
 
 

@@ -108,6 +108,7 @@ class RestoreSettings(_Section):
     lanes: int = Field(default=4, ge=1, le=64)
     window_bytes: int | None = Field(default=None, ge=1024)
     max_operations_per_second: float | None = Field(default=None, ge=1)
+    keep_indexes: bool = True
 
 
 class CutoverSettings(_Section):

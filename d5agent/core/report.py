@@ -65,6 +65,8 @@ class VerifyReport:
     counts: list[str] = field(default_factory=list)
     expired: dict[str, int] = field(default_factory=dict)
     """By namespace: documents that a TTL index deleted from the source while they were compared."""
+    specifications: dict[str, Any] | None = None
+    """Where the target's indexes and options were recorded, and where they were built again."""
     seconds: float = 0.0
     expected: int | None = None
     """About how many documents there are to compare, to show how far it is; None: nobody knows."""
@@ -167,6 +169,7 @@ class VerifyReport:
             "counts": self.counts,
             "expired": self.expired,
             "seconds": round(self.seconds, 3),
+            **({} if self.specifications is None else {"specifications": self.specifications}),
         }
 
 

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Final
 from d5agent.core.certificate import Evidence, proved_fence
 from d5agent.core.collation import Collated
 from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
+from d5agent.core.hold import Block
 from d5agent.core.naming import id_to_text
 from d5agent.core.operation import ClusterTime
 from d5agent.core.outside import OFF
 from d5agent.core.pace import Pace
 from d5agent.core.services import ACTIVE, Service, Verified
+from d5agent.core.specification import specifications_key, with_ttl_held
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.conflicts import Holders
 from d5agent.steps.dead_letters import DEAD_LETTERS, DeadLetters
 from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import Generations
+from d5agent.steps.keeper import Keeper, recorded
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
 from d5agent.steps.log_reader import LogReader, link_of
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
         Target,
         TargetChanges,
         TargetGuard,
+        TargetSpecifications,
     )
     from d5agent.service import Coordinator
     from d5agent.steps.certificate import Certifier
@@ -84,6 +88,8 @@ class Restore:
     servers: Servers
     hold: TargetHold
     guard: TargetGuard
+    specifications: TargetSpecifications
+    keeps_indexes: bool = True
     max_operations_per_second: float | None = None
     is_live: bool = False
     outside: Outside | None = None
@@ -133,14 +139,15 @@ class Restore:
         if 0 <= checkpoint.sequence <= last.commit.sequence:
             # The chain is checked: what is applied need not be read again, nor compared where it was.
             self._applied = self._begins_at = await link_of(self.store, checkpoint.sequence)
-        await self._close_target(coordinator)
+        keeper = await self._close_target(coordinator, checkpoint)
         replayer, progress = self._replayer(coordinator, reader, checkpoint)
-        replayer.collated = collated
+        replayer.collated, replayer.keeper = collated, keeper
         generations = await self._generations(coordinator, reader, checkpoint)
         if self.is_live:
             await self._follow(coordinator, replayer, progress, generations)
         report = await self._bring_to_the_end(coordinator, replayer, progress, generations)
         report.operations = checkpoint.operations
+        report.specifications = self._told(coordinator, keeper)
         coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
         first = await anext(reader.links())
         evidence = Evidence(source=both.source, target=both.target, first=first, comparison=generations.comparison)
@@ -155,6 +162,7 @@ class Restore:
             await self._replay(coordinator, replayer, progress)
             await self._settle(coordinator, replayer)
             await self._create_empty_collections(coordinator)
+            await self._give_back(replayer.keeper)
             coordinator.report(step="verifying")
             report = await generations.conclude(checkpoint.doubts.whole, applied=checkpoint.sequence)
             if not await self._has_more(coordinator, report):
@@ -220,9 +228,31 @@ class Restore:
         await expiries.pass_over(report, at=ClusterTime(int(self.clock.now().timestamp()), 0))
         return False
 
-    async def _close_target(self, coordinator: Coordinator) -> None:
-        held = await self.hold.take(coordinator.state.run_id, coordinator.journal, guard=self.guard)
+    async def _close_target(self, coordinator: Coordinator, checkpoint: Checkpoint) -> Keeper | None:
+        """Record the target's indexes and options, then close it to others; return what builds them again."""
+        run_id = coordinator.state.run_id
+        at = self.clock.now().isoformat(timespec="seconds")
+        specifications = await recorded(self.store, self.specifications, run_id=run_id, at=at)
+        held = await self.hold.take(run_id, coordinator.journal, guard=self.guard)
         coordinator.report(target_write_block=str(held.block))
+        if not self.keeps_indexes:
+            return None
+        if held.block is not Block.OURS:  # which keeps TTL indexes from deleting, too
+            specifications = {name: with_ttl_held(one) for name, one in specifications.items()}
+        return Keeper(
+            target=self.specifications,
+            specifications=specifications,
+            lost=checkpoint.lost,
+            journal=coordinator.journal,
+        )
+
+    def _told(self, coordinator: Coordinator, keeper: Keeper | None) -> dict[str, object]:
+        """Return what the certificate says of the target's indexes and options."""
+        return {
+            "key": specifications_key(coordinator.state.run_id),
+            "kept": keeper is not None,
+            "built_again": sorted(map(str, keeper.built)) if keeper is not None else [],
+        }
 
     async def _require_places(self, run_id: str) -> None:
         await require_place(self.store, reports_folder(run_id), what="the certificate")
@@ -314,7 +344,11 @@ class Restore:
             await self._wait_while_paused(coordinator)
             began = self.clock.monotonic()
             await self._replay(coordinator, replayer, progress)
-            self._report_refused(coordinator, await replayer.try_refused())
+            refused = [_line_of(failure) for failure in await replayer.try_refused()]
+            if replayer.keeper is not None:
+                await replayer.keeper.build(list(replayer.keeper.refused), again=True)
+                refused += replayer.keeper.obstacles()
+            self._report_refused(coordinator, refused)
             if self._applied is not None:
                 coordinator.report(step="comparing")
                 await generations.compare(self._applied, replayer.checkpoint.doubts.whole)
@@ -322,9 +356,9 @@ class Restore:
             self._report_turn(coordinator, generations, turn_seconds=self.clock.monotonic() - began)
             await self._rest(coordinator)
 
-    def _report_refused(self, coordinator: Coordinator, refused: Sequence[Failure]) -> None:
-        """Say which documents hold the cutover up: behind it they would fail restore with the application read-only."""
-        lines = [f"{f.namespace} {id_to_text(f.write.id)}: {f.reason}" for f in refused[:_SHOWN]]
+    def _report_refused(self, coordinator: Coordinator, refused: Sequence[str]) -> None:
+        """Say which documents and indexes hold the cutover up: behind it they would fail restore."""
+        lines = list(refused[:_SHOWN])
         if lines and lines != self._refused:
             coordinator.journal.warning(
                 "cutover_held_up",
@@ -430,6 +464,18 @@ class Restore:
             run_id=coordinator.state.run_id,
         )
 
+    async def _give_back(self, keeper: Keeper | None) -> None:
+        """Build what is left to build. OperatorError: the target refuses some of it."""
+        if keeper is None:
+            return
+        await keeper.build(await self.source.collections(), again=True)
+        if keeper.refused:
+            raise OperatorError(
+                "indexes or options of the target cannot be built again on a collection that took their name",
+                hint="mend what is named, or set [restore] keep_indexes = false; then type: d5agent start restore",
+                refused=keeper.obstacles()[:_SHOWN],
+            )
+
     async def _create_empty_collections(self, coordinator: Coordinator) -> None:
         """Make the collections that the source has and the target lacks: creating one leaves no event."""
         there = set(await self.target_reader.collections())
@@ -487,3 +533,7 @@ class Restore:
             outside=outside["state"],
         )
         await self.hold.give_back(coordinator.journal, guard=self.guard)
+
+
+def _line_of(failure: Failure) -> str:
+    return f"{failure.namespace} {id_to_text(failure.write.id)}: {failure.reason}"

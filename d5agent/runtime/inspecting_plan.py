@@ -40,6 +40,7 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
                 notes=notes_of_certified(state),
                 collated=Collated(await target.server.collations()),
             ),
+            keeps_indexes=settings.restore.keep_indexes,
         )
         made = await planner.make(with_divergence=with_divergence)
         made.notes += await foreseen(target.guard)

@@ -13,6 +13,7 @@ from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import hello, open_mongo, require_set
 from d5agent.adapters.mongo_guard import MongoGuard
 from d5agent.adapters.mongo_reader import MongoReader
+from d5agent.adapters.mongo_specifications import MongoSpecifications
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
@@ -54,6 +55,7 @@ class TargetAdapters:
     changes: MongoTargetChanges
     server: MongoServer
     guard: MongoGuard
+    specifications: MongoSpecifications
     dump: MongoDump
     grants: Callable[[], Awaitable[Sequence[Grant]]]
     """What the agent's user may do there."""
@@ -184,6 +186,7 @@ async def _open_target(
                 reader, side="target", asked=read_uri(uri, "target").hosts.split(","), has_id=True, clock=clock
             ),
             guard=MongoGuard(writer, clock=clock, fence=fence),
+            specifications=MongoSpecifications(reader, clock=clock, fence=fence),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
             grants=partial(grants_of, reader, "target"),
             ignored=read_uri(uri, "target").ignored,

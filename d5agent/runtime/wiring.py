@@ -88,6 +88,8 @@ def plugins(
             source=at.source_reader,
             target=target.writer,
             target_reader=target.reader,
+            specifications=target.specifications,
+            keeps_indexes=settings.restore.keep_indexes,
             target_changes=target.changes,
             servers=at.servers(target),
             store=at.store,

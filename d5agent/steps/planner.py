@@ -71,6 +71,7 @@ class Planner:
     memory_bytes: int
     window_bytes: int
     waiting_bytes: int
+    keeps_indexes: bool = True
     plan: Plan = field(default_factory=Plan)
     _read: Measured = field(default_factory=Measured)
     _compared: Measured = field(default_factory=Measured)
@@ -175,6 +176,14 @@ class Planner:
         if self.plan.whole:
             self.plan.notes.append(
                 "collections that are dropped or renamed are compared whole; their unique indexes are not looked at"
+            )
+            does = (
+                "records them first and builds them again ([restore] keep_indexes)"
+                if self.keeps_indexes
+                else "only records them ([restore] keep_indexes = false)"
+            )
+            self.plan.notes.append(
+                f"a drop or rename takes the target's indexes, TTL and validators from a name: restore {does}"
             )
 
     async def _diverge(self, part: LogPart | None) -> None:

@@ -30,7 +30,7 @@ from d5agent.steps.windows import Portion, Windows
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from d5agent.core.log import Commit, Link
     from d5agent.core.pace import Pace
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from d5agent.core.unique import Conflict
     from d5agent.ports import Clock, DocumentReader, StateStore, Target
     from d5agent.service import Journal
+    from d5agent.steps.keeper import Keeper
     from d5agent.steps.log_reader import LogReader
 
 CHECKPOINT: Final = "restore_checkpoint"
@@ -63,6 +64,8 @@ class Checkpoint:
     """Which of the documents in doubt the target has refused."""
     target: ServerFacts | None = None
     """The cluster that was written to; None: an earlier version did not note it."""
+    lost: set[Namespace] = field(default_factory=set)
+    """Collections whose indexes and options a drop or rename has taken, and that have not got them back."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -75,6 +78,7 @@ class Checkpoint:
             "doubts": self.doubts.to_json(),
             "refusals": self.refusals.to_json(),
             "target": None if self.target is None else self.target.to_json(),
+            "lost": [{"db": n.database, "coll": n.collection} for n in sorted(self.lost, key=str)],
         }
 
 
@@ -101,6 +105,7 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
             doubts=Doubts.from_json(value["doubts"]),
             refusals=Refusals.from_json(value.get("refusals", ())),  # an older version kept none
             target=ServerFacts.from_json(value["target"]) if value.get("target") else None,
+            lost={Namespace(row["db"], row["coll"]) for row in value.get("lost", ())},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(
@@ -133,6 +138,8 @@ class Replayer:
     busy: BusyLanes = field(default_factory=BusyLanes)
     max_operations_per_second: float | None = None
     on_progress: Callable[[], None] = lambda: None
+    keeper: Keeper | None = None
+    """Gives indexes and options back to collections that take a name again; None: they stay lost."""
     gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before each window or barrier is written: whoever wants a pause does not return."""
     _lanes: Lanes = field(init=False)
@@ -273,6 +280,7 @@ class Replayer:
         if mirrors and not self._is_mirrored:
             await self._save(self.checkpoint.to_json(), mirrors=True)
         await self.target.apply(barrier)
+        await self._keep([barrier], [] if barrier.rename_to is None else [barrier.rename_to])
         self.checkpoint.doubts.apply_barrier(barrier)
         self.checkpoint.refusals.apply_barrier(barrier)
         self._waiting = [failure for failure in self._waiting if failure.namespace not in _names_of(barrier)]
@@ -288,12 +296,21 @@ class Replayer:
             self.collated.see(namespace, ids)
         self.collated.require_none()
 
+    async def _keep(self, barriers: Iterable[Barrier], taken: Iterable[Namespace]) -> None:
+        """Note what barriers have taken from their names, and give it to those names that are taken again."""
+        if self.keeper is not None:
+            for barrier in barriers:
+                self.keeper.lose(barrier)
+            await self.keeper.build(taken)
+
     async def _flush(self, window: Window) -> None:
         if not window.operations:
             return
         await self._lanes.remove(window.removals())
         window.take_up(self._waiting)
-        failures = await self._write(window.batches(self.pace.lanes))
+        batches = window.batches(self.pace.lanes)
+        await self._keep(window.removals(), [b.namespace for b in batches if any(w.document for w in b.writes)])
+        failures = await self._write(batches)
         window.settle(self.checkpoint.doubts)
         self.checkpoint.refusals.follow(window)
         self.checkpoint.refusals.note(failures)

@@ -197,6 +197,7 @@ def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex])
     """Return the index as it is now, under whatever name its collection has.
 
     A rename into another database makes a new collection of it: then it is the one held index that nobody else claims.
+    So does a drop, after which restore has built the index again under the collection's name.
     """
     for other in there:
         if index.is_same(other):
@@ -208,4 +209,6 @@ def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex])
         and (other.name, other.field) == (index.name, index.field)
         and not any(known.is_same(other) for known in held)
     ]
-    return strangers[0] if len(strangers) == 1 else None
+    built_again = [other for other in strangers if other.namespace == index.namespace]
+    found = built_again or strangers
+    return found[0] if len(found) == 1 else None

@@ -109,12 +109,13 @@ class FakeDatabase:
             self.changes.append(("drop", namespace, None))
         self.unique.pop(namespace, None)
         self.ttl.pop(namespace, None)
+        self.options.pop(namespace, None)
 
     def rename(self, namespace: Namespace, to: Namespace) -> None:
         """Give a collection another name, in the place of whatever has that name; an absent one stays so."""
         if namespace in self.collections:
-            indexes = self.unique.pop(namespace, None)
             ttl = self.ttl.pop(namespace, ())
+            indexes, options = self.unique.pop(namespace, None), self.options.pop(namespace, None)
             documents = self.collections.pop(namespace)
             self.drop(to)
             self.collections[to] = documents
@@ -124,6 +125,8 @@ class FakeDatabase:
                 self.unique[to] = indexes
             if ttl:
                 self.ttl[to] = tuple(dataclass_replace(index, namespace=to) for index in ttl)
+            if options is not None:
+                self.options[to] = options
 
     def names(self, database: str) -> list[Namespace]:
         """Return the collections of a database."""

@@ -122,3 +122,13 @@ def _text(found: Identity) -> str:
 
 def _value_of(document: bytes, element: Element) -> DocumentId:
     return DocumentId(bytes((element.type,)) + document[element.start : element.end])
+
+
+def vars_of(index: UniqueIndex) -> dict[str, Any]:
+    """Return an index's specification as values."""
+    return {"fields": list(index.fields), "is_sparse": index.is_sparse, "partial": index.partial}
+
+
+def index_of(values: Mapping[str, Any]) -> UniqueIndex:
+    """Return the index of such a specification."""
+    return UniqueIndex(tuple(values["fields"]), is_sparse=values["is_sparse"], partial=values["partial"])

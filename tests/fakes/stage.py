@@ -117,6 +117,7 @@ class Stage:
             target_reader=self.target,
             target_changes=self.changes,
             servers=self.servers(),
+            specifications=self.target,
             store=self.store,
             states=self.states,
             clock=self.clock,

@@ -12,11 +12,12 @@ from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Operati
 from d5agent.core.pace import Tickets
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Failure
+from d5agent.core.specification import Specification
 from d5agent.core.unique_key import comparable, keys_of
 from d5agent.errors import OperatorError
 from d5agent.ports import CollectionFacts
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
-from tests.fakes.indexes import identity
+from tests.fakes.indexes import identity, index_of, vars_of
 
 if TYPE_CHECKING:
     import random
@@ -136,6 +137,34 @@ class FakeTarget(FakeReader):
             self._database.drop(barrier.namespace)
         else:
             self._database.rename(barrier.namespace, barrier.rename_to)
+
+    async def specifications(self) -> Mapping[Namespace, Specification]:
+        await asyncio.sleep(0)
+        database = self._database
+        return {
+            namespace: Specification(
+                options=encode(database.options.get(namespace, {})),
+                indexes=tuple(encode(vars_of(index)) for index in sorted(database.unique.get(namespace, ()), key=str)),
+            )
+            for namespace in database.collections
+            if namespace.database != OWN_DATABASE and (namespace in database.unique or namespace in database.options)
+        }
+
+    async def build(self, namespace: Namespace, specification: Specification) -> Sequence[str]:
+        await asyncio.sleep(0)
+        self.before_each()
+        database = self._database
+        documents = database.collections.setdefault(namespace, {}).values()
+        database.options[namespace] = {**database.options.get(namespace, {}), **decode(specification.options)}
+        refused = []
+        for found in map(decode, specification.indexes):
+            index = index_of(found)
+            keys = [key for document in documents for key in index.keys(document)]
+            if len(keys) > len(set(keys)):
+                refused.append(f"index {index.name}: two documents have one value")
+                continue
+            database.unique[namespace] = database.unique.get(namespace, frozenset()) | {index}
+        return refused
 
     async def tickets(self) -> Tickets | None:
         await asyncio.sleep(0)

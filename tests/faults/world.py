@@ -255,6 +255,7 @@ class World:
                         target_reader=target,
                         clock=self.clock,
                     ),
+                    specifications=target,
                     store=store,
                     states=states,
                     clock=self.clock,

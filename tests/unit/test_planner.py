@@ -165,6 +165,7 @@ async def test_a_collection_whose_name_moved_is_counted_by_comparing_it_whole() 
     assert (row["documents"], row["delete"], row["equal"]) == (3, 3, 0)
     assert (other["insert"], other["delete"], other["overwrite"]) == (3, 1, 0)
     assert any("compared whole" in note for note in plan["notes"])
+    assert any("builds them again ([restore] keep_indexes)" in note for note in plan["notes"])
 
 
 async def test_a_database_that_is_dropped_is_compared_whole_whatever_the_log_says_of_its_collections() -> None:

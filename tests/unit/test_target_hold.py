@@ -88,6 +88,16 @@ async def test_a_ttl_index_is_given_back_under_its_new_name(stage: Stage) -> Non
     assert not journal.facts_of("target_ttl_gone")
 
 
+async def test_ttl_indexes_that_were_built_again_are_given_back(stage: Stage) -> None:
+    stage.guard.obstacle, journal = NO_RIGHT, FakeJournal()
+    await stage.hold().take("run", journal)
+    for index in (INDEX, OTHER):
+        again = replace(index, collection_id=f"new {index.collection_id}", seconds=NEVER)
+        stage.target.database.ttl[index.namespace] = (again,)
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
+
+
 async def test_a_ttl_index_that_somebody_has_changed_or_dropped_is_left(stage: Stage) -> None:
     stage.guard.obstacle = NO_RIGHT
     hold, journal, database = stage.hold(), FakeJournal(), stage.target.database
