@@ -48,7 +48,7 @@ async def measure(rate: int, collections: int, own_segments: int) -> None:
         assert process.returncode == 0, err.decode()
         took = json.loads(out)
         puts = at.s3.count_requests()["PutObject"] - before
-    each, hourly = puts / written * 1_000_000, puts / SECONDS * 3600
+    each, hourly = puts / written * 1_000_000, puts / took["seconds"] * 3600
     print(
         f"own_segments {own_segments:>2}: {rate:>6,}/s over {collections:>3} collections: {puts:>5,} PUTs for "
         f"{written:>7,} operations = {each:>9,.0f} a million, {each * DOLLARS_A_PUT:>5.3f} dollars; {hourly:>7,.0f} "

@@ -42,8 +42,8 @@ def _parts(values: dict[str, Any]) -> Iterator[RenderableType]:
         yield _list("indexes and options that differ", len(values["indexes"]), values["indexes"][:_SHOWN])
     yield from (escaped(note) for note in values["notes"])
     yield from _estimate(values["estimate"])
-    if "report" in values:
-        yield f"report: {escaped(values['report'])}"
+    if "report_url" in values:
+        yield f"report: {escaped(values['report_url'])}"
     yield _verdict(values)
 
 

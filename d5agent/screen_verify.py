@@ -48,7 +48,7 @@ def verify_table(values: dict[str, Any]) -> RenderableType:
     below = [f"and {more:,} more documents, counted and not named"] if more > 0 else []
     below += [f"[bold red]{escape(line)}[/]" for line in values["counts"]]
     below += [f"[yellow]{escape(line)}[/]" for line in values["indexes"]]
-    below += [_certificate(values["certificate"]), f"report: {escape(values['report'])}, as a page beside it"]
+    below += [_certificate(values["certificate"]), f"report: {escape(values['report_url'])}, as a page beside it"]
     return Group(f"{verdict}: {counts}", *([table] if values["differences"] else []), *below)
 
 
@@ -56,5 +56,6 @@ def _certificate(certificate: dict[str, Any] | None) -> str:
     if certificate is None:
         return "no certificate has been issued in this run"
     if certificate["valid"]:
-        return f"certificate: [green]whole, and this log's[/]: {escape(certificate['key'])}"
-    return f"certificate: [bold red]{escape(certificate['reason'])}[/]: {escape(certificate['key'])}"
+        said = f"whole, {certificate['reason']}" if certificate["reason"] else "whole, and this log's"
+        return f"certificate: [green]{escape(said)}[/]: {escape(certificate['url'])}"
+    return f"certificate: [bold red]{escape(certificate['reason'])}[/]: {escape(certificate['url'])}"

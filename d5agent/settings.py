@@ -74,6 +74,11 @@ class StoreSettings(_Section):
     endpoint_url: str | None = None
     region: str | None = None
 
+    @property
+    def url(self) -> str:
+        """Where all objects are."""
+        return self.url_of("")
+
     def url_of(self, key: str) -> str:
         """Return where an object is, as the AWS command line takes it."""
         return "/".join(part for part in (f"s3://{self.bucket}", self.prefix.strip("/"), key) if part)

@@ -133,6 +133,17 @@ def sealed(certificate: Mapping[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, indent=1).encode(errors="backslashreplace") + b"\n"
 
 
+def certified_log(body: bytes) -> tuple[str, str]:
+    """Return when a certificate was issued, and the sha256 of the log's last commit that it names.
+
+    OperatorError: it does not say that both databases are equal. CorruptDataError: it was altered.
+    """
+    certificate = _opened(body)
+    if certificate["result"]["equal"] is not True:
+        raise OperatorError("the certificate does not say that both databases are equal", hint=_HINT)
+    return str(certificate.get("issued_at", "")), certificate["log"]["sha256"]
+
+
 def check_certificate(body: bytes | None, link: Link) -> None:
     """Raise unless these bytes certify that both databases were equal at the end of this log.
 

@@ -91,8 +91,13 @@ class Estimate:
         }
 
 
-def estimate(*, read: Measured, compared: Measured, writes: Writes, known: KnownRate | None) -> Estimate:
-    """Return how long restore will take. `read`: operations of the log; `compared`: documents, on both sides."""
+def estimate(
+    *, read: Measured, compared: Measured, writes: Writes, known: KnownRate | None, limit: float | None = None
+) -> Estimate:
+    """Return how long restore will take. `read`: operations of the log; `compared`: documents, on both sides.
+
+    `limit`: `[restore] max_operations_per_second`, documents a second that restore writes at most.
+    """
     reading, comparing = read.per_second(), compared.per_second()
     if known is None:
         writing = writes.documents / _DOCUMENTS_PER_SECOND + writes.bytes / _BYTES_PER_SECOND
@@ -106,6 +111,9 @@ def estimate(*, read: Measured, compared: Measured, writes: Writes, known: Known
             f"writing {writes.documents:,} documents: as fast as the restore of {known.at},"
             f" {known.documents_per_second:,.0f} a second"
         )
+    if limit is not None and writes.documents / limit > writing:
+        writing = writes.documents / limit
+        said = f"writing {writes.documents:,} documents: [restore] max_operations_per_second allows {limit:,g} a second"
     return Estimate(
         reading_seconds=0.0 if reading is None else _PASSES * read.done / reading,
         writing_seconds=writing,

@@ -320,7 +320,7 @@ class Clean:
         report["outside"] = stored_summary(await self.store.get(outside_key(clearing.run_id)))
         await self.store.put_once(key, encode_report(report))
         coordinator.report(step="done")
-        coordinator.journal.info("final_report_stored", key=key)
+        coordinator.journal.info("final_report_stored", key=self.url_of(key))
 
     def _now(self) -> str:
         return self.clock.now().isoformat(timespec="seconds")

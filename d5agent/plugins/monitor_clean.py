@@ -12,6 +12,8 @@ from d5agent.steps.probes import require_place
 from d5agent.steps.reports import reports_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from d5agent.ports import Clock, ObjectStore, PowerSwitch
     from d5agent.service import Coordinator
 
@@ -24,6 +26,7 @@ class MonitorClean:
     store: ObjectStore
     clock: Clock
     timeout_seconds: float
+    url_of: Callable[[str], str] = str
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -57,7 +60,7 @@ class MonitorClean:
         body = await self.store.get(key)
         report = with_power_off({} if body is None else decode_report(body, key=key), coordinator.state, now=now)
         await self.store.put(key, encode_report(report))
-        coordinator.journal.info("final_report_stored", key=key)
+        coordinator.journal.info("final_report_stored", key=self.url_of(key))
 
     async def _wait_for_the_end(self, coordinator: Coordinator) -> None:
         began = self.clock.monotonic()

@@ -10,11 +10,13 @@ from d5agent.core.operation import Position
 from d5agent.core.owners import advice_on
 from d5agent.errors import LogHeldError, OperatorError
 from d5agent.steps.capture import Capture, Limits
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_reader import LogReader, no_log
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.numbering import first_number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from d5agent.ports import ChangeSource, Clock, ObjectStore, StateStore
     from d5agent.service import Coordinator
     from d5agent.steps.kept_changes import KeptChanges
@@ -40,6 +42,7 @@ class Replication:
     ahead_bytes: int
     upload_bytes: int
     compresses: bool = False
+    url_of: Callable[[str], str] = str
     drains: bool = True
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -86,6 +89,8 @@ class Replication:
 
     async def _last_commit(self, coordinator: Coordinator) -> Link | None:
         last = await LogReader(store=self.store).last()
+        if last is None and coordinator.state.ready_at:
+            raise no_log(self.url_of(""))  # captured from now on, a new log would hide what is lost
         if last is not None and last.commit.writer.run_id != coordinator.state.run_id:
             raise OperatorError(
                 "the bucket holds the log of another run",

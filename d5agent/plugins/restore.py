@@ -25,7 +25,7 @@ from d5agent.steps.generations import Generations
 from d5agent.steps.keeper import Keeper, recorded
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
-from d5agent.steps.log_reader import LogReader, link_of
+from d5agent.steps.log_reader import LogReader, link_of, no_log
 from d5agent.steps.parallel import beside
 from d5agent.steps.probes import require_place
 from d5agent.steps.progress import RestoreProgress
@@ -35,7 +35,7 @@ from d5agent.steps.reports import reports_folder, store_report
 from d5agent.steps.target_watch import TargetWatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from d5agent.core.log import Link
     from d5agent.core.operation import Operation
@@ -91,6 +91,7 @@ class Restore:
     specifications: TargetSpecifications
     keeps_indexes: bool = True
     max_operations_per_second: float | None = None
+    url_of: Callable[[str], str] = str
     is_live: bool = False
     outside: Outside | None = None
     drains: bool = False
@@ -271,7 +272,7 @@ class Restore:
 
         summary = await reader.check(look=look)
         if summary.last is None:
-            raise OperatorError("the log is empty", hint="is [store] bucket and prefix what replication wrote to?")
+            raise no_log(self.url_of(""))
         fence = coordinator.state.fence
         if fence is not None and summary.last.commit.sequence < fence.sequence:
             raise CorruptDataError(
@@ -516,7 +517,7 @@ class Restore:
             raise OperatorError(
                 "the target did not stay equal" if report.is_unstable else "source and target are not equal",
                 hint=(_UNSTABLE if report.is_unstable else "")
-                + f"the report names each difference: {key}; then type: d5agent start restore",
+                + f"the report names each difference: {self.url_of(key)}; then type: d5agent start restore",
                 different=report.different,
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )
@@ -528,8 +529,8 @@ class Restore:
             "restore_verified",
             compared=report.compared,
             repaired=report.repairs,
-            report=key,
-            certificate=certified.certificate,
+            report=self.url_of(key),
+            certificate=self.url_of(certified.certificate),
             outside=outside["state"],
         )
         await self.hold.give_back(coordinator.journal, guard=self.guard)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from d5agent.core.report import VerifyReport
 from d5agent.errors import OperatorError
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_reader import LogReader, no_log
 from d5agent.steps.probes import require_place
 from d5agent.steps.replayer import load_checkpoint
 from d5agent.steps.reports import reports_folder, store_report
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Verify:
-    """Compares source and target, as a service or for the command line."""
+    """Compares source and target, as a service or for the command line. `url_of`: where an object is, in words."""
 
     source: DocumentReader
     target_reader: DocumentReader
@@ -30,6 +30,7 @@ class Verify:
     states: StateStore
     clock: Clock
     waiting_bytes: int
+    url_of: Callable[[str], str] = str
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -44,7 +45,7 @@ class Verify:
         if not report.is_equal:
             raise OperatorError(
                 "source and target are not equal",
-                hint=f"the report names each difference: {key}",
+                hint=f"the report names each difference: {self.url_of(key)}",
                 different=report.different,
             )
 
@@ -57,7 +58,8 @@ class Verify:
     ) -> tuple[VerifyReport, str]:
         """Return the report, and the key that it is stored under. Full: whole collections, else what was touched.
 
-        OperatorError, before anything is read: the report could not be stored.
+        OperatorError, before anything is read: the report could not be stored, or there is no log, and so nothing that
+        was touched.
         """
         await require_place(self.store, reports_folder(run_id), what="the report of the comparison")
         verifier = Verifier(
@@ -74,6 +76,8 @@ class Verify:
             report = await verifier.full()
         else:
             reader = LogReader(store=self.store)
+            if await reader.last() is None:
+                raise no_log(self.url_of(""))
             checkpoint = await load_checkpoint(self.states, run_id)
             verifier.report.expected = checkpoint.written or None  # about one write a touched document
             report = await verifier.touched(reader, reader.links(), checkpoint.doubts.whole)

@@ -22,6 +22,7 @@ def verify_plugin(settings: Settings, adapters: Adapters, target: TargetAdapters
         states=adapters.states,
         clock=adapters.clock,
         waiting_bytes=settings.waiting_bytes,
+        url_of=settings.store.url_of,
     )
 
 

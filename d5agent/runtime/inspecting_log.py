@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from d5agent.core.extended_json import to_text
 from d5agent.errors import OperatorError
 from d5agent.runtime.bucket import open_store
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_reader import LogReader, no_log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -22,7 +22,8 @@ async def list_segments(settings: Settings, keys: list[str]) -> dict[str, Any]:
     """Return the segments that commits name."""
     async with open_store(settings) as store:
         found = [
-            {"commit": commit.sequence, **asdict(ref)} async for commit, ref in _segments(LogReader(store=store), keys)
+            {"commit": commit.sequence, **asdict(ref)}
+            async for commit, ref in _segments(LogReader(store=store), keys, where=settings.store.url)
         ]
     return {"segments": found}
 
@@ -31,7 +32,7 @@ async def print_operations(settings: Settings, keys: list[str], write: Callable[
     """Write stored operations as canonical Extended JSON without a loss, one a line, in the log's order."""
     async with open_store(settings) as store:
         reader = LogReader(store=store)
-        async for _, ref in _segments(reader, keys):
+        async for _, ref in _segments(reader, keys, where=settings.store.url):
             async for operation in reader.segment(ref):
                 write(f"{to_text(operation.raw)}\n")
 
@@ -41,23 +42,27 @@ async def check_log(settings: Settings, keys: list[str]) -> dict[str, Any]:
     async with open_store(settings) as store:
         reader = LogReader(store=store)
         if keys:
-            async for _, ref in _segments(reader, keys):
+            async for _, ref in _segments(reader, keys, where=settings.store.url):
                 async for _operation in reader.segment(ref):
                     pass
         summary = await reader.check()
     last = summary.last
+    if last is None:
+        raise no_log(settings.store.url)
     return {
         "whole": True,
         "commits": summary.commits,
-        **({"operations": 0, "bytes": 0, "segments": 0} if last is None else asdict(last.commit.total)),
-        "cluster_time": None if last is None else str(last.commit.position.cluster_time),
+        **asdict(last.commit.total),
+        "cluster_time": str(last.commit.position.cluster_time),
         "orphans": list(summary.orphans),
     }
 
 
-async def _segments(reader: LogReader, keys: list[str]) -> AsyncGenerator[tuple[Commit, SegmentRef]]:
-    """Yield the segments whose keys begin with one of `keys`; OperatorError when a key names none."""
+async def _segments(reader: LogReader, keys: list[str], *, where: str) -> AsyncGenerator[tuple[Commit, SegmentRef]]:
+    """Yield the segments whose keys begin with one of `keys`. OperatorError: there is no log, or a key names none."""
     unmet = set(keys)
+    if await reader.last() is None:
+        raise no_log(where)
     async for link in reader.links():
         for ref in link.commit.segments:
             hits = {key for key in keys if ref.key.startswith(key)}

@@ -8,7 +8,7 @@ from d5agent.core.collation import Collated
 from d5agent.core.late import notes_of_certified
 from d5agent.core.plan import Plan
 from d5agent.runtime.opening import open_adapters, stored_phase
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log_reader import LogReader, no_log
 from d5agent.steps.planner import Planner
 from d5agent.steps.probes import require_place
 from d5agent.steps.reports import reports_folder, store_plan
@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 
 
 async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
-    """Return what restore would do; the plan is stored among the reports, and nothing else is written."""
+    """Return what restore would do; the plan is stored among the reports, and nothing else is written.
+
+    OperatorError: there is no log.
+    """
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
         await adapters.source.require_set()
+        reader = LogReader(store=adapters.store)
+        if await reader.last() is None:
+            raise no_log(settings.store.url)
         state = await stored_phase(adapters)
         await require_place(adapters.store, reports_folder(state.run_id), what="the plan")
         at = adapters.clock.now().isoformat(timespec="seconds")
         planner = Planner(
-            reader=LogReader(store=adapters.store),
+            reader=reader,
             source=adapters.source_reader,
             target=target.reader,
             clock=adapters.clock,
@@ -34,6 +40,7 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
             memory_bytes=settings.limits.memory_bytes,
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
+            max_operations_per_second=settings.restore.max_operations_per_second,
             plan=Plan(
                 run_id=state.run_id,
                 at=at,
@@ -45,4 +52,5 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
         made = await planner.make(with_divergence=with_divergence)
         made.notes += await foreseen(target.guard)
         values = made.to_json()
-        return {**values, "report": await store_plan(adapters.store, values)}
+        key = await store_plan(adapters.store, values)
+        return {**values, "report": key, "report_url": settings.store.url_of(key)}

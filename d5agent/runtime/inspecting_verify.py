@@ -22,8 +22,12 @@ async def verify(
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
         await adapters.source.require_set()
         state = await stored_phase(adapters)
-        certificate = await certificate_state(adapters.store, state.verified)  # first: it may be unreadable
+        certificate = await certificate_state(
+            adapters.store, state.verified, state.run_id
+        )  # first: it may be unreadable
         report, key = await verify_plugin(settings, adapters, target).compare(
             state.run_id, is_full=is_full, on_progress=on_progress
         )
-    return {**report.to_json(), "report": key, "certificate": certificate}
+    if certificate is not None:
+        certificate["url"] = settings.store.url_of(str(certificate["key"]))
+    return {**report.to_json(), "report": key, "report_url": settings.store.url_of(key), "certificate": certificate}

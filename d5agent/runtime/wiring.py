@@ -97,6 +97,7 @@ def plugins(
             clock=at.clock,
             lanes=settings.restore.lanes,
             max_operations_per_second=settings.restore.max_operations_per_second,
+            url_of=settings.store.url_of,
             window_bytes=settings.window_bytes,
             waiting_bytes=settings.waiting_bytes,
             is_live=is_live(),
@@ -142,6 +143,7 @@ def plugins(
             ahead_bytes=settings.ahead_bytes,
             upload_bytes=settings.upload_bytes,
             compresses=settings.capture.compression == "zstd",
+            url_of=settings.store.url_of,
         ),
         Service.BACKUP: lambda: WithTarget(open_target=at.open_target, make=backup),
         Service.MONITOR_REPLICATION: lambda: MonitorReplication(
@@ -176,6 +178,10 @@ def plugins(
             open_outside=open_outside if compares_outside else None,
         ),
         Service.MONITOR_CLEAN: lambda: MonitorClean(
-            power=at.power, store=at.store, clock=at.clock, timeout_seconds=settings.power.timeout_seconds
+            power=at.power,
+            store=at.store,
+            clock=at.clock,
+            timeout_seconds=settings.power.timeout_seconds,
+            url_of=settings.store.url_of,
         ),
     }

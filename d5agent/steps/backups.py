@@ -38,7 +38,10 @@ async def wait_for_backup(coordinator: Coordinator, store: ObjectStore, side: st
     while not await is_stored(store, coordinator.state.run_id, side):
         has_waited = True
         for _ in range(_LOOK_AGAIN):
-            if coordinator.state.status(Service.BACKUP) in {Status.FAILED, Status.STOPPED, Status.DONE, None}:
+            status = coordinator.state.status(Service.BACKUP)
+            if status is Status.DONE and await is_stored(store, coordinator.state.run_id, side):
+                break
+            if status in {Status.FAILED, Status.STOPPED, Status.DONE, None}:
                 await coordinator.wait(f"a backup of the {side}, which is not running: type d5agent start backup")
             else:
                 await coordinator.wait(f"the backup of the {side}")

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 from d5agent.core.certificate import (
     certificate_key,
     certificate_of,
+    certified_log,
     check_certificate,
     end_of_stream,
     proof_of,
     proved_fence,
     sealed,
 )
+from d5agent.core.final_report import decode_report, final_report_key
 from d5agent.core.outside import OFF
 from d5agent.core.page import page_of
-from d5agent.errors import AgentError, TransientError
+from d5agent.errors import AgentError, OperatorError, TransientError
 from d5agent.steps.late import operations_behind
 from d5agent.steps.log_reader import LogReader, link_of
 
@@ -85,14 +87,35 @@ class Certifier:
         await self.store.put(certificate_key(run_id, "html"), page)
 
 
-async def certificate_state(store: ObjectStore, proof: Verified | None) -> dict[str, object] | None:
-    """Return whether the certificate of a proof is there, whole, and this log's; None: nothing was certified."""
-    if proof is None or not proof.certificate:
+async def certificate_state(store: ObjectStore, proof: Verified | None, run_id: str) -> dict[str, object] | None:
+    """Return whether the certificate of a proof is there, whole, and this log's; None: nothing was certified.
+
+    Without a proof, since the run is over or restore was started again, the certificate that the run has left.
+    """
+    key = proof.certificate if proof is not None else certificate_key(run_id)
+    if not key or (proof is None and not run_id):
         return None
     try:
-        check_certificate(await store.get(proof.certificate), await link_of(store, proof.sequence))
+        if proof is None:
+            return await _left_behind(store, run_id)
+        check_certificate(await store.get(key), await link_of(store, proof.sequence))
     except TransientError:
         raise
     except AgentError as error:
-        return {"key": proof.certificate, "valid": False, "reason": error.message}
-    return {"key": proof.certificate, "valid": True, "reason": ""}
+        return {"key": key, "valid": False, "reason": error.message}
+    return {"key": key, "valid": True, "reason": ""}
+
+
+async def _left_behind(store: ObjectStore, run_id: str) -> dict[str, object] | None:
+    """Return what has become of the certificate of a run that the phase state holds no proof of."""
+    key = certificate_key(run_id)
+    body, final = await store.get(key), await store.get(final_report_key(run_id))
+    if body is None:
+        return None
+    issued_at, sha256 = certified_log(body)
+    if final is None:
+        return {"key": key, "valid": True, "reason": f"issued at {issued_at}, before restore was started again"}
+    proved = decode_report(final, key=final_report_key(run_id)).get("verified") or {}
+    if proved.get("digest", sha256) != sha256:
+        raise OperatorError("the certificate belongs to another log, or to another end of it")
+    return {"key": key, "valid": True, "reason": f"issued at {issued_at}; its run is over, and its log deleted"}

@@ -26,7 +26,7 @@ from d5agent.core.log import (
 from d5agent.core.naming import LOG, SEGMENTS, commit_key
 from d5agent.core.pack import damaged_pack, decode_pack, pack_key
 from d5agent.core.segment import decode_segment, is_intact
-from d5agent.errors import CorruptDataError
+from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
@@ -295,6 +295,16 @@ class LogReader:
         if body is None:
             raise _missing(key)
         return body
+
+
+def no_log(where: str) -> OperatorError:
+    """Return the error of who finds no commit. `where`: the place that was looked at, as `s3://bucket/prefix`."""
+    return OperatorError(
+        f"no log below {where}",
+        hint="see that [store] bucket and prefix are those that replication writes to (d5agent status shows its run)."
+        " After clean there is none: d5agent verify --full compares without it, and an archived log is below"
+        " archive/RUN/",
+    )
 
 
 async def link_of(store: ObjectStore, sequence: int) -> Link:

@@ -60,7 +60,7 @@ class Planner:
     """Makes one plan. `now` asks for the source's time.
 
     `memory_bytes` bounds what it remembers: a log that touches more documents than fit is read again for each part.
-    `window_bytes` is restore's, for how much it would write.
+    `window_bytes` and `max_operations_per_second` are restore's, for how much it would write, and how fast it may.
     """
 
     reader: LogReader
@@ -72,6 +72,7 @@ class Planner:
     window_bytes: int
     waiting_bytes: int
     keeps_indexes: bool = True
+    max_operations_per_second: float | None = None
     plan: Plan = field(default_factory=Plan)
     _read: Measured = field(default_factory=Measured)
     _compared: Measured = field(default_factory=Measured)
@@ -101,7 +102,8 @@ class Planner:
         await self._compare_indexes()
         await self._forget_later_ones(last)
         known = await known_rate(self.reader.store)
-        self.plan.estimate = estimate(read=self._read, compared=self._compared, writes=writes, known=known)
+        limit = self.max_operations_per_second
+        self.plan.estimate = estimate(read=self._read, compared=self._compared, writes=writes, known=known, limit=limit)
         return self.plan
 
     @property

@@ -50,6 +50,19 @@ async def tamper(rig: AgentRig) -> None:
         await client["shop"].command({"collMod": "orders", "validator": {}, "validationLevel": "strict"})
 
 
+async def test_a_prefix_without_a_log_is_named_by_whatever_needs_one(rig: AgentRig) -> None:
+    rig.config["store"]["prefix"] = "wrong/"
+    agent = rig.agent()
+    for verb in (["verify"], ["plan"], ["plan", "--divergence"], ["log", "verify"], ["log", "ls"], ["log", "cat"]):
+        ended = await agent.run(*verb)
+        assert ended.code == 78, verb
+        assert f"no log below s3://{rig.bucket}/wrong" in said(ended)
+        assert "[store] bucket and prefix" in said(ended)
+    full = await agent.run("verify", "--full")
+    assert full.code == 0
+    assert f"report: s3://{rig.bucket}/wrong/reports/no-run/verify-full-" in said(full)
+
+
 async def test_each_difference_is_found_and_named(rig: AgentRig) -> None:
     agent = await restored_agent(rig)
     equal = await agent.json("verify", "--full")
@@ -91,7 +104,8 @@ async def test_each_difference_is_found_and_named(rig: AgentRig) -> None:
 async def test_a_restore_ends_with_a_certificate_that_shows_when_it_was_altered(rig: AgentRig) -> None:
     agent = await restored_agent(rig)
     report = await agent.json("verify")
-    assert report["certificate"] == {"key": certificate_key(report["run_id"]), "valid": True, "reason": ""}
+    whole = {"key": (key := certificate_key(report["run_id"])), "url": f"s3://{rig.bucket}/{key}"}
+    assert report["certificate"] == {**whole, "valid": True, "reason": ""}
     async with rig.store() as store:
         body = await store.get(report["certificate"]["key"])
         page = await store.get(certificate_key(report["run_id"], "html"))

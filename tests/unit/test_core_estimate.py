@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from bson import encode
 
 from d5agent.core.estimate import KnownRate, Measured, Writes, estimate
@@ -55,3 +56,14 @@ def test_an_earlier_restore_tells_how_fast_writing_is() -> None:
     assert found.to_json()["writing_seconds"] == 20
     assert found.seconds == 20
     assert "as fast as the restore of 2026-11-01T08:00:00+00:00, 2,500 a second" in found.basis[1]
+
+
+@pytest.mark.parametrize("known", [None, KnownRate(documents_per_second=2_500, at="then")])
+def test_a_limit_of_restore_is_what_writing_takes(known: KnownRate | None) -> None:
+    writes = Writes(window_bytes=1)
+    writes.documents = 50_000
+    found = estimate(read=Measured(), compared=Measured(), writes=writes, known=known, limit=100)
+    assert found.writing_seconds == 500
+    assert found.basis[1] == "writing 50,000 documents: [restore] max_operations_per_second allows 100 a second"
+    without = estimate(read=Measured(), compared=Measured(), writes=writes, known=known)
+    assert estimate(read=Measured(), compared=Measured(), writes=writes, known=known, limit=1e6) == without

@@ -11,6 +11,7 @@ import pytest
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.plugins.monitor_replication import MonitorReplication
+from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.marks import mark_document_id
 from tests.fakes.cluster import insert
@@ -217,3 +218,16 @@ async def test_the_backup_is_waited_for() -> None:
         await monitor(stage).run(stage.coordinator)
     assert stage.coordinator.reasons == [MARK, *waits, ""]
     assert stage.coordinator.started == [Service.RESTORE]
+
+
+async def test_a_backup_that_is_done_is_not_asked_for_again() -> None:
+    stage = Stage()
+    stage.coordinator.set_status(Service.BACKUP, Status.RUNNING)
+
+    def end_backup(_: str) -> None:
+        stage.coordinator.set_status(Service.BACKUP, Status.DONE)
+        stage.store.objects["dump/run/target/manifest.json"] = b"{}"
+
+    stage.coordinator.on_wait = end_backup
+    await wait_for_backup(stage.coordinator, stage.store, "target")
+    assert stage.coordinator.reasons == ["the backup of the target", ""]

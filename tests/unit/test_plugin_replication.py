@@ -548,3 +548,13 @@ async def test_a_final_report_that_cannot_be_read_does_not_stop_capture(body: by
     assert (await stage.commits())[0].sequence == 7
     (facts,) = stage.coordinator.journal.facts_of("final_report_not_read")
     assert facts["key"] == "reports/a/final.json"
+
+
+async def test_a_run_that_was_ready_is_not_captured_anew_where_its_log_is_missing() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    stage.store.objects.clear()
+    service = stage.replication(url_of=lambda key: f"s3://bucket/wrong/{key}")
+    with pytest.raises(OperatorError, match="no log below s3://bucket/wrong/"):
+        await service.run(stage.coordinator)
+    assert stage.store.objects == {}

@@ -159,7 +159,7 @@ async def test_an_empty_log_is_refused() -> None:
     stage = Stage()
     fence = Fence(sequence=0, cluster_time=stage.cluster.now(), at=SINCE, marker="fence-1")
     stage.coordinator.state = replace(stage.coordinator.state, fence=fence)
-    with pytest.raises(OperatorError, match="the log is empty"):
+    with pytest.raises(OperatorError, match="no log below"):
         await stage.restore().run(stage.coordinator)
 
 

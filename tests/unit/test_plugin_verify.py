@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -50,3 +51,23 @@ async def test_only_a_full_comparison_finds_what_the_log_did_not_touch() -> None
     assert [difference.to_json()["id"] for difference in full.differences] == ["extra"]
     assert full.counts == ["shop.orders: 5 documents in the source, 6 in the target"]
     assert key.startswith("reports/run/verify-full-")
+
+
+async def test_touched_documents_are_not_compared_without_a_log() -> None:
+    stage = Stage()
+    service = replace(stage.verify(), url_of=lambda key: f"s3://bucket/{key}")
+    with pytest.raises(OperatorError, match="no log below s3://bucket/") as refused:
+        await service.run(stage.coordinator)
+    assert "[store] bucket and prefix" in refused.value.hint
+    assert "d5agent verify --full" in refused.value.hint
+    assert stage.store.objects == {}
+    full, _ = await service.compare("run", is_full=True, on_progress=lambda _: None)
+    assert full.is_equal
+
+
+async def test_a_report_is_named_with_its_bucket() -> None:
+    stage = await restored(Stage())
+    stage.target.database.put(ORDERS, raw_id(2), raw_document({"_id": 2, "n": 1}))
+    with pytest.raises(OperatorError, match="not equal") as failed:
+        await replace(stage.verify(), url_of=lambda key: f"s3://bucket/prefix/{key}").run(stage.coordinator)
+    assert "s3://bucket/prefix/reports/run/verify-touched-" in failed.value.hint

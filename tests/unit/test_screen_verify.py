@@ -24,7 +24,8 @@ def found(different: int) -> VerifyReport:
 
 def shown(report: VerifyReport, certificate: dict[str, Any] | None = None) -> str:
     console = Console(file=io.StringIO(), width=200)
-    console.print(verify_table({**report.to_json(), "report": "reports/r.json", "certificate": certificate}))
+    values = {"report": "r.json", "report_url": "s3://bucket/prefix/reports/r.json", "certificate": certificate}
+    console.print(verify_table({**report.to_json(), **values}))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -33,7 +34,7 @@ def test_equal_databases() -> None:
     text = shown(found(0))
     assert "equal: 1,234 documents compared (full), 0 different" in text
     assert "no certificate has been issued" in text
-    assert "reports/r.json" in text
+    assert "report: s3://bucket/prefix/reports/r.json, as a page beside it" in text
 
 
 def test_differences_are_named_and_those_that_are_not_are_counted() -> None:
@@ -48,8 +49,11 @@ def test_differences_are_named_and_those_that_are_not_are_counted() -> None:
 
 
 def test_a_certificate_is_told_whole_or_what_is_wrong() -> None:
-    certificate = {"key": "reports/run/certificate.json", "valid": True, "reason": ""}
-    assert "whole, and this log's: reports/run/certificate.json" in shown(found(0), certificate)
+    url = "s3://bucket/prefix/reports/run/certificate.json"
+    certificate = {"key": "certificate.json", "url": url, "valid": True, "reason": ""}
+    assert f"whole, and this log's: {url}" in shown(found(0), certificate)
+    ended = {**certificate, "reason": "issued at noon; its run is over"}
+    assert f"whole, issued at noon; its run is over: {url}" in shown(found(0), ended)
     altered = {**certificate, "valid": False, "reason": "the certificate was altered"}
     assert "the certificate was altered" in shown(found(0), altered)
 
