@@ -12,7 +12,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from typing_extensions import override
 
 from d5agent.core.horizon import LEAST_RETENTION_SECONDS, MOST_RETENTION_SECONDS
-from d5agent.core.segmenter import OWN_SEGMENTS
 from d5agent.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class CaptureSettings(_Section):
 
     max_segment_bytes: int = Field(default=8 * _MEBIBYTE, ge=1024, le=64 * _MEBIBYTE)
     max_segment_seconds: float = Field(default=1, gt=0, le=60)
-    own_segments: int = Field(default=OWN_SEGMENTS, ge=0, le=1000)
+    own_segments: int = Field(default=32, ge=0, le=1000)
     compression: Literal["none", "zstd"] = "none"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.settings import StoreSettings
+from d5agent.core.segmenter import OWN_SEGMENTS
+from d5agent.settings import CaptureSettings, StoreSettings
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,8 @@ from d5agent.settings import StoreSettings
 def test_an_object_is_named_with_bucket_and_prefix(prefix: str, url: str, of_key: str) -> None:
     store = StoreSettings(bucket="bucket", prefix=prefix)
     assert (store.url, store.url_of("reports/r.json")) == (url, of_key)
+
+
+def test_the_default_of_own_segments_is_the_segmenters() -> None:
+    # Written twice: what reads the settings imports no driver (ADR 30), and the segmenter's module does.
+    assert CaptureSettings().own_segments == OWN_SEGMENTS
