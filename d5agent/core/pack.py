@@ -12,7 +12,7 @@ from d5agent.core.raw import split_documents
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from d5agent.core.log import Commit
     from d5agent.core.segment import SegmentRef
@@ -21,19 +21,27 @@ _SMALL_BYTES: Final = 16 * 1024  # a larger segment is worth a request of its ow
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
 
-def pack_key(first: int) -> str:
-    """Return the key of the pack of the thousand commits from `first` on."""
-    return f"{ROLLUPS}{first:012d}.bson"
+def pack_key(first: int, part: int = 1) -> str:
+    """Return the key of the pack of the thousand commits from `first` on, or of a further part of it."""
+    return f"{ROLLUPS}{first:012d}{'' if part == 1 else f'_{part}'}.bson"
 
 
-def to_pack(commits: Iterable[Commit]) -> Iterator[SegmentRef]:
-    """Yield those segments of some commits that belong into their pack: small ones, in order, 16 MiB in all."""
+def is_small(ref: SegmentRef) -> bool:
+    """Whether a segment belongs into a pack."""
+    return ref.bytes <= _SMALL_BYTES
+
+
+def to_packs(commits: Iterable[Commit]) -> list[list[SegmentRef]]:
+    """Return the small segments of some commits by the parts of their pack, in order: 16 MiB a part, one at least."""
+    parts: list[list[SegmentRef]] = [[]]
     size = 0
-    for commit in commits:
-        for ref in commit.segments:
-            if ref.bytes <= _SMALL_BYTES and size + ref.bytes <= _MOST_BYTES:
-                size += ref.bytes
-                yield ref
+    for ref in (ref for commit in commits for ref in commit.segments if is_small(ref)):
+        if size + ref.bytes > _MOST_BYTES:
+            parts.append([])
+            size = 0
+        size += ref.bytes
+        parts[-1].append(ref)
+    return parts
 
 
 def encode_pack(segments: Iterable[tuple[str, bytes]]) -> bytes:

@@ -24,13 +24,13 @@ from d5agent.core.log import (
     sequence_of,
 )
 from d5agent.core.naming import LOG, SEGMENTS, commit_key
-from d5agent.core.pack import damaged_pack, decode_pack, pack_key
-from d5agent.core.segment import decode_segment, is_intact
+from d5agent.core.segment import decode_segment
 from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.steps.packs import Packs, thousand_of
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
     from d5agent.core.operation import Operation
     from d5agent.core.segment import SegmentRef
@@ -144,7 +144,7 @@ class LogReader:
         many objects of a few bytes.
         """
         packed = await self.rolled_up()
-        packs: dict[int, dict[str, bytes]] = {}
+        packs = Packs(store=self.store, packed=packed)
         group: list[Link] = []
         size = count = 0
         async for link in links:
@@ -152,13 +152,13 @@ class LogReader:
             bytes_ = sum(ref.bytes for ref in segments)
             is_full = size + bytes_ > _PREFETCH_BYTES or count > _GROUP_SEGMENTS or len(group) == _GROUP_COMMITS
             if group and is_full:
-                async for found in self._segments_of_group(group, packed, packs):
+                async for found in self._segments_of_group(group, packs):
                     yield found
                 group, size, count = [], 0, 0
             group.append(link)
             size += bytes_
-            count += 0 if _rollup_of(link) in packed else len(segments)
-        async for found in self._segments_of_group(group, packed, packs):
+            count += 0 if thousand_of(link) in packed else len(segments)
+        async for found in self._segments_of_group(group, packs):
             yield found
 
     async def segment(self, ref: SegmentRef) -> AsyncGenerator[Operation]:
@@ -196,7 +196,7 @@ class LogReader:
         return LogSummary(last=last, orphans=tuple(orphans), commits=commits)
 
     async def _segments_of_group(
-        self, group: list[Link], packed: Container[int], packs: dict[int, dict[str, bytes]]
+        self, group: list[Link], packs: Packs
     ) -> AsyncGenerator[tuple[Link, StoredSegment | None]]:
         if len(group) == 1:  # perhaps larger than memory: in portions
             async with aclosing(self._bodies_of(group[0].commit.segments)) as bodies:
@@ -204,29 +204,13 @@ class LogReader:
                     yield group[0], segment
             yield group[0], None
             return
-        await self._unpack(packs, {first for link in group if (first := _rollup_of(link)) in packed})
-        refs = [(link, ref) for link in group for ref in link.commit.segments]
-        keys = [ref.key for link, ref in refs if ref.key not in packs.get(_rollup_of(link), {})]
+        found = await packs.bodies_of(group)
+        keys = [ref.key for link in group for ref in link.commit.segments if ref.key not in found]
         fetched = deque(await self._get_all(keys))
         for link in group:
-            pack = packs.get(_rollup_of(link), {})
             for ref in link.commit.segments:
-                body = pack[ref.key] if ref.key in pack else fetched.popleft()
-                if ref.key in pack and not is_intact(ref, body):
-                    raise damaged_pack(pack_key(_rollup_of(link)))
-                yield link, (ref, body)
+                yield link, (ref, found[ref.key] if ref.key in found else fetched.popleft())
             yield link, None
-
-    async def _unpack(self, packs: dict[int, dict[str, bytes]], firsts: set[int]) -> None:
-        """Hold the packs of these thousands, and no others: two groups of commits may share one."""
-        for first in packs.keys() - firsts:
-            del packs[first]
-        missing = sorted(firsts - packs.keys())
-        packs.update(zip(missing, await parallel(self._pack, missing, limit=_PREFETCH_SEGMENTS), strict=True))
-
-    async def _pack(self, first: int) -> dict[str, bytes]:
-        """Return the segments of a pack by their keys; one that is not there has none."""
-        return decode_pack(await self.store.get(pack_key(first)) or b"", key=pack_key(first))
 
     async def _check_copy(self, number: int, found: str | None) -> None:
         """Blame the roll-up if it has a commit otherwise than the commit's own object: with that, the log is whole."""
@@ -333,8 +317,3 @@ def _portion(begin: int, sizes: Mapping[int, int]) -> list[int]:
         some.append(begin)
         begin += ROLLUP_SIZE
     return some
-
-
-def _rollup_of(link: Link) -> int:
-    """Return the first sequence number of the thousand that a commit belongs to."""
-    return link.commit.sequence - link.commit.sequence % ROLLUP_SIZE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.core.log import ROLLUP_SIZE, decode_commit, encode_rollup, rollup_key
 from d5agent.core.naming import commit_key
-from d5agent.core.pack import encode_pack, pack_key, to_pack
+from d5agent.core.pack import encode_pack, pack_key, to_packs
 from d5agent.errors import CorruptDataError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.parallel import parallel
@@ -43,10 +43,11 @@ class RollUps:
         keys = [commit_key(number) for number in range(first, first + ROLLUP_SIZE)]
         bodies = await self._get_all(keys)
         commits = (decode_commit(body, key=key) for key, body in zip(keys, bodies, strict=True))
-        packed = [ref.key for ref in to_pack(commits)]
-        pack = encode_pack(zip(packed, await self._get_all(packed), strict=True))
         # The pack first: who finds the roll-up then finds the pack.
-        await self.store.put_once(pack_key(first), pack)
+        for part, refs in enumerate(to_packs(commits), 1):
+            packed = [ref.key for ref in refs]
+            pack = encode_pack(zip(packed, await self._get_all(packed), strict=True))
+            await self.store.put_once(pack_key(first, part), pack)
         await self.store.put_once(rollup_key(first), encode_rollup(bodies))
 
     async def _get_all(self, keys: Sequence[str]) -> list[bytes]:

@@ -12,7 +12,7 @@ from bson import decode_all, encode
 from d5agent.core.log import ROLLUP_SIZE, Total, decode_rollup, foreign_operations, rollup_key
 from d5agent.core.naming import LOG, MIXED, SEGMENTS, commit_key
 from d5agent.core.operation import ClusterTime
-from d5agent.core.pack import decode_pack, encode_pack, pack_key, to_pack
+from d5agent.core.pack import decode_pack, encode_pack, pack_key, to_packs
 from d5agent.core.segment import SegmentRef, decode_segment, encode_segment
 from d5agent.errors import CorruptDataError
 from d5agent.steps.log_reader import LogReader
@@ -55,19 +55,21 @@ _COMMIT: Final = _commit()
 
 def test_small_segments_are_packed_and_larger_ones_are_not() -> None:
     commits = [commit_of(0, 1, 16 * KIB), commit_of(), commit_of(16 * KIB + 1, MIB, 100)]
-    assert [ref.bytes for ref in to_pack(commits)] == [0, 1, 16 * KIB, 100]
+    assert [[ref.bytes for ref in part] for part in to_packs(commits)] == [[0, 1, 16 * KIB, 100]]
+    assert to_packs([commit_of(16 * KIB + 1)]) == to_packs([]) == [[]]
 
 
-def test_a_pack_ends_at_sixteen_mebibytes() -> None:
-    commits = [commit_of(*[16 * KIB] * 4) for _ in range(300)]
-    packed = list(to_pack(commits))
-    assert len(packed) == 1024
-    assert sum(ref.bytes for ref in packed) == 16 * MIB
-    assert packed == [ref for commit in commits for ref in commit.segments][:1024]
+def test_a_part_of_a_pack_ends_at_sixteen_mebibytes_and_the_next_goes_on() -> None:
+    commits = [commit_of(*[16 * KIB] * 4) for _ in range(600)]
+    parts = to_packs(commits)
+    assert [len(part) for part in parts] == [1024, 1024, 352]
+    assert [sum(ref.bytes for ref in part) for part in parts[:2]] == [16 * MIB] * 2
+    assert [ref for part in parts for ref in part] == [ref for commit in commits for ref in commit.segments]
 
 
 def test_a_pack_stands_beside_its_roll_up() -> None:
     assert pack_key(1000) == "replication/.log/rollup/000000001000.bson"
+    assert pack_key(1000, 2) == "replication/.log/rollup/000000001000_2.bson"
 
 
 def test_a_pack_is_documents_of_key_and_body_in_order() -> None:
@@ -256,6 +258,48 @@ async def test_a_log_of_plain_and_compressed_segments_is_read() -> None:
     assert await operations_in(store) == expected
     assert any(key.endswith(".bson.zst") for key in decode_pack(store.objects[pack_key(0)], key=""))
     assert (await LogReader(store=store).check()).orphans == ()
+
+
+@pytest.fixture
+def parts(lively: Written, monkeypatch: pytest.MonkeyPatch) -> CountingStore:
+    """The lively log, with packs of several parts."""
+    store = without_copies(lively.objects)
+    monkeypatch.setattr("d5agent.core.pack._MOST_BYTES", 64 * KIB)
+    asyncio.run(RollUps(store=store).write_missing(3_100))
+    assert pack_key(0, 3) in store.objects
+    store.fetched.clear()
+    return store
+
+
+def test_a_pack_of_several_parts_is_read_once(parts: CountingStore, lively: Written) -> None:
+    assert asyncio.run(operations_in(parts)) == lively.operations
+    packs = [key for key in parts.fetched if key.endswith(".bson") and key.startswith(LOG)]
+    assert set(packs) >= {key for key in parts.objects if key.endswith(".bson") and key.startswith(LOG)}
+    assert len(packs) == len(set(packs))
+    rolled_up = {o.key for link in lively.links if link.commit.sequence < 3_000 for o in link.commit.segments}
+    large = {key for key in rolled_up if len(lively.objects[key]) > 16 * KIB}
+    assert rolled_up & set(parts.fetched) == large
+
+
+@pytest.mark.parametrize("sequence", [0, 400, 1_700, 2_999])
+def test_reading_begins_in_the_middle_of_a_part(parts: CountingStore, lively: Written, sequence: int) -> None:
+    rest = asyncio.run(operations_in(parts, after=lively.links[sequence]))
+    assert rest == [found for found in lively.operations if found[0] > sequence]
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_part_that_is_gone_is_done_without(parts: CountingStore, lively: Written, part: int) -> None:
+    del parts.objects[pack_key(0, part)]
+    assert asyncio.run(operations_in(parts)) == lively.operations
+
+
+def test_a_damaged_part_is_named(parts: CountingStore) -> None:
+    key = pack_key(0, 2)
+    bodies = decode_pack(parts.objects[key], key=key)
+    parts.objects[key] = encode_pack((name, body + b"x") for name, body in bodies.items())
+    with pytest.raises(CorruptDataError, match="a pack of segments is damaged") as caught:
+        asyncio.run(operations_in(parts))
+    assert caught.value.facts == {"key": key}
 
 
 # --- what is damaged or gone
