@@ -220,7 +220,17 @@ class Outside:
 
     async def _ask_log(self, report: OutsideReport, *, after: Link | None) -> None:
         """Forget what commits touch: those after `after`, or all of them, as suspects need; the rest differs."""
-        reader, before = LogReader(store=self.store), len(report.differences)
+        before = len(report.differences)
+        if report.suspects or report.differences:  # else there is nothing to ask the log for
+            await self._read_log(report, after=after)
+        if len(report.differences) != before:
+            self._is_saved = False
+        if self._is_alone and report.has_new and report.target_position is not None:
+            await self._ask_target(report, report.target_position)
+        report.conclude(now=self._now(), sequence=-1 if self._last is None else self._last.commit.sequence)
+
+    async def _read_log(self, report: OutsideReport, *, after: Link | None) -> None:
+        reader = LogReader(store=self.store)
         async with aclosing(reader.segments_of(reader.links(after=after))) as segments:
             async for link, segment in segments:
                 if segment is None:
@@ -230,11 +240,6 @@ class Outside:
                 await self._forget_touched(report, segment)
                 if after is None:
                     await self._readers[0].pause(self.clock.monotonic() - began)
-        if len(report.differences) != before:
-            self._is_saved = False
-        if self._is_alone and report.has_new and report.target_position is not None:
-            await self._ask_target(report, report.target_position)
-        report.conclude(now=self._now(), sequence=-1 if self._last is None else self._last.commit.sequence)
 
     async def _ask_target(self, report: OutsideReport, position: bytes) -> None:
         """Set aside what was written in the target since the replay: it is no loss of DMS's, nor of the stream's."""

@@ -108,6 +108,24 @@ async def test_equal_databases_give_a_complete_comparison_without_differences() 
     assert "Each document that the log does not touch was compared as well." in page
 
 
+async def test_equal_databases_need_no_look_into_the_log() -> None:
+    stage = Stage()
+    have(stage, "source", "target", _id="equal")
+    await drained(stage, insert(ORDERS, {"_id": "new"}))
+    await stage.restore(outside=None).run(stage.coordinator)
+    read: list[str] = []
+    get = stage.store.get
+
+    async def counted(key: str) -> bytes | None:
+        read.append(key)
+        return await get(key)
+
+    stage.store.get = counted  # type: ignore[method-assign]
+    report = await stage.outside().finish(stage.coordinator)
+    assert (report.is_complete(sequence=1_000), report.compared) == (True, 2)
+    assert read == [outside_key("run")]
+
+
 async def test_documents_that_the_log_touches_are_no_outside_differences() -> None:
     stage = Stage()
     for number in range(6):
@@ -231,7 +249,7 @@ async def test_a_collection_with_many_unreplayed_documents_is_compared_after_the
     await drained(stage, *[insert(ORDERS, {"_id": number}) for number in range(50)])
     reader = CountingReader(stage)
     outside = stage.outside(source=reader, most_bytes=2_000)
-    assert (await restored(stage, outside))["first"] == []
+    await restored(stage, outside)
     report = await outside.finish(stage.coordinator)
     assert reader.scanned == [ORDERS, ORDERS]
     assert (report.is_cut, [d.id for d in report.differences]) == (False, [raw_id("lost")])
