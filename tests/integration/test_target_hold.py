@@ -103,7 +103,7 @@ async def failback(rig: AgentRig, root: Client) -> None:
         await following(agent)
         assert not await may_write(another)
 
-        ended = await agent.run("cutover", "--follow")
+        ended = await agent.run("cutover", "--yes", "--follow")
         assert ended.code == 0
         await until(lambda: may_write(another), what="it may write", seconds=PATIENCE_SECONDS)
         held = await certified(rig)
