@@ -49,10 +49,11 @@ def is_certified(world: World) -> bool:
 @WITH_AND_WITHOUT_POSITIONS
 async def test_a_cutover_without_a_marker_is_refused(*, names_positions: bool) -> None:
     world = World(is_live=True)
-    source = lagging(world, may_write=False, names_positions=names_positions)
+    source = lagging(world, may_write=True, names_positions=names_positions)
 
     async def cutover_is_refused(world: World, daemon: Daemon) -> bool:
         if daemon.state.status(Service.MONITOR_REPLICATION) is None:
+            source.may_write = False  # taken away while restore follows: without it restore does not begin (ADR 37)
             world.cluster.apply(insert(ORDERS, {"_id": "acknowledged, and not in the stream yet"}))
             source.silent_until = world.clock.monotonic() + LAG_SECONDS
             await daemon.start(Service.MONITOR_REPLICATION)
