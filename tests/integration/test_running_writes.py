@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from tests.integration.agent_rig import AgentRig
 
-MERGE = [{"$match": {}}, {"$merge": {"into": "totals"}}]
+SLOWLY = {"$expr": {"$function": {"body": "function() { sleep(3000); return true; }", "args": [], "lang": "js"}}}
+MERGE = [{"$match": SLOWLY}, {"$merge": {"into": "totals"}}]
+
+
+async def until_seen(source: ChangeStreamSource, *names: str) -> None:
+    """Wait until all of these are among the running writes."""
+    async with asyncio.timeout(30):
+        while not set(names) <= {found.split()[0] for found in await source.running_writes()}:
+            await pause(0.05)
 
 
 async def test_each_kind_of_running_write_is_seen(rig: AgentRig) -> None:
@@ -26,9 +34,7 @@ async def test_each_kind_of_running_write_is_seen(rig: AgentRig) -> None:
         shop = client["shop"]
         for name in ("orders", "dropped", "renamed"):
             await shop[name].insert_one({"_id": b"\xff", "n": 1})
-        opening: dict[str, Any] = await shop.command("aggregate", "orders", pipeline=MERGE, cursor={"batchSize": 0})
         writes: dict[str, Coroutine[Any, Any, object]] = {
-            "aggregate": shop.command("getMore", opening["cursor"]["id"], collection="orders"),
             "findandmodify": shop.command("findAndModify", "orders", query={"n": 1}, update={"$inc": {"n": 1}}),
             "drop": shop.command("drop", "dropped"),
             "renamecollection": client.admin.command("renameCollection", "shop.renamed", to="shop.other"),
@@ -40,11 +46,23 @@ async def test_each_kind_of_running_write_is_seen(rig: AgentRig) -> None:
             async with asyncio.TaskGroup() as group:
                 for name, write in writes.items():
                     group.create_task(write, name=name)
-                async with asyncio.timeout(60):
-                    while {found.split()[0] for found in await source.running_writes()} < set(writes):
-                        await pause(0.05)
+                await until_seen(source, *writes)
                 await direct.admin.command("fsyncUnlock")
         except BaseException:
             await direct.admin.command("fsyncUnlock")
             raise
+        assert list(await source.running_writes()) == []
+
+
+async def test_a_merge_that_goes_on_through_get_more_is_seen(rig: AgentRig) -> None:
+    uri = rig.source_uri
+    async with open_mongo(uri, side="source") as opened, Client(uri) as client:
+        source = ChangeStreamSource(opened, uri=uri, flavor="documentdb", clock=SystemClock())
+        shop = client["shop"]
+        await shop["orders"].insert_one({"_id": 1})
+        opening: dict[str, Any] = await shop.command("aggregate", "orders", pipeline=MERGE, cursor={"batchSize": 0})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(shop.command("getMore", opening["cursor"]["id"], collection="orders"))
+            await until_seen(source, "aggregate")
+        assert await shop["totals"].count_documents({}) == 1
         assert list(await source.running_writes()) == []
