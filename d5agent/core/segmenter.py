@@ -115,11 +115,13 @@ class Segmenter:
     def tick(self, *, now: float) -> Cut | None:
         """Return the commit that is due, if it may be cut: it is old enough, or large enough to be worth its requests.
 
-        So a burst that has ended need not wait for its age.
+        So a burst that has ended need not wait for its age. It costs a request for each collection, up to a number.
         """
         if self._sealed is None or self._oldest is None:
             return None
-        is_due = now - self._oldest >= self.max_age_seconds or self._uncommitted_bytes * _BUSY_SHARE >= self.max_bytes
+        requests = max(1, min(len(self._open), self.own_segments + 1))
+        is_worth_it = self._uncommitted_bytes * _BUSY_SHARE >= self.max_bytes * requests
+        is_due = is_worth_it or now - self._oldest >= self.max_age_seconds
         return self._close(self._sealed) if is_due else None
 
     def drain(self) -> Cut | None:

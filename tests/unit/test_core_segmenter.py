@@ -370,3 +370,17 @@ def test_a_burst_that_has_ended_is_committed_at_once_when_it_is_worth_its_reques
         assert segmenter.tick(now=0) is None  # more of its cluster time may follow
         segmenter.seal(None)
         assert (segmenter.tick(now=0) is not None) is is_cut
+
+
+@pytest.mark.parametrize(("collections", "shares"), [(1, 1), (3, 3), (5, 5), (12, 5)])
+def test_a_burst_is_cut_early_only_where_it_is_worth_a_request_for_each_collection(
+    collections: int, shares: int
+) -> None:
+    filled = LARGE * shares // 16 // collections
+    for size, is_cut in ((filled - 300, False), (filled, True)):
+        segmenter = _segmenter(max_age_seconds=60)
+        for found in _spread(NAMES[:collections], filling=size):
+            assert not list(segmenter.add(found, now=0))
+        segmenter.seal(None)
+        assert (segmenter.tick(now=1) is not None) is is_cut
+        assert segmenter.tick(now=60) is not None or is_cut
