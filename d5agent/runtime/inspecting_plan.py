@@ -25,14 +25,11 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
     """
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
         await adapters.source.require_set()
-        reader = LogReader(store=adapters.store)
-        if await reader.last() is None:
-            raise no_log(settings.store.url)
         state = await stored_phase(adapters)
         await require_place(adapters.store, reports_folder(state.run_id), what="the plan")
         at = adapters.clock.now().isoformat(timespec="seconds")
         planner = Planner(
-            reader=reader,
+            reader=LogReader(store=adapters.store),
             source=adapters.source_reader,
             target=target.reader,
             clock=adapters.clock,
@@ -49,6 +46,8 @@ async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
             ),
             keeps_indexes=settings.restore.keep_indexes,
         )
+        if await planner.reader.last() is None:
+            raise no_log(settings.store.url)
         made = await planner.make(with_divergence=with_divergence)
         made.notes += await foreseen(target.guard)
         values = made.to_json()

@@ -70,7 +70,7 @@ async def test_a_conflict_that_is_foreseen_is_the_one_that_restore_meets(rig: Ag
     assert ended.code == 78
     assert 'shop.orders u_1 {"u": "mine"}: new and holder (in the target, and not touched)' in said(ended)
     assert "restore would not get through" in said(ended)
-    assert "report: reports/" in said(ended)
+    assert f"report: s3://{rig.bucket}/reports/" in said(ended)
     restored = await agent.run("start", "restore", "--follow")
     assert restored.code == 78
     assert "new" in said(restored)
