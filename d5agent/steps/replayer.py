@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,11 +26,10 @@ from d5agent.core.unique import untangle
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.conflicts import Parked, Writer, without_document
 from d5agent.steps.lanes import Lanes
-from d5agent.steps.parallel import task_group
+from d5agent.steps.parallel import beside, task_group
 from d5agent.steps.windows import Portion, Windows
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from d5agent.core.log import Commit, Link
@@ -151,6 +151,8 @@ class Replayer:
     _saving: asyncio.Task[None] | None = None
     _mirrored_at: float | None = None
     _is_mirrored: bool = True
+    _last_saved: dict[str, Any] = field(default_factory=dict)
+    _saves: asyncio.Lock = field(default_factory=asyncio.Lock)
     _at_risk: int = 0
 
     def __post_init__(self) -> None:
@@ -174,8 +176,9 @@ class Replayer:
         windows = Windows(reader=self.reader, window_bytes=self.window_bytes)
         self._saving = None  # of an earlier call, which may have failed
         async with task_group() as self._group, windows.of(self._beyond(links)) as portions:
-            async for portion in portions:
-                await self._apply(portion)
+            async with beside(self._keep_mirrored()):
+                async for portion in portions:
+                    await self._apply(portion)
             await self._saved()
             if not self._is_mirrored:
                 await self._save(self.checkpoint.to_json(), mirrors=True)
@@ -342,11 +345,21 @@ class Replayer:
             self.checkpoint.sequence, self.checkpoint.operations = reached.sequence, reached.total.operations
 
     async def _save(self, checkpoint: dict[str, Any], *, mirrors: bool) -> None:
-        await self.states.save(CHECKPOINT, checkpoint, mirrors=mirrors)
-        self._is_mirrored = mirrors
-        if mirrors:
-            self._mirrored_at, self._at_risk = self.clock.monotonic(), 0
+        async with self._saves:
+            await self.states.save(CHECKPOINT, checkpoint, mirrors=mirrors)
+            self._last_saved, self._is_mirrored = checkpoint, mirrors
+            if mirrors:
+                self._mirrored_at, self._at_risk = self.clock.monotonic(), 0
         self.on_progress()
+
+    async def _keep_mirrored(self) -> None:
+        """Mirror what is on disk where the next save is long in coming: a target may keep a write waiting."""
+        while True:
+            await self.clock.sleep(_MIRROR_SECONDS)
+            async with self._saves:
+                if not self._is_mirrored:
+                    await self.states.save(CHECKPOINT, self._last_saved, mirrors=True)
+                    self._is_mirrored, self._mirrored_at = True, self.clock.monotonic()
 
     def _is_mirror_due(self) -> bool:
         return self._mirrored_at is None or self.clock.monotonic() - self._mirrored_at >= _MIRROR_SECONDS

@@ -117,7 +117,7 @@ async def test_a_host_lost_in_the_middle_of_a_restore_is_replaced_from_the_check
         )
         assert (await second.agent.json("log", "verify"))["whole"]
         ended = said(await second.stop())
-    assert ended.count("document_repaired") == 1
+    assert ended.count("event=document_repaired") == 1
     hashes = await rig.hashes()
     assert hashes[0] == hashes[1]
 
