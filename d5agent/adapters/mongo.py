@@ -52,6 +52,9 @@ _PASSING: Final = frozenset({6, 7, 43, 89, 91, 112, 189, 262, 9001, 10107, 11600
 # that the server tells to begin anew ("Transactions").
 _ENDED_EARLY: Final = frozenset({175, 237, 11601})
 _BEGIN_ANEW: Final = "TransientTransactionError"
+# LockTimeout, LockBusy, ConflictingOperationInProgress, DatabaseDropPending, and an index build in the way: a command
+# of ours that had no answer may still be at work, such as a dropDatabase ("Error Codes", MongoDB manual).
+_IN_THE_WAY: Final = frozenset({24, 46, 117, 215, 12586, 12587})
 
 
 def translated(error: PyMongoError | BSONError, side: str) -> AgentError:
@@ -95,18 +98,23 @@ def _from_server(error: OperationFailure, side: str) -> AgentError:
             code=error.code,
             server_says=text,
         )
-    if error.code in _PASSING:
-        return TransientError(
-            f"the {side} is changing its primary", hint="it ends by itself", code=error.code, server_says=text
-        )
-    if error.code in _ENDED_EARLY or error.has_error_label(_BEGIN_ANEW):
-        return TransientError(
-            f"the {side} ended a command before its end",
-            hint="its collection was renamed or dropped, or somebody ended it: it is done again",
-            code=error.code,
-            server_says=text,
-        )
+    passing = _passing(error, side)
+    if passing is not None:
+        what, hint = passing
+        return TransientError(what, hint=hint, code=error.code, server_says=text)
     return OperatorError(f"the {side} refused a command", hint="see what it says", code=error.code, server_says=text)
+
+
+def _passing(error: OperationFailure, side: str) -> tuple[str, str] | None:
+    """Return what stands in a command's way for a while, and what comes of it; None: it was refused for good."""
+    if error.code in _PASSING:
+        return f"the {side} is changing its primary", "it ends by itself"
+    if error.code in _ENDED_EARLY or error.has_error_label(_BEGIN_ANEW):
+        hint = "its collection was renamed or dropped, or somebody ended it: it is done again"
+        return f"the {side} ended a command before its end", hint
+    if error.code in _IN_THE_WAY:
+        return f"another command is in the way on the {side}", "it ends by itself, then this one is done"
+    return None
 
 
 def writes_blocked(server_says: str) -> OperatorError:

@@ -36,6 +36,13 @@ def test_what_was_ended_early_is_done_again(code: int, details: dict[str, object
     assert "done again" in error.hint
 
 
+@pytest.mark.parametrize("code", [24, 46, 117, 215, 12586, 12587])
+def test_what_another_command_is_in_the_way_of_is_done_again(code: int) -> None:
+    error = translated(OperationFailure("The database is currently being dropped", code), "target")
+    assert isinstance(error, TransientError)
+    assert error.facts["code"] == code
+
+
 def test_a_command_that_is_refused_is_not() -> None:
     assert isinstance(translated(OperationFailure("x", 251, {"errmsg": "no"}), "source"), OperatorError)
 
