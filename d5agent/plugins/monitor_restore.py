@@ -22,8 +22,11 @@ class MonitorRestore:
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
-        """Wait for the proof, then start clean. OperatorError: operations came after it and need a word."""
-        while not await self._is_restored(coordinator):
+        """Wait for the proof, then start clean. OperatorError: operations came after it and need a word.
+
+        Once clean has begun to remove the log, it has looked for such operations, and the log cannot be read any more.
+        """
+        while not (coordinator.state.is_clearing or await self._is_restored(coordinator)):
             await self._restore(coordinator)
         await coordinator.start(Service.CLEAN)
         await coordinator.start(Service.MONITOR_CLEAN)

@@ -536,6 +536,14 @@ async def test_monitor_restore_waits_for_the_proof_and_then_starts_what_follows(
     assert stage.coordinator.started == [Service.CLEAN, Service.MONITOR_CLEAN]
 
 
+async def test_monitor_restore_goes_on_with_a_clean_that_has_removed_part_of_the_log() -> None:
+    stage = await proved(Stage())
+    stage.store.objects.pop(log_of(stage)[0])
+    stage.coordinator.state = replace(stage.coordinator.state, is_clearing=True)
+    await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
+    assert stage.coordinator.started == [Service.CLEAN, Service.MONITOR_CLEAN]
+
+
 async def test_monitor_restore_says_that_restore_has_not_been_started() -> None:
     stage = await proved(Stage())
     services = dict(stage.coordinator.state.services)
