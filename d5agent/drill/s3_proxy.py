@@ -279,7 +279,7 @@ def lose_answer() -> Act:
 
 
 def delete_half(code: str) -> Act:
-    """Delete every other object of a DeleteObjects request, and name those that were not, as S3 does."""
+    """Delete every other object of a DeleteObjects request of several, and name those that were not, as S3 does."""
 
     async def act(exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
@@ -287,9 +287,10 @@ def delete_half(code: str) -> Act:
             return await exchange.forward()
         body = b"".join([chunk async for chunk in exchange.body()]).decode()
         keys = re.findall("<Key>(.*?)</Key>", body)  # as they stand in XML, escaped
-        for key in keys[1::2]:
+        refused = keys[::2] if len(keys) > 1 else []
+        for key in set(keys).difference(refused):
             await exchange.delete(unescape(key))
-        errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code></Error>" for key in keys[::2])
+        errors = "".join(f"<Error><Key>{key}</Key><Code>{code}</Code></Error>" for key in refused)
         text = f'<?xml version="1.0" encoding="UTF-8"?>\n<DeleteResult>{errors}</DeleteResult>'
         return web.Response(text=text, content_type="application/xml")
 
