@@ -13,6 +13,7 @@ from typing_extensions import override
 from d5agent.core.ending import ask_power_off, forced
 from d5agent.core.final_report import Clearing
 from d5agent.core.hold import HOLD
+from d5agent.core.naming import commit_key
 from d5agent.core.owners import LogOwners
 from d5agent.core.phase import to_resume
 from d5agent.core.report import VerifyReport
@@ -538,7 +539,8 @@ async def test_monitor_restore_waits_for_the_proof_and_then_starts_what_follows(
 
 async def test_monitor_restore_goes_on_with_a_clean_that_has_removed_part_of_the_log() -> None:
     stage = await proved(Stage())
-    stage.store.objects.pop(log_of(stage)[0])
+    assert stage.coordinator.state.verified is not None
+    stage.store.objects.pop(commit_key(stage.coordinator.state.verified.sequence))
     stage.coordinator.state = replace(stage.coordinator.state, is_clearing=True)
     await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
     assert stage.coordinator.started == [Service.CLEAN, Service.MONITOR_CLEAN]
