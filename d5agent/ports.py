@@ -385,6 +385,10 @@ class TargetGuard(Protocol):
         """Return what deletes documents by their age, in the collections that belong to applications."""
         ...
 
+    async def position(self) -> bytes:
+        """Return the token of this moment in the target's change stream. OperatorError: it cannot be read."""
+        ...
+
     async def set_ttl(self, index: TtlIndex, seconds: float) -> None:
         """Set after how many seconds a TTL index deletes; one that is gone, or is none any more, stays so."""
         ...

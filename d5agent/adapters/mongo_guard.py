@@ -12,6 +12,7 @@ from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import Client, hello, translating
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.retry import retrying
+from d5agent.adapters.target_changes import MongoTargetChanges
 from d5agent.core.ttl import NEVER
 from d5agent.ports import WriteBlock
 from d5agent.steps.parallel import parallel
@@ -67,6 +68,10 @@ class MongoGuard:
     async def block_writes(self, *, is_on: bool) -> None:
         """Set the mode; it is replicated, and outlives fail-overs and restarts."""
         await self._change("admin", {_SET: 1, "global": is_on})
+
+    async def position(self) -> bytes:
+        """Return the token that the target's change stream is at."""
+        return await MongoTargetChanges(self._client, clock=self._clock).position()
 
     async def ttl_indexes(self) -> Sequence[TtlIndex]:
         """Return the TTL indexes, and the expiry of clustered collections."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from d5agent.core.operation import ClusterTime
+from d5agent.core.servers import ServerFacts
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ def is_record(key: str) -> bool:
 def manifest_key(run_id: str, side: str) -> str:
     """Return the key of a side's manifest: without it there is no backup of that side."""
     return f"{run_folder(run_id)}{side}/manifest.json"
+
+
+def beginning_key(run_id: str) -> str:
+    """Return the key of where the target's change stream was before the first byte of its dump was read."""
+    return f"{run_folder(run_id)}target/beginning.json"
 
 
 def part_bytes(number: int) -> int:
@@ -105,6 +112,49 @@ class Manifest:
             "documents": self.documents,
             "not_included": list(NOT_INCLUDED),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """Where the target's change stream was before its dump began: what was written later, the dump may not hold.
+
+    `position`: a resume token; None: the stream could not be read, and `why` not. `server`: whose dump it is.
+    """
+
+    position: bytes | None
+    why: str
+    at: str
+    server: ServerFacts
+
+
+def encode_beginning(beginning: Beginning) -> bytes:
+    """Return what is stored before the target's first dump begins."""
+    position, server = position_to_json(beginning.position), beginning.server.to_json()
+    return _encode({"version": _FORMAT, **asdict(beginning), "position": position, "server": server})
+
+
+def position_to_json(position: bytes | None) -> str | None:
+    """Return a position in the target's change stream as text: base64 of its BSON."""
+    return None if position is None else base64.b64encode(position).decode()
+
+
+def position_from_json(value: str | None) -> bytes | None:
+    """Return what `position_to_json` was given."""
+    return None if value is None else base64.b64decode(value, validate=True)
+
+
+def decode_beginning(body: bytes, key: str) -> Beginning:
+    """Return what `encode_beginning` wrote; CorruptDataError names the key."""
+    value = _decode(body, key)
+    try:
+        return Beginning(
+            position=position_from_json(value["position"]),
+            why=str(value["why"]),
+            at=str(value["at"]),
+            server=ServerFacts.from_json(value["server"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(key, error) from error
 
 
 def encode_archive(archive: Archive) -> bytes:

@@ -77,7 +77,7 @@ class Evidence:
     """What a certificate rests on beside its report: both clusters, the log's first commit, when what was compared.
 
     `target_hold`: how others were kept from writing to the target. `outside`: what is known of the documents that the
-    log does not touch; None: they were not compared.
+    log does not touch; None: they were not compared. `overwritten`: where the documents are that no dump holds.
     """
 
     source: ServerFacts
@@ -86,6 +86,7 @@ class Evidence:
     comparison: Comparison
     target_hold: Mapping[str, object] | None = None
     outside: Mapping[str, Any] | None = None
+    overwritten: Mapping[str, Any] | None = None
 
 
 def certificate_of(

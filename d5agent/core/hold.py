@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.backup import position_from_json, position_to_json
 from d5agent.core.services import ACTIVE, Service, Status
 from d5agent.core.ttl import TtlIndex
 from d5agent.errors import CorruptDataError
@@ -43,7 +44,8 @@ class Hold:
     """A target that is closed to others, or was. `since`: without a break.
 
     `obstacle`: why its write-block mode is not used. `ttl`: the TTL indexes that the agent holds, as they were before.
-    `was_open`: others could write between two holds of this run.
+    `was_open`: others could write between two holds of this run. `opened_at`: where in the target's change
+    stream their writes begin that nobody has looked at yet; empty: it is not known; None: there are none.
     """
 
     run_id: str
@@ -53,6 +55,7 @@ class Hold:
     obstacle: str = ""
     ttl: tuple[TtlIndex, ...] = ()
     was_open: bool = False
+    opened_at: bytes | None = None
 
     @property
     def is_open(self) -> bool:
@@ -78,6 +81,8 @@ class Hold:
             "obstacle": self.obstacle,
             "ttl": [index.to_json() for index in self.ttl],
             "was_open": self.was_open,
+            "opened_at": position_to_json(self.opened_at or None),
+            "opened_unseen": self.opened_at == b"",
         }
 
     @staticmethod
@@ -97,6 +102,7 @@ class Hold:
                 obstacle=value["obstacle"],
                 ttl=tuple(TtlIndex.from_json(index) for index in value["ttl"]),
                 was_open=value["was_open"],
+                opened_at=_opened_at(value),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptDataError(
@@ -118,6 +124,13 @@ class Hold:
                 {"namespace": str(index.namespace), "index": index.name, "seconds": index.seconds} for index in self.ttl
             ],
         }
+
+
+def _opened_at(value: Mapping[str, Any]) -> bytes | None:
+    """Return from where on nobody has looked; a version that did not look has noted nothing."""
+    if value.get("opened_unseen", value["was_open"]):
+        return b""
+    return position_from_json(value.get("opened_at"))
 
 
 def is_due(hold: Hold | None, state: PhaseState) -> bool:

@@ -49,6 +49,10 @@ class LateDocument(NamedTuple):
     target: bytes | None
     source: bytes | None
 
+    def versions(self) -> dict[str, bytes | None]:
+        """Return both versions."""
+        return {"target": self.target, "source": self.source}
+
     def to_json(self) -> dict[str, Any]:
         """Return what a report says of it."""
         return {"namespace": str(self.namespace), "id": id_to_text(self.id), "state": str(self.state)}

@@ -41,6 +41,7 @@ _ABOUT_OUTSIDE: Final = (
     "repaired. Documents that are missing or different in the target must be accepted by an operator before clean."
 )
 _LEAST_POINTS: Final = 2
+_MOST_MOVED: Final = 20
 _MOST_ROWS: Final = 1000
 _NUMERIC: Final = frozenset({"compared", "different", "repaired", "seconds"})
 
@@ -122,6 +123,7 @@ def _facts(document: Mapping[str, Any]) -> str:
         said = f"proved by the marker {end['marker']}, stored in {end['commit']}"
         facts.append(("End of the stream", f"{said}; operations after it: {end['operations_after']:,}"))
         facts += _hold(document.get("target_hold"))
+        facts += _overwritten(document.get("overwritten"))
         began = datetime.fromisoformat(document["read_only_since"])
         window = (datetime.fromisoformat(document["issued_at"]) - began).total_seconds()
         facts.append(("Read-only window", f"{duration(window)}, from {document['read_only_since']}"))
@@ -162,6 +164,18 @@ def _hold(hold: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     facts = [("Others' writes to the target", f"{said}: {hold['obstacle']}" if hold["obstacle"] else said)]
     held = [f"{row['namespace']} {row['index']} ({row['seconds']:g} s)" for row in hold["ttl_held"]]
     return [*facts, ("TTL indexes held", ", ".join(held))] if held else facts
+
+
+def _overwritten(kept: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return where what restore has overwritten can be read again; an older certificate does not tell."""
+    if kept is None:
+        return []
+    said = f"in the dump {kept['dump']}; what was written to the target later, in {kept['key']}: "
+    said += f"{kept['documents']:,} documents, and {kept['deleted']:,} that somebody deleted"
+    if kept["moved"]:
+        said += f"; somebody dropped or renamed {', '.join(kept['moved'][:_MOST_MOVED])}"
+    said += "" if kept["state"] == "complete" else f". Whether that is all is not known: {kept['why']}"
+    return [("Overwritten documents of the target", said)]
 
 
 def _namespaces(result: Mapping[str, Any]) -> str:

@@ -67,6 +67,8 @@ class VerifyReport:
     """By namespace: documents that a TTL index deleted from the source while they were compared."""
     specifications: dict[str, Any] | None = None
     """Where the target's indexes and options were recorded, and where they were built again."""
+    overwritten: dict[str, Any] | None = None
+    """Where those documents of the target are that no dump holds."""
     seconds: float = 0.0
     expected: int | None = None
     """About how many documents there are to compare, to show how far it is; None: nobody knows."""
@@ -170,6 +172,7 @@ class VerifyReport:
             "expired": self.expired,
             "seconds": round(self.seconds, 3),
             **({} if self.specifications is None else {"specifications": self.specifications}),
+            **({} if self.overwritten is None else {"overwritten": self.overwritten}),
         }
 
 

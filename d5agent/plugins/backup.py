@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.core.backup import NOT_INCLUDED, SIDES, Archive, Manifest, archive_key, run_folder
 from d5agent.steps.backups import is_stored, load_archives, load_manifest, store_archive, store_manifest
+from d5agent.steps.overwritten import note_beginning
 from d5agent.steps.parallel import parallel, task_group
 from d5agent.steps.probes import require_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from d5agent.ports import Clock, Dump, DumpTool, LargeObjectStore, ObjectStore
+    from d5agent.ports import Clock, Dump, DumpTool, LargeObjectStore, ObjectStore, Server, TargetChanges
     from d5agent.service import Coordinator
     from d5agent.steps.undelivered import Undelivered
 
@@ -51,6 +52,7 @@ class Backup:
     """Dumps each database of each side. `tools` by side: "target" and "source".
 
     `undelivered` looks, beside the target's dump, for what restore will overwrite and DMS had not delivered.
+    `target_changes` says where the target is before its dump begins, `target_server` which target that is.
     """
 
     tools: Mapping[str, DumpTool]
@@ -58,6 +60,8 @@ class Backup:
     archives: LargeObjectStore
     clock: Clock
     undelivered: Undelivered
+    target_changes: TargetChanges
+    target_server: Server
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -105,8 +109,19 @@ class Backup:
             self._tell_stored(coordinator, name)
             return None
         archives = await load_archives(self.store, run_id, name)
+        if name == TARGET:
+            await self._note_beginning(coordinator, has_archives=bool(archives))
         missing = [database for database in await self.tools[name].databases() if database not in archives]
         return _Side(name=name, tool=self.tools[name], version=version, archives=archives, missing=missing)
+
+    async def _note_beginning(self, coordinator: Coordinator, *, has_archives: bool) -> None:
+        """Note from where on documents may be in no dump: restore keeps them apart."""
+        run_id, at = coordinator.state.run_id, self._now()
+        changes, server = self.target_changes, self.target_server
+        why = await note_beginning(self.store, changes, server, run_id=run_id, has_archives=has_archives, at=at)
+        if why:
+            hint = "docs/privileges.md: the roles on MongoDB; no application may write to it until the certificate"
+            coordinator.journal.warning("target_position_not_noted", why=why, hint=hint)
 
     async def _dump(self, coordinator: Coordinator, side: _Side, database: str) -> None:
         key = archive_key(coordinator.state.run_id, side.name, database)

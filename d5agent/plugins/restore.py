@@ -26,6 +26,7 @@ from d5agent.steps.keeper import Keeper, recorded
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
 from d5agent.steps.log_reader import LogReader, link_of, no_log
+from d5agent.steps.overwritten import OverwrittenKeeper
 from d5agent.steps.parallel import beside
 from d5agent.steps.probes import require_place
 from d5agent.steps.progress import RestoreProgress
@@ -37,6 +38,7 @@ from d5agent.steps.target_watch import TargetWatch
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from d5agent.core.hold import Hold
     from d5agent.core.log import Link
     from d5agent.core.operation import Operation
     from d5agent.core.replay import Failure
@@ -100,6 +102,7 @@ class Restore:
     _refused: list[str] = field(default_factory=list)
     """What holds the cutover up, in words."""
     _expiry_turns: int = 0
+    _overwritten: OverwrittenKeeper | None = None
 
     async def run(self, coordinator: Coordinator) -> None:
         """Check the log, replay it, settle, verify; again while operations came in meanwhile.
@@ -140,7 +143,7 @@ class Restore:
         if 0 <= checkpoint.sequence <= last.commit.sequence:
             # The chain is checked: what is applied need not be read again, nor compared where it was.
             self._applied = self._begins_at = await link_of(self.store, checkpoint.sequence)
-        keeper = await self._close_target(coordinator, checkpoint)
+        keeper = await self._close_target(coordinator, checkpoint, both.target)
         replayer, progress = self._replayer(coordinator, reader, checkpoint)
         replayer.collated, replayer.keeper = collated, keeper
         generations = await self._generations(coordinator, reader, checkpoint)
@@ -229,13 +232,19 @@ class Restore:
         await expiries.pass_over(report, at=ClusterTime(int(self.clock.now().timestamp()), 0))
         return False
 
-    async def _close_target(self, coordinator: Coordinator, checkpoint: Checkpoint) -> Keeper | None:
-        """Record the target's indexes and options, then close it to others; return what builds them again."""
+    async def _close_target(
+        self, coordinator: Coordinator, checkpoint: Checkpoint, target: ServerFacts
+    ) -> Keeper | None:
+        """Record the target's indexes and options, then close it to others, and keep what no dump holds.
+
+        Return what builds the indexes again.
+        """
         run_id = coordinator.state.run_id
         at = self.clock.now().isoformat(timespec="seconds")
         specifications = await recorded(self.store, self.specifications, run_id=run_id, at=at)
         held = await self.hold.take(run_id, coordinator.journal, guard=self.guard)
         coordinator.report(target_write_block=str(held.block))
+        await self._keep_overwritten(coordinator, held, checkpoint, target)
         if not self.keeps_indexes:
             return None
         if held.block is not Block.OURS:  # which keeps TTL indexes from deleting, too
@@ -246,6 +255,20 @@ class Restore:
             lost=checkpoint.lost,
             journal=coordinator.journal,
         )
+
+    async def _keep_overwritten(
+        self, coordinator: Coordinator, held: Hold, checkpoint: Checkpoint, target: ServerFacts
+    ) -> None:
+        self._overwritten = OverwrittenKeeper(
+            store=self.store,
+            changes=self.target_changes,
+            target=self.target_reader,
+            clock=self.clock,
+            run_id=coordinator.state.run_id,
+            server=target,
+        )
+        has_begun = checkpoint.sequence >= 0
+        await self._overwritten.keep_all(coordinator, self.hold, held, has_begun=has_begun)
 
     def _told(self, coordinator: Coordinator, keeper: Keeper | None) -> dict[str, object]:
         """Return what the certificate says of the target's indexes and options."""
@@ -333,6 +356,7 @@ class Restore:
             run_id=coordinator.state.run_id,
             watch=TargetWatch(changes=self.target_changes, clock=self.clock, journal=coordinator.journal),
             on_progress=on_progress,
+            keep=None if self._overwritten is None else self._overwritten.keep,
         )
         await generations.load(applied=checkpoint.sequence)
         return generations
@@ -508,6 +532,8 @@ class Restore:
         self, coordinator: Coordinator, proof: Verified, report: VerifyReport, evidence: Evidence
     ) -> None:
         held = await self._hold_so_far(coordinator, report)
+        overwritten = None if self._overwritten is None else self._overwritten.summary(report, held)
+        report.overwritten = overwritten
         key = await store_report(self.store, report, at=proof.at)
         for repaired in report.repaired:
             coordinator.journal.warning("document_repaired", **repaired.to_json())
@@ -522,7 +548,7 @@ class Restore:
                 first=[difference.to_json() for difference in report.differences[:_SHOWN]],
             )
         outside = OFF if self.outside is None else self.outside.summary(sequence=proof.sequence)
-        evidence = replace(evidence, target_hold=held, outside=outside)
+        evidence = replace(evidence, target_hold=held, outside=outside, overwritten=overwritten)
         certified = await self.certifier.certify(coordinator.state, proof, report, evidence)
         await coordinator.update(lambda state: replace(state, verified=certified))
         coordinator.journal.info(

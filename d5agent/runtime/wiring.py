@@ -126,6 +126,8 @@ def plugins(
             archives=at.large,
             clock=at.clock,
             undelivered=undelivered_writes(at, target, settings),
+            target_changes=target.changes,
+            target_server=target.server,
         )
 
     return {

@@ -61,6 +61,7 @@ class Certifier:
         certificate["end_of_stream"] = end_of_stream(fence, operations_after=behind)
         certificate["target_hold"] = evidence.target_hold
         certificate["outside"] = dict(evidence.outside or OFF)
+        certificate["overwritten"] = evidence.overwritten
         key = certificate_key(report.run_id)
         await self.store.put(key, sealed(certificate))
         # The page last: whoever reads it may move applications, and the next start must know of the proof.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from d5agent.core.log import Link
     from d5agent.ports import Clock, DocumentReader, StateStore, Target
     from d5agent.steps.log_reader import LogReader
+    from d5agent.steps.settler import Keep
     from d5agent.steps.target_watch import TargetWatch
 
 COMPARED: Final = "restore_compared"
@@ -39,7 +40,10 @@ _LOOKS: Final = 20  # at what was written to the target while the last compariso
 
 @dataclass(slots=True, kw_only=True)
 class Generations:
-    """The comparison of one restore. What it has compared is saved, so that a restart does not begin anew."""
+    """The comparison of one restore. What it has compared is saved, so that a restart does not begin anew.
+
+    `keep`: stores documents of the target before a repair overwrites or deletes them.
+    """
 
     reader: LogReader
     states: StateStore
@@ -50,6 +54,7 @@ class Generations:
     waiting_bytes: int
     run_id: str
     watch: TargetWatch
+    keep: Keep | None = None
     on_progress: Callable[[VerifyReport], None] = lambda _: None
     number: int = 0
     comparison: Comparison = field(default_factory=Comparison)
@@ -262,6 +267,7 @@ class Generations:
             on_progress=self.on_progress,
             report=self.report if report is None else report,
             changed=Changed() if changed is None else changed,
+            keep=self.keep,
         )
 
     async def _links(self, upto: Link | None) -> AsyncGenerator[Link]:

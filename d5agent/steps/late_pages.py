@@ -1,4 +1,4 @@
-"""What late operations concern, page by page in the store: documents of both sides as BSON, and an index as JSON."""
+"""Documents page by page in the store: each version as BSON, and an index as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from d5agent.core.late import LateDocument, LateState
 from d5agent.core.naming import id_to_text
@@ -15,13 +15,12 @@ from d5agent.core.raw import DocumentId
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from d5agent.ports import ObjectStore
 
 _PAGE_DOCUMENTS: Final = 500
 _PAGE_BYTES: Final = 4 * 1024 * 1024
-_SIDES: Final = ("target", "source")
 _HINT: Final = (
     "bring the object back (bucket versioning), then type: d5agent start monitor-restore; to leave MongoDB as it is"
     " instead: d5agent start monitor-restore --discard-late RUN"
@@ -44,20 +43,47 @@ async def get_hashed(store: ObjectStore, key: str, sha256: str) -> bytes:
     return body
 
 
+class Paged(Protocol):
+    """A document of a page, whose versions are kept."""
+
+    @property
+    def namespace(self) -> Namespace:
+        """Its collection."""
+        ...
+
+    @property
+    def id(self) -> DocumentId:
+        """Its `_id`."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """What is to be said of it."""
+        ...
+
+    def versions(self) -> Mapping[str, bytes | None]:
+        """Return its version on each side that is kept, the same sides for all of a page; None: absent there."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class PageWriter:
-    """Stores documents below `folder`, a page at a time. `pages`: by the key of each object, its sha256."""
+    """Stores documents below `folder`, a page at a time. `pages`: by the key of each object, its sha256.
+
+    `before`: so many pages are there already.
+    """
 
     store: ObjectStore
     folder: str
+    before: int = 0
     pages: list[dict[str, str]] = field(default_factory=list)
-    _held: list[LateDocument] = field(default_factory=list)
+    _held: list[Paged] = field(default_factory=list)
     _bytes: int = 0
 
-    async def add(self, document: LateDocument) -> None:
+    async def add(self, document: Paged) -> None:
         """Take a document."""
         self._held.append(document)
-        self._bytes += len(document.target or b"") + len(document.source or b"")
+        self._bytes += sum(len(version or b"") for version in document.versions().values())
         if len(self._held) == _PAGE_DOCUMENTS or self._bytes >= _PAGE_BYTES:
             await self.flush()
 
@@ -66,8 +92,8 @@ class PageWriter:
         if not self._held:
             return
         held, self._held, self._bytes = self._held, [], 0
-        base = f"{self.folder}{len(self.pages) + 1:06d}"
-        bodies = {side: bytearray() for side in _SIDES}
+        base = f"{self.folder}{self.before + len(self.pages) + 1:06d}"
+        bodies = {side: bytearray() for side in held[0].versions()}
         rows = []
         for document in held:
             row: dict[str, Any] = {
@@ -77,8 +103,7 @@ class PageWriter:
                 "raw_id": base64.b64encode(document.id).decode(),
                 "state": str(document.state),
             }
-            for side in _SIDES:
-                version: bytes | None = getattr(document, side)
+            for side, version in document.versions().items():
                 row[side] = None if version is None else [len(bodies[side]), len(version)]
                 bodies[side] += version or b""
             rows.append(row)
@@ -88,7 +113,17 @@ class PageWriter:
 
 
 async def read_page(store: ObjectStore, page: dict[str, str]) -> Sequence[LateDocument]:
-    """Return the documents of a page. CorruptDataError: it is not what was stored."""
+    """Return the documents of a page of late operations. CorruptDataError: it is not what was stored."""
+    return [
+        LateDocument(namespace, id_, LateState(state), *versions)
+        for namespace, id_, state, versions in await read_rows(store, page, ("target", "source"))
+    ]
+
+
+async def read_rows(
+    store: ObjectStore, page: dict[str, str], sides: Sequence[str]
+) -> list[tuple[Namespace, DocumentId, str, list[bytes | None]]]:
+    """Return what a page says of each document, and its versions on some sides. CorruptDataError: as above."""
     bodies = {}
     for key, sha256 in page.items():
         _, _, part = key.rpartition("/")[2].partition(".")
@@ -99,12 +134,11 @@ async def read_page(store: ObjectStore, page: dict[str, str]) -> Sequence[LateDo
         return None if at is None else bodies[f"{side}.bson"][at[0] : at[0] + at[1]]
 
     return [
-        LateDocument(
+        (
             Namespace(row["db"], row["coll"]),
             DocumentId(base64.b64decode(row["raw_id"])),
-            LateState(row["state"]),
-            version(row, "target"),
-            version(row, "source"),
+            str(row["state"]),
+            [version(row, side) for side in sides],
         )
         for row in json.loads(bodies["json"])
     ]

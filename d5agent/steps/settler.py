@@ -10,7 +10,7 @@ from d5agent.core.repair import LastEvent, Repair
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from d5agent.core.compare import Difference
     from d5agent.core.operation import Namespace
@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS: Final = 0.25
 
+if TYPE_CHECKING:
+    Keep = Callable[[Sequence[tuple[Repair, bytes]]], Awaitable[None]]
+    """Keeps documents of the target as they are before a repair overwrites or deletes them."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Settler:
-    """Has the last word on documents. With a repairer, what differs twice is written to the target from the source."""
+    """Has the last word on documents. With a repairer, what differs twice is written to the target from the source.
+
+    `keep`: stores the target's versions before that.
+    """
 
     source: DocumentReader
     target: DocumentReader
@@ -32,6 +39,7 @@ class Settler:
     clock: Clock
     rounds: int
     report: VerifyReport
+    keep: Keep | None = None
 
     async def settle(
         self, namespace: Namespace, ids: Sequence[DocumentId], events: Mapping[DocumentId, LastEvent] | None = None
@@ -53,7 +61,10 @@ class Settler:
             ids = [difference.id for difference in differences]
             if self.repairer is not None and round_:
                 # The first difference may be a document in motion; the second is not left standing.
-                repaired |= {d.id: self._repair_of(d, source.get(d.id), known.get(d.id)) for d in differences}
+                repairs = {d.id: self._repair_of(d, source.get(d.id), known.get(d.id)) for d in differences}
+                repaired |= repairs
+                if self.keep is not None:
+                    await self.keep([(repair, target[id_]) for id_, repair in repairs.items() if id_ in target])
                 await self.repairer.write(namespace, ids, source)
         self._report(differences, repaired, known)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.hold import HOLD, Block, Hold, Stage
 from d5agent.core.ttl import NEVER
-from d5agent.errors import OperatorError
+from d5agent.errors import AgentError, LogHeldError, OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -89,10 +89,17 @@ class TargetHold:
             if hold is None or hold.stage is Stage.ENDED:
                 return
             hold = await self._saved(hold.ending())
-            if hold.ttl or hold.block is Block.OURS:
+            if hold.ttl or hold.block is not Block.NONE:
                 async with self._opened(guard) as opened:
                     await self._give_back(hold, opened, journal)
-            await self._saved(hold.ended())
+            await self._saved((self._hold or hold).ended())
+
+    async def note_looked(self) -> None:
+        """Note that what others wrote since the target was given back was looked at."""
+        async with self._lock:
+            hold = await self.current()
+            if hold is not None:
+                await self._saved(replace(hold, opened_at=None))
 
     async def forget(self) -> None:
         """Remove the state, unless something is still to be given back."""
@@ -118,6 +125,12 @@ class TargetHold:
             block = Block.OURS
         else:
             block = Block.ANOTHERS if found.is_on else Block.NONE
+        was_closed = known is not None and known.stage is Stage.HELD and known.block is not Block.NONE
+        opened_at = known.opened_at if known is not None and known.run_id == run_id else None
+        if was_closed and not found.is_on and opened_at is None:
+            opened_at = (
+                b""  # somebody else has ended the mode meanwhile; or nothing was written yet, and no look is due
+            )
         goes_on = known is not None and is_held and known.run_id == run_id and known.block is block
         return Hold(
             run_id=run_id,
@@ -126,6 +139,7 @@ class TargetHold:
             obstacle=found.obstacle,
             ttl=known.ttl if known is not None and is_held else (),
             was_open=known is not None and known.run_id == run_id and known.was_open,
+            opened_at=opened_at,
         )
 
     async def _block(self, hold: Hold, guard: TargetGuard, journal: Journal) -> None:
@@ -163,6 +177,8 @@ class TargetHold:
                     "target_ttl_given_back", namespace=str(found.namespace), index=index.name, seconds=index.seconds
                 )
 
+        if hold.block is not Block.NONE and hold.opened_at is None:
+            await self._saved(replace(hold, opened_at=await _position(guard)))
         if hold.block is Block.OURS:
             await guard.block_writes(is_on=False)
             journal.info("target_writes_allowed", why="d5agent had set the write-block mode")
@@ -191,6 +207,16 @@ async def foreseen(guard: TargetGuard) -> list[str]:
         said,
         f"{by} {len(ttl):,} TTL indexes of the target from deleting until it ends: {', '.join(ttl[:_NAMED])}{more}",
     ]
+
+
+async def _position(guard: TargetGuard) -> bytes:
+    """Return where the target's change stream is; empty: it cannot be read, and all is given back anyway."""
+    try:
+        return await guard.position()
+    except LogHeldError:
+        raise
+    except AgentError:
+        return b""
 
 
 def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex]) -> TtlIndex | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from d5agent.core.segment import SegmentRef
     from d5agent.ports import Clock, DocumentReader, Target
     from d5agent.steps.log_reader import LogReader
+    from d5agent.steps.settler import Keep
 
     _Segment = tuple[int, SegmentRef, bytes]
     _Batch = tuple[Namespace, Sequence[DocumentId], int, Mapping[DocumentId, LastEvent] | None]
@@ -62,6 +63,7 @@ class Verifier:
     report: VerifyReport = field(default_factory=lambda: VerifyReport(scope="full"))
     changed: Changed = field(default_factory=Changed)
     """What was written to the target before this comparison; what is compared now leaves it."""
+    keep: Keep | None = None
     repairer: Repairer | None = field(init=False, default=None)
     _settler: Settler = field(init=False)
     _counts: bool = True
@@ -77,6 +79,7 @@ class Verifier:
             clock=self.clock,
             rounds=self.rounds,
             report=self.report,
+            keep=self.keep,
         )
 
     async def touched(

@@ -10,6 +10,9 @@ from d5agent.errors import OperatorError
 from d5agent.steps.marks import mark_document_id, new_mark_id
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from d5agent.core.operation import Operation
     from d5agent.ports import Clock, TargetChanges
 
 _PATIENCE_SECONDS: Final = 60
@@ -18,17 +21,30 @@ _PAUSE_SECONDS: Final = 0.1
 
 async def written_since(changes: TargetChanges, position: bytes, *, clock: Clock) -> Changed:
     """Return what was written. OperatorError: the target does not remember the position, or may not be asked."""
-    mark_id = new_mark_id("outside")
+    found = Changed()
+    async with aclosing(operations_since(changes, position, clock=clock, purpose="outside")) as batches:
+        async for operations in batches:
+            for operation in operations:
+                found.add(operation)
+    return found
+
+
+async def operations_since(
+    changes: TargetChanges, position: bytes, *, clock: Clock, purpose: str
+) -> AsyncGenerator[Sequence[Operation]]:
+    """Yield what was written up to a marker that is written now, without what is the agent's own.
+
+    OperatorError: as above.
+    """
+    mark_id = new_mark_id(purpose)
     await changes.mark(mark_id)
-    marker, found, quiet_since = mark_document_id(mark_id), Changed(), clock.monotonic()
+    marker, quiet_since = mark_document_id(mark_id), clock.monotonic()
     async with aclosing(changes.after(position)) as batches:
         async for batch in batches:
-            for operation in batch:
-                if not operation.is_ours:
-                    found.add(operation)
-                elif operation.document_id == marker:
-                    await changes.remove_marks()
-                    return found
+            yield [operation for operation in batch if not operation.is_ours]
+            if any(operation.is_ours and operation.document_id == marker for operation in batch):
+                await changes.remove_marks()
+                return
             if batch:
                 quiet_since = clock.monotonic()
             elif clock.monotonic() - quiet_since > _PATIENCE_SECONDS:

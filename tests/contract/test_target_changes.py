@@ -108,6 +108,7 @@ async def test_drops_and_renames_are_told_by_name(watched: Watched) -> None:
     found, _ = await watched.until_mark(position, "moved")
     moved = {name for o in found if o.is_barrier for name in (o.namespace, o.rename_to) if name is not None}
     assert moved == {one, two, Namespace(watched.name)}
+    assert [(o.namespace, o.rename_to) for o in found if o.kind == "rename"] == [(one, two)]
 
 
 async def test_marks_take_each_others_place_and_go(watched: Watched) -> None:

@@ -16,6 +16,7 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_guard import MongoGuard
 from d5agent.adapters.mongo_target import MongoTarget
+from d5agent.adapters.target_changes import MongoTargetChanges
 from d5agent.core.operation import ClusterTime, Namespace
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Barrier, Write, WriteBatch
@@ -24,15 +25,16 @@ from d5agent.drill.child import wait_until
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
 from d5agent.drill.stage import TARGET_ROLES, WRITE_BLOCK_ROLE
 from d5agent.errors import OperatorError
+from d5agent.steps.written_since import written_since
 from tests.fakes.guard import FakeGuard
-from tests.fakes.target import FakeTarget
+from tests.fakes.target import FakeTarget, FakeTargetChanges
 from tests.running import running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from d5agent.adapters.mongo import Client
-    from d5agent.ports import Target, TargetGuard
+    from d5agent.ports import Target, TargetChanges, TargetGuard
 
 Plain = AsyncMongoClient[dict[str, Any]]
 BLOCKED: Final = 371
@@ -67,6 +69,7 @@ class Guarded:
     guard: TargetGuard
     others: TargetGuard
     target: Target
+    changes: TargetChanges
     write_as_another: Callable[[Namespace], Awaitable[bool]]
     make_ttl: Callable[[Namespace, float], Awaitable[None]]
     name: str
@@ -112,6 +115,7 @@ async def guarded(request: pytest.FixtureRequest, locked: Mongod, fresh_name: st
             guard=guard,
             others=MongoGuard(another, clock=clock),
             target=MongoTarget(agent, clock=clock),
+            changes=MongoTargetChanges(agent, clock=clock),
             write_as_another=write_as_another,
             make_ttl=make_ttl,
             name=fresh_name,
@@ -136,6 +140,7 @@ def _fake(name: str) -> Guarded:
         guard=FakeGuard(target=target),
         others=FakeGuard(target=target, obstacle=missing, may_see=False),
         target=target,
+        changes=FakeTargetChanges(target),
         write_as_another=write_as_another,
         make_ttl=make_ttl,
         name=name,
@@ -159,6 +164,16 @@ async def test_a_block_refuses_others_and_lets_the_agent_write(guarded: Guarded)
         await guarded.guard.block_writes(is_on=False)
         assert (await guarded.guard.write_block()).is_on is False
         assert await guarded.write_as_another(guarded.collection("others"))
+
+
+async def test_what_others_write_after_a_position_is_told_from_there_on(guarded: Guarded) -> None:
+    orders = guarded.collection("orders")
+    assert await guarded.write_as_another(orders)
+    position = await guarded.guard.position()
+    assert await guarded.write_as_another(guarded.collection("others"))
+    found = await written_since(guarded.changes, position, clock=SystemClock())
+    named = {name for name in {*found.documents, *found.moved} if name.database == guarded.name}
+    assert named == {guarded.collection("others")}
 
 
 async def test_whoever_lacks_the_right_is_told_what_to_grant(guarded: Guarded) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from d5agent.core.operation import ClusterTime
     from d5agent.core.ttl import TtlIndex
 
-Change = tuple[str, Namespace, "DocumentId | None"]
-"""The kind of an event, and what it concerns."""
+Change = tuple[str, Namespace, "DocumentId | None"] | tuple[str, Namespace, None, Namespace]
+"""The kind of an event, what it concerns, and its new name if it is a rename."""
 
 
 def raw_id(value: object) -> DocumentId:
@@ -119,8 +119,7 @@ class FakeDatabase:
             documents = self.collections.pop(namespace)
             self.drop(to)
             self.collections[to] = documents
-            self.changes.append(("rename", namespace, None))
-            self.changes.append(("rename", to, None))
+            self.changes.append(("rename", namespace, None, to))
             if indexes is not None:
                 self.unique[to] = indexes
             if ttl:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from d5agent.errors import OperatorError
 from d5agent.ports import WriteBlock
+from tests.fakes.target import FakeTarget, FakeTargetChanges
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from d5agent.core.ttl import TtlIndex
     from d5agent.errors import AgentError
     from d5agent.ports import TargetGuard
-    from tests.fakes.target import FakeTarget
 
 
 @asynccontextmanager
@@ -30,13 +30,15 @@ async def opened(guard: TargetGuard) -> AsyncGenerator[TargetGuard]:
 class FakeGuard:
     """Guards a FakeTarget. `obstacle`: why the agent's user may not set the mode; `may_see`: whether it may see it.
 
-    `error`: what it answers to whoever sets the mode.
+    `error`: what it answers to whoever sets the mode. `changes`: the target's change stream, if it is another than that
+    of a target that lets it be read.
     """
 
     target: FakeTarget
     obstacle: str = ""
     may_see: bool = True
     error: AgentError | None = None
+    changes: FakeTargetChanges | None = None
 
     def opened(self) -> AbstractAsyncContextManager[TargetGuard]:
         """Return it as what opens a target gives it."""
@@ -55,6 +57,9 @@ class FakeGuard:
         if self.obstacle:
             raise OperatorError("a privilege is missing on the target", hint="grant it", server_says=self.obstacle)
         self.target.database.is_blocked = is_on
+
+    async def position(self) -> bytes:
+        return await (self.changes or FakeTargetChanges(self.target)).position()
 
     async def ttl_indexes(self) -> Sequence[TtlIndex]:
         await asyncio.sleep(0)

@@ -80,7 +80,7 @@ class Stage:
         self.cluster = FakeCluster(clock=self.clock, database=self.database)
         self.changes = FakeTargetChanges(self.target)
         self.source = FakeChangeSource(cluster=self.cluster, clock=self.clock)
-        self.guard = FakeGuard(target=self.target)
+        self.guard = FakeGuard(target=self.target, changes=self.changes)
         self.coordinator = self.new_coordinator()
 
     def new_coordinator(self) -> FakeCoordinator:
@@ -167,6 +167,7 @@ class Stage:
 
     def backup(self, target: FakeDumpTool, source: FakeDumpTool) -> Backup:
         """Return the service."""
+        self.changes.target = self.target
         tools = {"target": target, "source": source}
         return Backup(
             tools=tools,
@@ -181,6 +182,8 @@ class Stage:
                 now=self.source.now,
                 memory_bytes=2_000,
             ),
+            target_changes=self.changes,
+            target_server=self.target_server,
         )
 
     def verify(self) -> Verify:

@@ -243,6 +243,8 @@ def _token(number: int) -> bytes:
     return encode({"_data": f"{number}"})
 
 
-def _operation(number: int, kind: str, namespace: Namespace, id_: DocumentId | None) -> Operation:
+def _operation(
+    number: int, kind: str, namespace: Namespace, id_: DocumentId | None, rename_to: Namespace | None = None
+) -> Operation:
     """Return the event with its token: a stream that is opened after it goes on with the next one."""
-    return Operation(kind, namespace, ClusterTime(1, number), _token(number), id_, None, None, b"")
+    return Operation(kind, namespace, ClusterTime(1, number), _token(number), id_, None, rename_to, b"")

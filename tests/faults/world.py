@@ -232,6 +232,8 @@ class World:
                         now=source.now,
                         memory_bytes=2_000,
                     ),
+                    target_changes=changes,
+                    target_server=mortal(target_server(), life),
                 ),
                 Service.MONITOR_REPLICATION: lambda: MonitorReplication(
                     source=source,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 import structlog.testing
+from bson import encode
 
 from d5agent.core.hold import HOLD, Block, Hold, is_due
 from d5agent.core.hold import Stage as HoldStage
@@ -329,3 +330,11 @@ async def test_a_foreign_write_is_named_where_others_could_write(
     found = stage.coordinator.journal.facts_of("foreign_writes_found")
     assert [facts["documents"] for facts in found] == [1] * len(causes)
     assert stage.target.database.contents() == stage.foreign_contents()
+
+
+def test_a_hold_of_a_version_that_noted_no_position_is_not_known_if_it_was_open() -> None:
+    for was_open, opened_at in ((True, b""), (False, None)):
+        value = Hold(run_id="run", since="now", was_open=was_open, opened_at=encode({"_data": "1"})).to_json()
+        assert Hold.from_json(value).opened_at == encode({"_data": "1"})
+        del value["opened_at"], value["opened_unseen"]
+        assert Hold.from_json(value).opened_at == opened_at
