@@ -373,6 +373,10 @@ class WriteBlock:
 class TargetGuard(Protocol):
     """What keeps others from writing to the target. Each call may be repeated."""
 
+    async def facts(self) -> ServerFacts:
+        """Return which target it is."""
+        ...
+
     async def write_block(self) -> WriteBlock:
         """Return whether others may write, and whether the agent may decide that."""
         ...

@@ -12,6 +12,7 @@ from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import Client, hello, translating
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.retry import retrying
+from d5agent.adapters.server import MongoServer
 from d5agent.adapters.target_changes import MongoTargetChanges
 from d5agent.core.ttl import NEVER
 from d5agent.ports import WriteBlock
@@ -20,6 +21,7 @@ from d5agent.steps.parallel import parallel
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from d5agent.core.servers import ServerFacts
     from d5agent.core.ttl import TtlIndex
     from d5agent.ports import Clock
 
@@ -36,13 +38,18 @@ _GRANT: Final = "grant the agent's user the role d5agentWriteBlock and clusterMo
 
 
 class MongoGuard:
-    """Closes a MongoDB server to others. `fence`: only who holds the log may."""
+    """Closes a MongoDB server to others. `fence`: only who holds the log may. `asked`: the hosts of its URI."""
 
-    def __init__(self, client: Client, *, clock: Clock, fence: Fence | None = None) -> None:
+    def __init__(self, client: Client, *, clock: Clock, fence: Fence | None = None, asked: Sequence[str] = ()) -> None:
         self._client = client
         self._clock = clock
         self._fence = fence or Fence()
         self._reader = MongoReader(client, side=_SIDE, clock=clock)
+        self._server = MongoServer(client, side=_SIDE, asked=asked, has_id=True, clock=clock)
+
+    async def facts(self) -> ServerFacts:
+        """Return which target it is."""
+        return await self._server.facts()
 
     async def write_block(self) -> WriteBlock:
         """Return the mode. Whoever may not bypass it must not set it, nor who cannot see whether somebody else did."""

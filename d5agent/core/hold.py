@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.backup import position_from_json, position_to_json
+from d5agent.core.servers import ServerFacts
 from d5agent.core.services import ACTIVE, Service, Status
 from d5agent.core.ttl import TtlIndex
 from d5agent.errors import CorruptDataError
@@ -46,6 +47,7 @@ class Hold:
     `obstacle`: why its write-block mode is not used. `ttl`: the TTL indexes that the agent holds, as they were before.
     `was_open`: others could write between two holds of this run. `opened_at`: where in the target's change
     stream their writes begin that nobody has looked at yet; empty: it is not known; None: there are none.
+    `target`: which one it is; None: an earlier version has not noted it.
     """
 
     run_id: str
@@ -56,6 +58,16 @@ class Hold:
     ttl: tuple[TtlIndex, ...] = ()
     was_open: bool = False
     opened_at: bytes | None = None
+    target: ServerFacts | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether something is still to be given back."""
+        return self.stage is not Stage.ENDED and (self.block is Block.OURS or bool(self.ttl))
+
+    def is_of(self, target: ServerFacts) -> bool:
+        """Whether it is this target's, as far as anybody can say."""
+        return self.target is None or self.target.is_same(target)
 
     @property
     def is_open(self) -> bool:
@@ -83,6 +95,7 @@ class Hold:
             "was_open": self.was_open,
             "opened_at": position_to_json(self.opened_at or None),
             "opened_unseen": self.opened_at == b"",
+            "target": None if self.target is None else self.target.to_json(),
         }
 
     @staticmethod
@@ -103,6 +116,7 @@ class Hold:
                 ttl=tuple(TtlIndex.from_json(index) for index in value["ttl"]),
                 was_open=value["was_open"],
                 opened_at=_opened_at(value),
+                target=None if value.get("target") is None else ServerFacts.from_json(value["target"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptDataError(

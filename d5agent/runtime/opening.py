@@ -174,6 +174,7 @@ async def _open_target(
     """Open the target, and see that it is there. OperatorError: its URI or its secret is missing or wrong."""
     async with AsyncExitStack() as stack:
         uri = await _uri(settings, "target", read())
+        asked = read_uri(uri, "target").hosts.split(",")
         lanes = settings.restore.lanes
         writer = await stack.enter_async_context(open_mongo(uri, side="target", pool_size=lanes))
         reader = await stack.enter_async_context(open_mongo(uri, side="target", pool_size=_READERS))
@@ -182,10 +183,8 @@ async def _open_target(
             writer=MongoTarget(writer, clock=clock, fence=fence),
             reader=MongoReader(reader, side="target", clock=clock),
             changes=MongoTargetChanges(reader, clock=clock, fence=fence),
-            server=MongoServer(
-                reader, side="target", asked=read_uri(uri, "target").hosts.split(","), has_id=True, clock=clock
-            ),
-            guard=MongoGuard(writer, clock=clock, fence=fence),
+            server=MongoServer(reader, side="target", asked=asked, has_id=True, clock=clock),
+            guard=MongoGuard(writer, clock=clock, fence=fence, asked=asked),
             specifications=MongoSpecifications(reader, clock=clock, fence=fence),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
             grants=partial(grants_of, reader, "target"),

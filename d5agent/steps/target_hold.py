@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from d5agent.core.servers import ServerFacts
     from d5agent.core.ttl import TtlIndex
     from d5agent.ports import Clock, StateStore, TargetGuard, WriteBlock
     from d5agent.service import Journal
@@ -52,10 +53,13 @@ class TargetHold:
     async def take(self, run_id: str, journal: Journal, *, guard: TargetGuard | None = None) -> Hold:
         """Close the target to others before restore's first write, as far as that is possible; say so if it is not.
 
-        OperatorError: it is closed to the agent.
+        OperatorError: it is closed to the agent, or another target is still closed to others.
         """
         async with self._lock, self._opened(guard) as opened:
-            known = await self.current()
+            known, target = await self.current(), await opened.facts()
+            if known is not None and not known.is_of(target):
+                _require_nothing_set(known, target)
+                known = replace(known.ended(), was_open=True, opened_at=b"")
             found = await opened.write_block()
             if found.is_on and found.obstacle:
                 raise OperatorError(
@@ -63,7 +67,7 @@ class TargetHold:
                     hint=f"{found.hint}, or end that mode on MongoDB; then type: d5agent start restore",
                     reason=found.obstacle,
                 )
-            hold = self._begun(known, run_id, found)
+            hold = replace(self._begun(known, run_id, found), target=target)
             if hold.block is Block.OURS:
                 await self._block(hold, opened, journal)
             else:
@@ -82,7 +86,7 @@ class TargetHold:
     async def give_back(self, journal: Journal, *, guard: TargetGuard | None = None) -> None:
         """Give back what the agent has set, and nothing else.
 
-        May be called at any time, and again after it failed.
+        May be called at any time, and again after it failed. OperatorError: the settings name another target now.
         """
         async with self._lock:
             hold = await self.current()
@@ -91,7 +95,10 @@ class TargetHold:
             hold = await self._saved(hold.ending())
             if hold.ttl or hold.block is not Block.NONE:
                 async with self._opened(guard) as opened:
-                    await self._give_back(hold, opened, journal)
+                    if hold.is_of(target := await opened.facts()):
+                        await self._give_back(hold, opened, journal)
+                    else:
+                        _require_nothing_set(hold, target)
             await self._saved((self._hold or hold).ended())
 
     async def note_looked(self) -> None:
@@ -217,6 +224,19 @@ async def _position(guard: TargetGuard) -> bytes:
         raise
     except AgentError:
         return b""
+
+
+def _require_nothing_set(hold: Hold, target: ServerFacts) -> None:
+    """Raise OperatorError if something is still to be given back to the hold's target, which is not this one."""
+    if hold.is_set and hold.target is not None:
+        raise OperatorError(
+            "another target is still closed to others by d5agent",
+            hint="put the earlier [target] uri back and type: d5agent stop restore, which opens that one again; then"
+            " set the new one and type: d5agent start restore. If the earlier target is gone for good, stop d5agent,"
+            f" move {HOLD}.json aside, here and under state/ in the bucket, and start d5agent",
+            before=hold.target.hosts,
+            now=target.hosts,
+        )
 
 
 def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex]) -> TtlIndex | None:

@@ -109,11 +109,11 @@ async def guarded(request: pytest.FixtureRequest, locked: Mongod, fresh_name: st
             collection = plain[namespace.database][namespace.collection or ""]
             await collection.create_index("at", name="at_1", expireAfterSeconds=seconds)
 
-        clock = SystemClock()
-        guard = MongoGuard(agent, clock=clock)
+        clock, asked = SystemClock(), [f"127.0.0.1:{locked.port}"]
+        guard = MongoGuard(agent, clock=clock, asked=asked)
         yield Guarded(
             guard=guard,
-            others=MongoGuard(another, clock=clock),
+            others=MongoGuard(another, clock=clock, asked=asked),
             target=MongoTarget(agent, clock=clock),
             changes=MongoTargetChanges(agent, clock=clock),
             write_as_another=write_as_another,
@@ -174,6 +174,12 @@ async def test_what_others_write_after_a_position_is_told_from_there_on(guarded:
     found = await written_since(guarded.changes, position, clock=SystemClock())
     named = {name for name in {*found.documents, *found.moved} if name.database == guarded.name}
     assert named == {guarded.collection("others")}
+
+
+async def test_both_guards_name_one_target(guarded: Guarded) -> None:
+    ours, theirs = await guarded.guard.facts(), await guarded.others.facts()
+    assert ours.hosts
+    assert ours.is_same(theirs)  # another user may not see the cluster's id: the hosts tell
 
 
 async def test_whoever_lacks_the_right_is_told_what_to_grant(guarded: Guarded) -> None:

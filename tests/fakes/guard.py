@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from d5agent.errors import OperatorError
 from d5agent.ports import WriteBlock
+from tests.fakes.servers import target_server
 from tests.fakes.target import FakeTarget, FakeTargetChanges
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from d5agent.core.servers import ServerFacts
     from d5agent.core.ttl import TtlIndex
     from d5agent.errors import AgentError
     from d5agent.ports import TargetGuard
+    from tests.fakes.servers import FakeServer
 
 
 @asynccontextmanager
@@ -32,6 +35,7 @@ class FakeGuard:
 
     `error`: what it answers to whoever sets the mode. `changes`: the target's change stream, if it is another than that
     of a target that lets it be read.
+    `server`: who it says that it is.
     """
 
     target: FakeTarget
@@ -39,10 +43,14 @@ class FakeGuard:
     may_see: bool = True
     error: AgentError | None = None
     changes: FakeTargetChanges | None = None
+    server: FakeServer = field(default_factory=target_server)
 
     def opened(self) -> AbstractAsyncContextManager[TargetGuard]:
         """Return it as what opens a target gives it."""
         return opened(self)
+
+    async def facts(self) -> ServerFacts:
+        return await self.server.facts()
 
     async def write_block(self) -> WriteBlock:
         await asyncio.sleep(0)

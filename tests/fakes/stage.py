@@ -80,7 +80,7 @@ class Stage:
         self.cluster = FakeCluster(clock=self.clock, database=self.database)
         self.changes = FakeTargetChanges(self.target)
         self.source = FakeChangeSource(cluster=self.cluster, clock=self.clock)
-        self.guard = FakeGuard(target=self.target, changes=self.changes)
+        self.guard = FakeGuard(target=self.target, changes=self.changes, server=self.target_server)
         self.coordinator = self.new_coordinator()
 
     def new_coordinator(self) -> FakeCoordinator:

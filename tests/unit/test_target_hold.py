@@ -13,6 +13,7 @@ from bson import encode
 from d5agent.core.hold import HOLD, Block, Hold, is_due
 from d5agent.core.hold import Stage as HoldStage
 from d5agent.core.operation import Namespace
+from d5agent.core.servers import ServerFacts
 from d5agent.core.services import Phase, Service, Status, Verified
 from d5agent.core.ttl import NEVER, TtlIndex
 from d5agent.errors import CorruptDataError, OperatorError, TransientError
@@ -23,6 +24,7 @@ from d5agent.steps.target_hold import foreseen
 from tests.fakes.cluster import insert
 from tests.fakes.documents import raw_id
 from tests.fakes.machine import FakeJournal
+from tests.fakes.servers import FakeServer
 from tests.fakes.stage import ORDERS, Stage
 
 if TYPE_CHECKING:
@@ -338,3 +340,48 @@ def test_a_hold_of_a_version_that_noted_no_position_is_not_known_if_it_was_open(
         assert Hold.from_json(value).opened_at == encode({"_data": "1"})
         del value["opened_at"], value["opened_unseen"]
         assert Hold.from_json(value).opened_at == opened_at
+
+
+def another_target(stage: Stage) -> Stage:
+    """Return a world that shares the agent's states, and has another target."""
+    told = ServerFacts(hosts=("other:27017",), set_name="rs0", cluster_id="6b0b", version="6.0.5")
+    return Stage(states=stage.states, target_server=FakeServer(told=told))
+
+
+@pytest.mark.parametrize("obstacle", ["", NO_RIGHT])
+async def test_another_target_is_not_taken_for_the_one_that_is_closed(stage: Stage, obstacle: str) -> None:
+    stage.guard.obstacle, journal = obstacle, FakeJournal()
+    await stage.hold().take("run", journal)
+    closed, other = ttl(stage), another_target(stage)
+    with pytest.raises(OperatorError, match="another target is still closed") as failed:
+        await other.hold().take("run", journal)
+    assert "d5agent stop restore" in failed.value.hint
+    assert failed.value.facts == {"before": ("target:27017",), "now": ("other:27017",)}
+    with pytest.raises(OperatorError, match="another target is still closed"):
+        await other.hold().give_back(journal)
+    assert not other.target.database.is_blocked
+    assert (stage.target.database.is_blocked, ttl(stage)) == (not obstacle, closed)
+    _, watch = watched(stage, stage.hold())
+    await watch.look()  # the earlier URI is back: what was asked for is done
+    assert not stage.target.database.is_blocked
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
+    held = await other.hold().take("run", journal)
+    assert (held.block, held.was_open, held.opened_at) == (Block.OURS, True, b"")  # nobody has looked at it
+    assert other.target.database.is_blocked
+
+
+async def test_another_target_is_taken_where_nothing_is_to_be_given_back(stage: Stage) -> None:
+    stage.target.database.is_blocked = True
+    stage.target.database.ttl.clear()
+    assert (await stage.hold().take("run", FakeJournal())).block is Block.ANOTHERS
+    other = another_target(stage)
+    assert (await other.hold().take("run", FakeJournal())).block is Block.OURS
+
+
+async def test_a_hold_of_an_earlier_version_is_this_targets(stage: Stage) -> None:
+    await stage.hold().take("run", FakeJournal())
+    value = json.loads(stage.states.texts[HOLD])
+    del value["target"]
+    stage.states.texts[HOLD] = json.dumps(value)
+    await another_target(stage).hold().give_back(FakeJournal())
+    assert json.loads(stage.states.texts[HOLD])["stage"] == "ended"
