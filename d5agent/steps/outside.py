@@ -1,4 +1,4 @@
-"""Compares the documents that the log does not touch, beside a restore, and to the end before clean (ADR 43).
+"""Compares the documents that the log does not touch, beside a restore, and to the end before clean (ADR 42).
 
 A difference counts only once the log, read up to its end, does not touch its document: what the log touches is replayed
 and compared by restore itself. So whatever is in motion on either side is no false difference.

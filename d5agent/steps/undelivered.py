@@ -1,4 +1,4 @@
-"""Names, beside the target's dump, writes that DMS had not delivered and that restore is about to overwrite (ADR 43).
+"""Names, beside the target's dump, writes that DMS had not delivered and that restore is about to overwrite (ADR 42).
 
 Restore reads no document before it writes one. The target's dump has all of them as they were, and until it is stored
 restore does not write: so this is when to look.
