@@ -131,7 +131,7 @@ def cutover(
         bool, typer.Option("--call-off", help="Call it off before the fence: the application may write again.")
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Without [cutover] command: the application is read-only, I have proved it.")
+        bool, typer.Option("--yes", help="Without \\[cutover] command: the application is read-only, I have proved it.")
     ] = False,
     config: Config = None,
 ) -> None:

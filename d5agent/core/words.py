@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """What was typed beside `d5agent start`: each is the id of a run, or None."""
+    """What was typed beside `d5agent start NAME`: each is the id of a run, or None."""
 
     accept_differences: str | None = None
     accept_late: str | None = None

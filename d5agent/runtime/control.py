@@ -93,7 +93,7 @@ class _Session:
         except AgentError as error:
             yield {"exit": error.exit_code, "error": str(error), "hint": error.hint}
         except (KeyError, TypeError, ValueError):
-            yield {"exit": EXIT_OPERATOR, "error": "not a request", "hint": "d5agent start, stop or status"}
+            yield {"exit": EXIT_OPERATOR, "error": "not a request", "hint": "type: d5agent --help"}
 
     async def _status(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         mode = "live" if self._daemon.is_live else "drained"
