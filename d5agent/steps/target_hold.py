@@ -99,6 +99,8 @@ class TargetHold:
                         await self._give_back(hold, opened, journal)
                     else:
                         _require_nothing_set(hold, target)
+                        # The target that it was about was open to others from now on, and nobody looked.
+                        await self._saved(replace(hold, opened_at=hold.opened_at or b""))
             await self._saved((self._hold or hold).ended())
 
     async def note_looked(self) -> None:

@@ -378,6 +378,14 @@ async def test_another_target_is_taken_where_nothing_is_to_be_given_back(stage: 
     assert (await other.hold().take("run", FakeJournal())).block is Block.OURS
 
 
+async def test_a_target_that_was_open_unseen_is_noted_as_such(stage: Stage) -> None:
+    stage.target.database.is_blocked = True
+    stage.target.database.ttl.clear()
+    assert (await stage.hold().take("run", FakeJournal())).block is Block.ANOTHERS
+    await another_target(stage).hold().give_back(FakeJournal())
+    assert json.loads(stage.states.texts[HOLD])["opened_unseen"]
+
+
 async def test_a_hold_of_an_earlier_version_is_this_targets(stage: Stage) -> None:
     await stage.hold().take("run", FakeJournal())
     value = json.loads(stage.states.texts[HOLD])
