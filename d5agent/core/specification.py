@@ -12,6 +12,7 @@ from bson.raw_bson import RawBSONDocument
 
 from d5agent.core.extended_json import to_readable
 from d5agent.core.operation import Namespace
+from d5agent.core.servers import ServerFacts
 from d5agent.core.ttl import NEVER
 from d5agent.errors import CorruptDataError
 
@@ -43,13 +44,15 @@ def _held(bson: bytes) -> bytes:
     return encode({**fields, "expireAfterSeconds": NEVER})
 
 
-def specifications_key(run_id: str) -> str:
-    """Return where the specifications of a run are."""
-    return f"reports/{run_id}/specifications.json"
+def specifications_key(run_id: str, number: int = 1) -> str:
+    """Return where the specifications of a run's target are; `number`: its first target, or a later one."""
+    return f"reports/{run_id}/specifications{'' if number == 1 else f'-{number}'}.json"
 
 
-def encode_specifications(found: Mapping[Namespace, Specification], *, run_id: str, at: str) -> bytes:
-    """Return the file: each collection's BSON, and beside it the same for people."""
+def encode_specifications(
+    found: Mapping[Namespace, Specification], *, run_id: str, server: ServerFacts, at: str
+) -> bytes:
+    """Return the file: each collection's BSON, and beside it the same for people. `server`: whose they are."""
     rows = [
         {
             "db": namespace.database,
@@ -63,15 +66,19 @@ def encode_specifications(found: Mapping[Namespace, Specification], *, run_id: s
         }
         for namespace, one in sorted(found.items(), key=lambda item: str(item[0]))
     ]
-    value = {"version": _VERSION, "run_id": run_id, "at": at, "collections": rows}
+    value = {"version": _VERSION, "run_id": run_id, "at": at, "target": server.to_json(), "collections": rows}
     return json.dumps(value, ensure_ascii=False, indent=1).encode(errors="backslashreplace")
 
 
-def decode_specifications(body: bytes, *, key: str) -> dict[Namespace, Specification]:
-    """Return what `encode_specifications` wrote. CorruptDataError: it is something else."""
+def decode_specifications(body: bytes, *, key: str) -> tuple[ServerFacts | None, dict[Namespace, Specification]]:
+    """Return what `encode_specifications` wrote, and of which server: None, an earlier version did not note it.
+
+    CorruptDataError: it is something else.
+    """
     try:
         value: dict[str, Any] = json.loads(body)
-        return {
+        server = ServerFacts.from_json(value["target"]) if value.get("target") else None
+        return server, {
             Namespace(row["db"], row["coll"]): Specification(
                 options=base64.b64decode(row["options"]),
                 indexes=tuple(base64.b64decode(index) for index in row["indexes"]),

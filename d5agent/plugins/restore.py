@@ -15,7 +15,7 @@ from d5agent.core.operation import ClusterTime
 from d5agent.core.outside import OFF
 from d5agent.core.pace import Pace
 from d5agent.core.services import ACTIVE, Service, Verified
-from d5agent.core.specification import specifications_key, with_ttl_held
+from d5agent.core.specification import with_ttl_held
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.conflicts import Holders
@@ -99,6 +99,7 @@ class Restore:
     drains: bool = False
     _applied: Link | None = None
     _begins_at: Link | None = None
+    _specifications_key: str = ""
     _refused: list[str] = field(default_factory=list)
     """What holds the cutover up, in words."""
     _expiry_turns: int = 0
@@ -151,7 +152,7 @@ class Restore:
             await self._follow(coordinator, replayer, progress, generations)
         report = await self._bring_to_the_end(coordinator, replayer, progress, generations)
         report.operations = checkpoint.operations
-        report.specifications = self._told(coordinator, keeper)
+        report.specifications = self._told(keeper)
         coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
         first = await anext(reader.links())
         evidence = Evidence(source=both.source, target=both.target, first=first, comparison=generations.comparison)
@@ -241,7 +242,9 @@ class Restore:
         """
         run_id = coordinator.state.run_id
         at = self.clock.now().isoformat(timespec="seconds")
-        specifications = await recorded(self.store, self.specifications, run_id=run_id, at=at)
+        self._specifications_key, specifications = await recorded(
+            self.store, self.specifications, run_id=run_id, server=target, at=at
+        )
         held = await self.hold.take(run_id, coordinator.journal, guard=self.guard)
         coordinator.report(target_write_block=str(held.block))
         await self._keep_overwritten(coordinator, held, checkpoint, target)
@@ -270,10 +273,10 @@ class Restore:
         has_begun = checkpoint.sequence >= 0
         await self._overwritten.keep_all(coordinator, self.hold, held, has_begun=has_begun)
 
-    def _told(self, coordinator: Coordinator, keeper: Keeper | None) -> dict[str, object]:
+    def _told(self, keeper: Keeper | None) -> dict[str, object]:
         """Return what the certificate says of the target's indexes and options."""
         return {
-            "key": specifications_key(coordinator.state.run_id),
+            "key": self._specifications_key,
             "kept": keeper is not None,
             "built_again": sorted(map(str, keeper.built)) if keeper is not None else [],
         }

@@ -17,21 +17,30 @@ if TYPE_CHECKING:
 
     from d5agent.core.operation import Namespace
     from d5agent.core.replay import Barrier
+    from d5agent.core.servers import ServerFacts
     from d5agent.ports import ObjectStore, TargetSpecifications
     from d5agent.service import Journal
 
 
 async def recorded(
-    store: ObjectStore, target: TargetSpecifications, *, run_id: str, at: str
-) -> Mapping[Namespace, Specification]:
-    """Return the specifications of the target as they were before restore's first write; read and stored once a run."""
-    key = specifications_key(run_id)
-    body = await store.get(key)
-    if body is None:
-        body = encode_specifications(await target.specifications(), run_id=run_id, at=at)
-        if not await store.put_once(key, body):
-            body = await store.get(key) or body
-    return decode_specifications(body, key=key)
+    store: ObjectStore, target: TargetSpecifications, *, run_id: str, server: ServerFacts, at: str
+) -> tuple[str, Mapping[Namespace, Specification]]:
+    """Return the specifications of the target as they were before restore's first write, and their key.
+
+    They are read and stored once for each target of a run. `server`: the target that is written to now.
+    """
+    number = 1
+    while True:
+        key = specifications_key(run_id, number)
+        body = await store.get(key)
+        if body is None:
+            body = encode_specifications(await target.specifications(), run_id=run_id, server=server, at=at)
+            if not await store.put_once(key, body):
+                body = await store.get(key) or body
+        whose, found = decode_specifications(body, key=key)
+        if whose is None or whose.is_same(server):
+            return key, found
+        number += 1
 
 
 @dataclass(slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from d5agent.steps.replayer import CHECKPOINT
 from tests.fakes.cluster import Op, drop, drop_database, insert, rename
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.indexes import sparse, vars_of
+from tests.fakes.servers import target_server
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import FakeObjectStore
 from tests.fakes.target import FakeTarget
@@ -85,7 +86,7 @@ async def test_without_the_setting_they_are_recorded_and_stay_lost() -> None:
     stage = await stage_of(*RELOAD["drop"])
     await stage.restore(keeps_indexes=False).run(stage.coordinator)
     assert ORDERS not in stage.target.database.unique
-    found = decode_specifications(stage.store.objects[specifications_key("run")], key="")
+    _, found = decode_specifications(stage.store.objects[specifications_key("run")], key="")
     assert set(found) == {ORDERS, ITEMS}
     certificate = json.loads(stage.store.objects["reports/run/certificate.json"])
     assert certificate["result"]["specifications"]["kept"] is False
@@ -141,14 +142,42 @@ async def test_an_index_that_cannot_be_built_holds_the_cutover_up() -> None:
             restore.cancel()
 
 
-async def test_they_are_recorded_once_a_run() -> None:
-    store, target = FakeObjectStore(), FakeTarget()
+SERVER = target_server().told
+OTHER = replace(SERVER, hosts=("other:27017",), cluster_id="6b0b")
+
+
+def indexed() -> FakeTarget:
+    target = FakeTarget()
     target.database.put(ORDERS, raw_id(1), raw_document({"_id": 1}))
     target.database.unique[ORDERS] = EMAIL
-    first = await recorded(store, target, run_id="run", at="now")
+    return target
+
+
+async def test_they_are_recorded_once_a_run() -> None:
+    store, target = FakeObjectStore(), indexed()
+    first = await recorded(store, target, run_id="run", server=SERVER, at="now")
     target.database.drop(ORDERS)
-    assert await recorded(store, target, run_id="run", at="later") == first
+    assert await recorded(store, target, run_id="run", server=SERVER, at="later") == first
     assert json.loads(store.objects[specifications_key("run")])["at"] == "now"
+
+
+async def test_another_target_has_a_record_of_its_own() -> None:
+    store, target = FakeObjectStore(), indexed()
+    first = await recorded(store, target, run_id="run", server=SERVER, at="now")
+    assert first[1]
+    second = await recorded(store, FakeTarget(), run_id="run", server=OTHER, at="later")
+    assert second == ("reports/run/specifications-2.json", {})
+    target.database.drop(ORDERS)
+    assert await recorded(store, target, run_id="run", server=SERVER, at="again") == first
+
+
+async def test_a_record_of_an_earlier_version_is_this_targets() -> None:
+    store, target = FakeObjectStore(), indexed()
+    key, first = await recorded(store, target, run_id="run", server=SERVER, at="now")
+    value = json.loads(store.objects[key])
+    del value["target"]
+    store.objects[key] = json.dumps(value).encode()
+    assert await recorded(store, FakeTarget(), run_id="run", server=OTHER, at="later") == (key, first)
 
 
 async def test_of_two_records_the_first_is_believed() -> None:
@@ -156,13 +185,11 @@ async def test_of_two_records_the_first_is_believed() -> None:
         @override
         async def put_once(self, key: str, body: bytes) -> bool:
             del body
-            self.objects[key] = encode_specifications({}, run_id="run", at="before")
+            self.objects[key] = encode_specifications({}, run_id="run", server=SERVER, at="before")
             return False
 
-    target = FakeTarget()
-    target.database.put(ORDERS, raw_id(1), raw_document({"_id": 1}))
-    target.database.unique[ORDERS] = EMAIL
-    assert await recorded(Late(), target, run_id="run", at="now") == {}
+    key, found = await recorded(Late(), indexed(), run_id="run", server=SERVER, at="now")
+    assert (key, dict(found)) == (specifications_key("run"), {})
 
 
 def test_ttl_is_held_until_it_is_given_back() -> None:
@@ -199,8 +226,8 @@ async def test_a_ttl_index_is_built_held_where_others_may_write() -> None:
 
 def test_the_file_keeps_bytes_and_can_be_read() -> None:
     found = {ORDERS: Specification(options=encode({"capped": True}), indexes=(encode({"key": {"n": 1}}),))}
-    body = encode_specifications(found, run_id="run", at="now")
-    assert decode_specifications(body, key="") == found
+    body = encode_specifications(found, run_id="run", server=SERVER, at="now")
+    assert decode_specifications(body, key="") == (SERVER, found)
     (row,) = json.loads(body)["collections"]
     assert "capped" in row["readable"]["options"]
     with pytest.raises(CorruptDataError, match="are damaged") as damaged:
