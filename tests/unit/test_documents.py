@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 CURRENT = [page for page in PAGES if page.parent.name != "adr"]  # a decision stands as it was made
 VERBS = typer.main.get_group(app).commands
 SERVICES = {*map(str, Service), *map(str, Phase)} - {Phase.IDLE.value}
-PLACES = {"NAME", "NOMBRE", "SERVICE", "SERVICE|PHASE", "{}"}  # what stands for a service in a document or a hint
+PLACES = {"NAME", "SERVICE", "SERVICE|PHASE", "{}"}  # what stands for a service in a document or a hint
 TAKERS = {
     "--accept-late": {"monitor-restore"},
     "--discard-late": {"monitor-restore"},
@@ -225,3 +225,16 @@ def test_every_test_that_the_failure_modes_name_is_there() -> None:
     assert not [name for name in re.findall(r"`(test_\w+)`", page) if f"def {name}(" not in tests]
     files = re.findall(r"`([\w/]+\.py)`", page)
     assert not [file for file in files if not (ROOT / file).exists() and not (ROOT / "d5agent" / file).exists()]
+
+
+def test_both_runbooks_name_the_same_things() -> None:
+    """Commands, messages, events, settings and keys; only what explains them is translated."""
+    english, spanish = (
+        {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text_of(f"docs/runbook/README{end}.md"))}
+        for end in ("", ".es")
+    )
+    assert english == spanish
+    rows = [
+        len(re.findall(r"^\| ", text_of(f"docs/runbook/README{end}.md"), flags=re.MULTILINE)) for end in ("", ".es")
+    ]
+    assert rows[0] == rows[1]
