@@ -33,7 +33,7 @@ _ABOUT_FACTS: Final = (
 _OUTSIDE_STATES: Final = {
     "complete": "Each document that the log does not touch was compared as well.",
     "unfinished": "The comparison of the documents that the log does not touch had not ended when this certificate was "
-    "issued: it does not cover them. Clean does not begin before the comparison has ended.",
+    "issued: it does not cover them. Clean ends the comparison before it deletes anything.",
     "off": "The documents that the log does not touch were not compared: [verify] outside is off.",
 }
 _ABOUT_OUTSIDE: Final = (
@@ -124,6 +124,7 @@ def _facts(document: Mapping[str, Any]) -> str:
         facts.append(("End of the stream", f"{said}; operations after it: {end['operations_after']:,}"))
         facts += _hold(document.get("target_hold"))
         facts += _overwritten(document.get("overwritten"))
+        facts += _specifications(result.get("specifications"))
         began = datetime.fromisoformat(document["read_only_since"])
         window = (datetime.fromisoformat(document["issued_at"]) - began).total_seconds()
         facts.append(("Read-only window", f"{duration(window)}, from {document['read_only_since']}"))
@@ -176,6 +177,18 @@ def _overwritten(kept: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         said += f"; somebody dropped or renamed {', '.join(kept['moved'][:_MOST_MOVED])}"
     said += "" if kept["state"] == "complete" else f". Whether that is all is not known: {kept['why']}"
     return [("Overwritten documents of the target", said)]
+
+
+def _specifications(recorded: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what became of the indexes and options that a drop takes; an older certificate does not tell."""
+    if recorded is None:
+        return []
+    built = recorded["built_again"]
+    more = f" and {len(built) - _MOST_MOVED:,} more" if len(built) > _MOST_MOVED else ""
+    said = f"built again on {', '.join(built[:_MOST_MOVED])}{more}" if built else "none had to be built again"
+    if not recorded["kept"]:
+        said = "not built again where a drop or a rename took them: [restore] keep_indexes is false"
+    return [("Indexes and options of the target", f"recorded before the restore in {recorded['key']}; {said}")]
 
 
 def _namespaces(result: Mapping[str, Any]) -> str:

@@ -235,3 +235,30 @@ def test_a_certificate_says_what_has_expired_meanwhile() -> None:
     written = certificate()
     reader = read(page_of({**written, "result": {**written["result"], "expired": {"shop.sessions": 3}}}))
     assert "shop.sessions: 3; the target still holds these documents" in reader.text
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        ({"kept": True, "built_again": ["shop.orders", EVIL]}, f"built again on shop.orders, {EVIL}"),
+        ({"kept": True, "built_again": [f"c{n}" for n in range(22)]}, "c19 and 2 more"),
+        ({"kept": True, "built_again": []}, "none had to be built again"),
+        ({"kept": False, "built_again": []}, "[restore] keep_indexes is false"),
+    ],
+)
+def test_a_certificate_says_which_indexes_were_built_again(recorded: dict[str, Any], words: str) -> None:
+    written = certificate()
+    specifications = {"key": "reports/run/specifications.json", **recorded}
+    reader = read(page_of({**written, "result": {**written["result"], "specifications": specifications}}))
+    assert "recorded before the restore in reports/run/specifications.json" in reader.text
+    assert words in reader.text
+
+
+def test_a_certificate_says_where_overwritten_documents_are() -> None:
+    kept = {"dump": "dump/run/target/", "key": "reports/run/overwritten/index.json", "documents": 2, "deleted": 1}
+    whole = {**kept, "state": "complete", "moved": [], "why": ""}
+    reader = read(page_of({**certificate(), "overwritten": whole}))
+    assert "2 documents, and 1 that somebody deleted" in reader.text
+    assert "not known" not in reader.text
+    reader = read(page_of({**certificate(), "overwritten": {**whole, "state": "not known", "why": EVIL}}))
+    assert f"Whether that is all is not known: {EVIL}" in reader.text
