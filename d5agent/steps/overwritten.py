@@ -1,4 +1,4 @@
-"""Keeps what restore overwrites and no dump of the target holds: what was written there after its dump began (ADR 47).
+"""Keeps what restore overwrites and no dump of the target holds: what was written there after its dump began (ADR 43).
 
 Once the target is closed to others, and before restore's first write, the target's own change stream says what that is.
 So no document is read before each write. Where the target cannot be closed, repairs keep what they overwrite.
