@@ -233,4 +233,4 @@ def begun_again(state: PhaseState) -> PhaseState:
                 f"restore refused: {service} is at work", hint=f"type: d5agent stop {service}, then again"
             )
     ended = tuple(word for word in state.late.words if word.ended_at)
-    return replace(state, verified=None, fence=None, late=Late(words=ended))
+    return replace(state, verified=None, fence=None, late=Late(words=ended), differences_accepted_at="")

@@ -21,7 +21,7 @@ from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.conflicts import Holders
 from d5agent.steps.dead_letters import DEAD_LETTERS, DeadLetters
 from d5agent.steps.expiries import Expiries
-from d5agent.steps.generations import Generations
+from d5agent.steps.generations import COMPARED, Generations
 from d5agent.steps.keeper import Keeper, recorded
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
@@ -117,6 +117,7 @@ class Restore:
             await self.hold.give_back(coordinator.journal, guard=self.guard)
             await self._late_restore().run(coordinator)
             return
+        await self._forget_other_comparisons(coordinator.state.run_id)
         if self.outside is None:
             await self._restore(coordinator)
             return
@@ -182,6 +183,17 @@ class Restore:
             checkpoint = Checkpoint(run_id=coordinator.state.run_id)
         checkpoint.target = target
         return checkpoint
+
+    async def _forget_other_comparisons(self, run_id: str) -> None:
+        """Let everything be compared again unless the checkpoint says that it was with this very target.
+
+        Without a checkpoint nothing is known: the run was begun again, or its first write is still to come.
+        """
+        before, target = (await load_checkpoint(self.states, run_id)).target, await self.servers.target.facts()
+        if before is None or not before.is_same(target):
+            await self.states.delete(COMPARED)
+            if self.outside is not None:
+                await self.outside.begin_anew(run_id)
 
     async def _require_certified_target(self, coordinator: Coordinator) -> None:
         """Raise OperatorError if the target is not the one that the certificate is about: it may be in use."""

@@ -112,6 +112,12 @@ class Outside:
                 self._tell_interrupted(error)
                 return
 
+    async def begin_anew(self, run_id: str) -> None:
+        """Forget what an earlier start has compared: it was with another target, or this one was put back since."""
+        if await self.store.get(outside_key(run_id)) is not None:
+            self._report = OutsideReport(run_id=run_id, began_at=self._now())
+            await self._save(self._report)
+
     async def finish(self, coordinator: Coordinator) -> OutsideReport:
         """Compare what is left, ask the log about all that differs, up to its end, and return the report."""
         self._begin(coordinator, rest=_REST_ALONE, is_held=lambda: False)

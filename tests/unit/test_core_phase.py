@@ -258,8 +258,9 @@ def test_only_the_operators_word_revokes_the_proof() -> None:
     shown = LateShown(sequence=3, operations=1, documents=1, unknown=0, report="r", digest="d")
     ended = LateWord(is_accepted=True, shown=shown, at="then", ended_at="then")
     late = Late(settled=3, shown=shown, words=(ended, LateWord(is_accepted=True, shown=shown, at="now")))
-    again = begun_again(replace(EQUAL, late=late))
+    again = begun_again(replace(EQUAL, late=late, differences_accepted_at=ended.at))
     assert (again.fence, again.verified, again.late) == (None, None, Late(words=(ended,)))
+    assert not again.differences_accepted_at
     after, begun = _begun(again, Phase.RESTORE)
     assert begun == {Service.MONITOR_REPLICATION, Service.RESTORE}
     assert after.run_id == EQUAL.run_id

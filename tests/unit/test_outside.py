@@ -17,7 +17,9 @@ from d5agent.core.outside import Differences, OutsideReport, decode_outside, out
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
 from d5agent.plugins.monitor_replication import MonitorReplication
+from d5agent.steps.generations import COMPARED
 from d5agent.steps.paced_reader import PacedReader
+from d5agent.steps.replayer import CHECKPOINT, Checkpoint
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.coordinator import SINCE
@@ -237,10 +239,28 @@ async def test_a_restart_goes_on_with_the_next_collection() -> None:
     settled = Difference(namespace=ORDERS, id=raw_id("equal"), kind=DifferenceKind.MISSING)
     first.suspects.add([missing, settled])
     stage.store.objects[outside_key("run")] = first.encode()
+    await stage.states.save(CHECKPOINT, Checkpoint(run_id="run", target=stage.target_server.told).to_json())
     reader = CountingReader(stage)
     found = await restored(stage, stage.outside(source=reader))
     assert reader.scanned == [ITEMS, OTHERS]
     assert (found["state"], found["began_at"], named(found)) == ("complete", LATER, {("lost", "missing")})
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["another target", "begun again"])
+async def test_what_was_compared_with_another_target_is_compared_again(*, is_known: bool) -> None:
+    stage = diverged()
+    await drained(stage, insert(ITEMS, {"_id": 1}))
+    first = OutsideReport(run_id="run", began_at=LATER, ended_at=LATER, collections={"shop.orders": 3}, total=1)
+    stage.store.objects[outside_key("run")] = first.encode()
+    await stage.states.save(COMPARED, {"version": 0, "run_id": "run"})
+    if is_known:
+        other = replace(stage.target_server.told, hosts=("other:27017",), cluster_id="6b0b")
+        await stage.states.save(CHECKPOINT, Checkpoint(run_id="run", target=other).to_json())
+    reader = CountingReader(stage)
+    found = await restored(stage, stage.outside(source=reader))
+    assert ORDERS in reader.scanned
+    assert found["began_at"] != LATER
+    assert COMPARED not in stage.states.texts
 
 
 async def test_a_collection_with_many_unreplayed_documents_is_compared_after_the_replay() -> None:
