@@ -120,4 +120,4 @@ async def test_the_runbooks_undo_puts_mongodb_back_to_its_dump_and_lets_it_be_re
 def test_the_runbook_tells_the_same_commands_in_both_languages() -> None:
     english = commands("README.md", "Put MongoDB back to its dump")
     assert len(english) > 7
-    assert commands("README.es.md", "Devolver MongoDB a su copia") == english
+    assert commands("README.es.md", "Devolver MongoDB a su respaldo") == english
