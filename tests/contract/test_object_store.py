@@ -166,7 +166,7 @@ async def test_a_listing_begins_after_a_key_that_need_not_exist(store: ObjectSto
 
 
 async def test_more_than_a_page_is_listed_and_deleted(store: ObjectStore) -> None:
-    keys = [f"many/{number:04d}" for number in range(1005)]
+    keys = [f"many/{number:04d}_%7B%22x%22%7D" for number in range(1005)]  # as segments of odd `_id`s are called
     free = asyncio.Semaphore(16)
 
     async def put(key: str) -> None:
@@ -177,6 +177,7 @@ async def test_more_than_a_page_is_listed_and_deleted(store: ObjectStore) -> Non
         for key in keys:
             group.create_task(put(key))
     assert await _keys(store, "many/") == keys
+    assert await _keys(store, "many/", after=keys[1000]) == keys[1001:]
     await store.delete(keys)
     assert await _keys(store, "many/") == []
 
