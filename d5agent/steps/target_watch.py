@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from d5agent.core.changed import Changed
 from d5agent.errors import LogHeldError, OperatorError
-from d5agent.steps.marks import mark_document_id, new_mark_id
+from d5agent.steps.written_since import up_to_marker
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from d5agent.core.operation import Namespace
     from d5agent.ports import Clock, TargetChanges
     from d5agent.service import Journal
-
-_PATIENCE_SECONDS: Final = 60
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,22 +62,15 @@ class TargetWatch:
         await self.changes.remove_marks()
 
     async def _read(self, position: bytes, changed: Changed) -> Changed:
-        mark_id = new_mark_id("watch")
-        await self.changes.mark(mark_id)
-        marker, began = mark_document_id(mark_id), self.clock.monotonic()
-        async with aclosing(self.changes.after(position)) as batches:
+        stream = up_to_marker(self.changes, position, clock=self.clock, purpose="watch")
+        async with aclosing(stream) as batches:
             async for batch in batches:
                 for operation in batch:
+                    position = operation.token
                     if not operation.is_ours:
                         changed.add(operation)
-                    elif operation.document_id == marker:
-                        self.position = operation.token
-                        return changed
-                if self.clock.monotonic() - began > _PATIENCE_SECONDS:
-                    break
-        raise OperatorError(
-            "the marker does not come out of the target's change stream", hint="", seconds=_PATIENCE_SECONDS
-        )
+        self.position = position
+        return changed
 
     def _lose(self, error: OperatorError) -> None:
         if self.why_not != str(error):

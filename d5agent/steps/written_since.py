@@ -36,19 +36,37 @@ async def operations_since(
 
     OperatorError: as above.
     """
+    async with aclosing(up_to_marker(changes, position, clock=clock, purpose=purpose)) as batches:
+        async for batch in batches:
+            yield [operation for operation in batch if not operation.is_ours]
+    await changes.remove_marks()
+
+
+async def up_to_marker(
+    changes: TargetChanges, position: bytes, *, clock: Clock, purpose: str
+) -> AsyncGenerator[Sequence[Operation]]:
+    """Yield all that was written up to a marker that is written now; the last operation is the marker.
+
+    OperatorError: as above, or nothing comes for a minute.
+    """
     mark_id = new_mark_id(purpose)
     await changes.mark(mark_id)
     marker, quiet_since = mark_document_id(mark_id), clock.monotonic()
     async with aclosing(changes.after(position)) as batches:
         async for batch in batches:
-            yield [operation for operation in batch if not operation.is_ours]
-            if any(operation.is_ours and operation.document_id == marker for operation in batch):
-                await changes.remove_marks()
-                return
+            for at, operation in enumerate(batch, 1):
+                if operation.is_ours and operation.document_id == marker:
+                    yield batch[:at]
+                    return
+            yield batch
             if batch:
                 quiet_since = clock.monotonic()
             elif clock.monotonic() - quiet_since > _PATIENCE_SECONDS:
                 break
             else:
                 await clock.sleep(_PAUSE_SECONDS)
-    raise OperatorError("the marker does not come out of the target's change stream", seconds=_PATIENCE_SECONDS)
+    raise OperatorError(
+        "the marker does not come out of the target's change stream",
+        hint="see whether MongoDB has a majority; then start again what said so",
+        seconds=_PATIENCE_SECONDS,
+    )
