@@ -13,9 +13,9 @@ from bson import encode
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
-from d5agent.adapters.current_operations import ROWS, writing
+from d5agent.adapters.current_operations import writing
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import Client, require_set, translating
+from d5agent.adapters.mongo import RAW, Client, require_set, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
 from d5agent.adapters.stream_cursor import (
     ANSWER_SECONDS,
@@ -136,7 +136,7 @@ class ChangeStreamSource:
 
         async def once() -> Mapping[str, Any]:
             with translating(SIDE):
-                return await self._client.admin.command({"currentOp": 1, "$all": True}, codec_options=ROWS)
+                return await self._client.admin.command({"currentOp": 1, "$all": True}, codec_options=RAW)
 
         rows = (await retrying(once, clock=self._clock))["inprog"]
         return [found for found in map(writing, rows) if found is not None]

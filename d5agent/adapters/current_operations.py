@@ -1,6 +1,6 @@
 """Which rows of currentOp write: commands that change data are named, whatever they are called by.
 
-Rows hold pieces of users' commands, so nothing is decoded strictly, and a server cuts long commands to a text.
+Rows hold pieces of users' commands; a server cuts long ones to a text.
 """
 
 from __future__ import annotations
@@ -8,20 +8,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.raw_bson import RawBSONDocument
-
 from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES
 from d5agent.core.operation import OWN_DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROWS: Final = CodecOptions(
-    document_class=RawBSONDocument,
-    unicode_decode_error_handler="backslashreplace",
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-)
 _OPERATIONS: Final = frozenset({"insert", "update", "delete", "remove"})
 _COMMANDS: Final = frozenset(
     {

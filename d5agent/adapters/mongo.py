@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient
@@ -30,15 +31,23 @@ from d5agent.errors import AgentError, CredentialsError, OperatorError, Transien
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 
+    from pymongo.asynchronous.client_session import AsyncClientSession
+
     from d5agent.adapters.uri import MongoUri
 
 Client = AsyncMongoClient[RawBSONDocument]
 # User data is not decoded: a server stores more than a decoder takes.
-RAW: Final = CodecOptions(document_class=RawBSONDocument, unicode_decode_error_handler="backslashreplace")
+# Replies hold pieces of users' data: names that are not UTF-8, and dates that Python has none for, stay as they came.
+RAW: Final[CodecOptions[Any]] = CodecOptions(
+    document_class=RawBSONDocument,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="backslashreplace",
+)
 APP_NAME: Final = "d5agent"
 SYSTEM_DATABASES: Final = frozenset({"admin", "local", "config"})
 _QUOTED: Final = re.compile(r"'[^']*'?|\"[^\"]*\"?")
 _SELECTION_MS: Final = 5_000
+_CLOSE_SECONDS: Final = 5
 _HOST_MS: Final = 2_000
 _WITHOUT_SET: Final = {"source": "it has no change stream", "target": "it has no transactions, and no majority"}
 _UNAUTHORIZED: Final = 13
@@ -149,6 +158,16 @@ def translating(side: str) -> Iterator[None]:
             hint="its operations stay in the log: see docs/failure-modes.md, 'a name that is not UTF-8'",
             name=error.object.encode(errors="surrogateescape"),
         ) from error
+
+
+async def close_cursor(session: AsyncClientSession, database: str, collection: str, cursor_id: int) -> None:
+    """Close a cursor, 0: there is none, and its session. A server that is gone has closed it."""
+    with suppress(PyMongoError, TimeoutError):
+        if cursor_id:
+            command = {"killCursors": collection, "cursors": [cursor_id]}
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await session.client[database].command(command, session=session)
+    await session.end_session()
 
 
 @asynccontextmanager

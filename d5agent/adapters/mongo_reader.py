@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from bson.json_util import RELAXED_JSON_OPTIONS, dumps
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import PyMongoError
 
-from d5agent.adapters.mongo import RAW, Client, application_databases, translating
+from d5agent.adapters.mongo import RAW, Client, application_databases, close_cursor, translating
 from d5agent.adapters.retry import retrying
 from d5agent.core import raw
 from d5agent.core.operation import Namespace
@@ -37,7 +36,6 @@ _MOST_DOCUMENTS: Final = 10_000
 _PAGE_BYTES: Final = 1024 * 1024  # aimed at; the server cuts a page at 16 MiB
 _EMPTY_ARRAY: Final = 5  # bytes
 _ANSWER_SECONDS: Final = 120  # a page from a cold disk takes a while; a middlebox that forgets a flow answers never
-_CLOSE_SECONDS: Final = 5
 # What servers write into an index specification beside what the index is (documentdb.md, listIndexes).
 _NO_PART_OF_AN_INDEX: Final = frozenset({"v", "ns", "name", "background", "textIndexVersion", "2dsphereIndexVersion"})
 # What they write into a collection's options beside what its owner asked for (listCollections).
@@ -110,7 +108,7 @@ class MongoReader:
                 command = {"getMore": cursor, "collection": name, "batchSize": batch_size}
         finally:
             # Shielded: a cursor left open counts against the cluster's quota.
-            await asyncio.shield(self._close(database, name, cursor, session))
+            await asyncio.shield(close_cursor(session, database, name, cursor))
 
     async def _documents(self, database: str, command: dict[str, Any]) -> list[RawBSONDocument]:
         """Return all that a command's cursor returns."""
@@ -130,14 +128,6 @@ class MongoReader:
                 f"the {self._side} does not answer", hint="it is asked again", seconds=self._answer_seconds
             ) from error
         return bytes(reply.raw)
-
-    async def _close(self, database: str, name: str, cursor: int, session: AsyncClientSession) -> None:
-        with suppress(PyMongoError, TimeoutError):  # a server that is gone has closed it
-            if cursor:
-                command = {"killCursors": name, "cursors": [cursor]}
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._client[database].command(command, session=session)
-        await session.end_session()
 
     async def count(self, namespace: Namespace, *, exactly: bool) -> int:
         """Return the number of documents. After a crash the number that is written down may be wrong."""

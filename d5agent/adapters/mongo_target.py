@@ -6,8 +6,6 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
 from pymongo.errors import OperationFailure
 
@@ -57,12 +55,6 @@ _OWN_TRANSACTIONS: Final[list[dict[str, Any]]] = [
     # Not retryable writes, which have a number too: they end by themselves.
     {"$match": {"transaction.parameters.autocommit": False, "appName": APP_NAME}},
 ]
-# An error may quote an _id that no decoder takes: it stays as it came.
-_LENIENT: Final[CodecOptions[Any]] = CodecOptions(
-    document_class=RawBSONDocument,
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-    unicode_decode_error_handler="backslashreplace",
-)
 
 
 class MongoTarget:
@@ -128,11 +120,11 @@ class MongoTarget:
         reason = "" if found in {expected, write.document} else "it was changed in the target"
         if found == expected != write.document:
             for command in exchange_commands(namespace, write):
-                answer = await database.command({**command, **number}, session=session, codec_options=_LENIENT)
+                answer = await database.command({**command, **number}, session=session, codec_options=RAW)
                 if "writeErrors" in answer:  # which has ended the transaction
                     return failure_of(namespace, write, answer["writeErrors"][0]).reason
         end = {"commitTransaction": 1, **number, "writeConcern": _DURABLE.document}
-        _require_acknowledged(await admin.command(end, session=session, codec_options=_LENIENT))
+        _require_acknowledged(await admin.command(end, session=session, codec_options=RAW))
         return reason
 
     async def apply(self, barrier: Barrier) -> None:
@@ -181,7 +173,7 @@ class MongoTarget:
         async def once() -> Mapping[str, Any]:
             with translating(_SIDE):
                 try:
-                    return await self._client.admin.command(_SERVER_STATUS, codec_options=_LENIENT)
+                    return await self._client.admin.command(_SERVER_STATUS, codec_options=RAW)
                 except OperationFailure as error:
                     if error.code == _UNAUTHORIZED:
                         return {}
@@ -319,11 +311,11 @@ class MongoTarget:
         answer: Mapping[str, Any] = {}
         for at, command in enumerate(commands):
             begin = {} if at else {"startTransaction": True}
-            answer = await database.command({**command, **number, **begin}, session=session, codec_options=_LENIENT)
+            answer = await database.command({**command, **number, **begin}, session=session, codec_options=RAW)
             if "writeErrors" in answer:
                 return answer
         commit = {"commitTransaction": 1, **number, "writeConcern": _DURABLE.document}
-        committed = await self._client.admin.command(commit, session=session, codec_options=_LENIENT)
+        committed = await self._client.admin.command(commit, session=session, codec_options=RAW)
         _require_acknowledged(committed)
         return answer
 
@@ -332,7 +324,7 @@ class MongoTarget:
     ) -> Mapping[str, Any]:
         with translating(_SIDE):
             database = self._client[namespace.database]
-            answer: Mapping[str, Any] = await database.command(command, session=session, codec_options=_LENIENT)
+            answer: Mapping[str, Any] = await database.command(command, session=session, codec_options=RAW)
         _require_acknowledged(answer)
         return answer
 

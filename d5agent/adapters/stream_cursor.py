@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from bson import Timestamp
-from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import ConfigurationError, ExecutionTimeout, InvalidURI, OperationFailure, PyMongoError
 from typing_extensions import override
 
-from d5agent.adapters.mongo import translated
+from d5agent.adapters.mongo import RAW, close_cursor, translated
 from d5agent.core import raw
 from d5agent.core.operation import ClusterTime, Position
 from d5agent.core.pages import LazyDocuments
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 SIDE: Final = "source"
 ENABLE: Final = 'db.adminCommand({modifyChangeStreams: 1, database: "", collection: "", enable: true})'
-_RAW: Final = CodecOptions(document_class=RawBSONDocument)
 _AWAIT_MS: Final = 500
 _AWAIT_MORE_MS: Final = 50  # after events: that nothing follows lets what came be committed
 _EMPTY_ARRAY: Final = 5  # bytes
@@ -52,7 +50,6 @@ _RESUMABLE: Final = frozenset({63, 133, 134, 150, 202, 234, 246, 462, 13388})
 _RESUMABLE_LABEL: Final = "ResumableChangeStreamError"
 ANSWER_SECONDS: Final = 30  # a getMore waits half a second; a middlebox that forgets one flow answers never
 _OPEN_SECONDS: Final = 300  # from an old position the server looks through all of its log after it
-_CLOSE_SECONDS: Final = 5
 _TOO_MANY_TEXT: Final = "too many cursors are already opened"
 _EVENT_TOO_LARGE: Final = 10334
 # MongoDB's words beside that code. DocumentDB's own code for it is not documented.
@@ -214,7 +211,7 @@ class StreamCursor:
                 reply = await self._more(cursor_id, session, _AWAIT_MORE_MS if batch.events else _AWAIT_MS)
         finally:
             # Shielded: a cursor left open counts against the cluster's quota (30 on small instances).
-            await asyncio.shield(self._close(cursor_id, session))
+            await asyncio.shield(close_cursor(session, "admin", "$cmd.aggregate", cursor_id))
 
     def _open_command(self) -> dict[str, Any]:
         stream: dict[str, Any] = {"allChangesForCluster": True}
@@ -249,7 +246,7 @@ class StreamCursor:
     async def _command(self, command: dict[str, Any], session: AsyncClientSession, *, seconds: float) -> bytes:
         try:
             async with asyncio.timeout(seconds):
-                reply = await session.client.admin.command(command, session=session, codec_options=_RAW)
+                reply = await session.client.admin.command(command, session=session, codec_options=RAW)
         except TimeoutError as error:
             raise _unanswered(seconds) from error
         except ExecutionTimeout as error:
@@ -257,14 +254,6 @@ class StreamCursor:
         except (PyMongoError, BSONError) as error:
             raise stream_error(error) from error
         return bytes(reply.raw)
-
-    async def _close(self, cursor_id: int, session: AsyncClientSession) -> None:
-        with suppress(PyMongoError, TimeoutError):  # a server that is gone has closed it
-            if cursor_id:
-                command = {"killCursors": "$cmd.aggregate", "cursors": [cursor_id]}
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await session.client.admin.command(command, session=session)
-        await session.end_session()
 
 
 def _unanswered(seconds: float) -> UnansweredError:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure
 
 from d5agent.adapters.fence import Fence
-from d5agent.adapters.mongo import RAW, Client, translating
+from d5agent.adapters.mongo import RAW, Client, close_cursor, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
 from d5agent.core import raw
 from d5agent.core.operation import OWN_DATABASE, parse_event
@@ -34,7 +34,6 @@ _FIELDS: Final = {"operationType": 1, "clusterTime": 1, "ns": 1, "to": 1, "docum
 _MOST_EVENTS: Final = 10_000
 _AWAIT_MS: Final = 200
 _ANSWER_SECONDS: Final = 120  # from an old position the server looks through all of its log after it
-_CLOSE_SECONDS: Final = 5
 _FIRST_PAUSE_SECONDS: Final = 0.2
 
 
@@ -130,7 +129,7 @@ class MongoTargetChanges:
                 command = {"getMore": cursor, "collection": "$cmd.aggregate", "maxTimeMS": _AWAIT_MS}
                 command["batchSize"] = _MOST_EVENTS
         finally:
-            await asyncio.shield(self._close(cursor, session))
+            await asyncio.shield(close_cursor(session, "admin", "$cmd.aggregate", cursor))
 
     async def _command(self, command: dict[str, Any], session: AsyncClientSession) -> bytes:
         try:
@@ -140,14 +139,6 @@ class MongoTargetChanges:
         except TimeoutError as error:
             raise _no_answer() from error
         return bytes(reply.raw)
-
-    async def _close(self, cursor: int, session: AsyncClientSession) -> None:
-        with suppress(PyMongoError, TimeoutError):  # a server that is gone has closed it
-            if cursor:
-                command = {"killCursors": "$cmd.aggregate", "cursors": [cursor]}
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._client.admin.command(command, session=session)
-        await session.end_session()
 
 
 class _NothingThereError(Exception):

@@ -8,7 +8,8 @@ import pytest
 from bson import decode, encode
 from bson.raw_bson import RawBSONDocument
 
-from d5agent.adapters.current_operations import ROWS, writing
+from d5agent.adapters.current_operations import writing
+from d5agent.adapters.mongo import RAW
 
 PIPELINE = [{"$match": {"n": 1}}, {"$merge": {"into": "totals"}}]
 
@@ -16,7 +17,7 @@ PIPELINE = [{"$match": {"n": 1}}, {"$merge": {"into": "totals"}}]
 def row(command: dict[str, Any], *, op: str = "command", ns: str = "shop.orders", **more: object) -> RawBSONDocument:
     """An active row as it comes from the server."""
     fields = {"active": True, "op": op, "ns": ns, "secs_running": 3, "command": command, **more}
-    return RawBSONDocument(encode(fields), ROWS)
+    return RawBSONDocument(encode(fields), RAW)
 
 
 def get_more(**originating: object) -> RawBSONDocument:
@@ -68,7 +69,7 @@ OTHERS = {
     "the server's": row({"update": "system.keys"}, op="update", ns="config.system.keys"),
     "rename of ours": row({"renameCollection": "d5agent.a", "to": "d5agent.b"}, ns="admin.$cmd"),
     "bulkWrite of the server's": row({"bulkWrite": 1, "nsInfo": [{"ns": "config.a"}]}, ns="admin.$cmd"),
-    "a command about nothing": RawBSONDocument(encode({"active": True, "op": "update"}), ROWS),
+    "a command about nothing": RawBSONDocument(encode({"active": True, "op": "update"}), RAW),
 }
 
 
@@ -102,4 +103,4 @@ def test_odd_bytes_of_a_command_are_no_obstacle() -> None:
         odd[odd.index(marker)] = 0xFF
     with pytest.raises(Exception, match="utf"):
         decode(bytes(odd))
-    assert str(writing(RawBSONDocument(bytes(odd), ROWS))).startswith("update on shop.")
+    assert str(writing(RawBSONDocument(bytes(odd), RAW))).startswith("update on shop.")
