@@ -12,7 +12,7 @@ from d5agent.core.glance import glance
 from d5agent.core.log import is_rollup_due, token_to_json
 from d5agent.core.operation import parse_event
 from d5agent.core.segmenter import Cut, Segmenter
-from d5agent.errors import AgentError, CorruptDataError, NotKeptError, TransientError
+from d5agent.errors import AgentError, CorruptDataError, LogHeldError, NotKeptError, TransientError
 from d5agent.steps.after_fence import AfterFence
 from d5agent.steps.marks import mark_document_id, new_mark_id
 from d5agent.steps.parallel import beside
@@ -299,7 +299,9 @@ class Capture:
         last = self._writer.last
         try:
             await self._kept.prove(self._writer.writer.run_id, sequence=last.commit.sequence if last else None)
-        except TransientError as error:  # the next look begins where this one did
+        except (NotKeptError, LogHeldError):
+            raise
+        except AgentError as error:  # the next look begins where this one did, and the certificate's must succeed
             self._coordinator.journal.warning("source_not_checked", error=str(error), hint=error.hint)
 
     async def _look_for_mark(self, operation: Event) -> None:

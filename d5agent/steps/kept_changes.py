@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.certificate import REPORTS
 from d5agent.core.operation import ClusterTime
-from d5agent.errors import AgentError, NotKeptError
+from d5agent.errors import AgentError, CorruptDataError, NotKeptError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,8 @@ class KeptChanges:
         try:
             until = await self.source.check_kept(since)
         except NotKeptError as error:
-            await self._note_gap(run_id, sequence, error)
+            if sequence is not None:  # else nothing was captured yet, and nothing is lost
+                await self._note_gap(run_id, sequence, error)
             raise
         await self.states.save(KEPT, {"version": 1, "run_id": run_id, "cluster_time": until})
 
@@ -60,7 +61,7 @@ class KeptChanges:
             body = await self.store.get(gap_key(run_id))
             if body is None:
                 return
-            gap = json.loads(body)
+            gap = _decoded(body, gap_key(run_id))
         raise NotKeptError(
             "the stream has a gap: operations are lost to it, and the log cannot be carried on",
             hint=_HINT,
@@ -74,7 +75,7 @@ class KeptChanges:
         kept = await self.states.load(KEPT)
         return ClusterTime(*kept["cluster_time"]) if kept is not None and kept["run_id"] == run_id else None
 
-    async def _note_gap(self, run_id: str, sequence: int | None, error: NotKeptError) -> None:
+    async def _note_gap(self, run_id: str, sequence: int, error: NotKeptError) -> None:
         """Save what was found on disk and in the store: either may refuse it. If both do, the next look finds it."""
         gap: dict[str, Any] = {
             "version": 1,
@@ -94,3 +95,17 @@ class KeptChanges:
 
     async def _save_on_disk(self, _: str, gap: Mapping[str, Any]) -> None:
         await self.states.save(GAP, gap)
+
+
+def _decoded(body: bytes, key: str) -> dict[str, Any]:
+    """Return a gap as it was noted in the store. CorruptDataError: it is something else, and a gap all the same."""
+    try:
+        gap = json.loads(body)
+        _ = gap["found_at"], gap["sequence"], gap["error"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptDataError(
+            "a gap of the stream was noted, and the note is damaged",
+            hint=f"bring the object back (bucket versioning) to see what was found; {_HINT}",
+            key=key,
+        ) from error
+    return dict(gap)

@@ -11,14 +11,14 @@ import pytest
 from typing_extensions import override
 
 from d5agent.core.services import Service, Status
-from d5agent.errors import NotKeptError, OperatorError, TransientError
+from d5agent.errors import CorruptDataError, NotKeptError, OperatorError, TransientError
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.steps.kept_changes import GAP, KEPT, gap_key
 from d5agent.steps.parallel import leaf_of
 from tests.fakes.cluster import insert
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
-from tests.fakes.store import DownStore, FakeStateStore, FullDisk
+from tests.fakes.store import DownStore, FakeObjectStore, FakeStateStore, FullDisk
 from tests.unit.test_plugin_monitors import proved, run_clean
 
 if TYPE_CHECKING:
@@ -234,6 +234,47 @@ async def test_a_gap_is_remembered_although_the_store_is_down() -> None:
     assert gap_key("run") not in store.objects
     with pytest.raises(NotKeptError, match=KNOWN):
         await stage.kept().refuse_gap("run")
+
+
+async def test_what_is_not_kept_before_the_log_begins_is_no_gap_of_the_log() -> None:
+    stage = Stage()
+    stage.source.switch(is_on=False)
+    with pytest.raises(NotKeptError):
+        await stage.kept().prove("run", sequence=None)
+    stage.source.switch(is_on=True)
+    await stage.kept().prove("run", sequence=None)
+
+
+async def test_a_note_of_a_gap_that_is_damaged_is_a_gap() -> None:
+    stage = Stage()
+    await stage.store.put(gap_key("run"), b"{")
+    with pytest.raises(CorruptDataError, match="the note is damaged") as damaged:
+        await stage.kept().prove("run", sequence=1)
+    assert gap_key("run") == damaged.value.facts["key"]
+    assert "'the position is lost'" in damaged.value.hint
+
+
+async def test_capture_goes_on_while_a_look_is_refused() -> None:
+    class Refusing(FakeObjectStore):
+        is_refusing = False
+
+        @override
+        async def get(self, key: str) -> bytes | None:
+            if self.is_refusing and key == gap_key("run"):
+                raise OperatorError("S3 refuses the agent", hint="give the role s3:GetObject")
+            return await super().get(key)
+
+    store = Refusing()
+    stage = Stage(store=store)
+    async with stage.running(stage.replication()) as service:
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+        store.is_refusing = True
+        await stage.clock.sleep(180)
+        assert not service.done()
+        stage.cluster.apply(insert(ORDERS, {"_id": 1}))
+        await stage.wait_until_captured()
+        stage.coordinator.stopping.set()
+    assert len(stage.coordinator.journal.facts_of("source_not_checked")) >= 2
 
 
 async def test_a_proof_that_cannot_be_saved_moves_nothing() -> None:
