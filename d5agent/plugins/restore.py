@@ -153,7 +153,7 @@ class Restore:
             await self._follow(coordinator, replayer, progress, generations)
         report = await self._bring_to_the_end(coordinator, replayer, progress, generations)
         report.operations = checkpoint.operations
-        report.specifications = self._told(keeper)
+        report.specifications = _told_of(keeper, self._specifications_key)
         coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
         first = await anext(reader.links())
         evidence = Evidence(source=both.source, target=both.target, first=first, comparison=generations.comparison)
@@ -168,7 +168,7 @@ class Restore:
             await self._replay(coordinator, replayer, progress)
             await self._settle(coordinator, replayer)
             await self._create_empty_collections(coordinator)
-            await self._give_back(replayer.keeper)
+            await self._build_lost_indexes(replayer.keeper)
             coordinator.report(step="verifying")
             report = await generations.conclude(checkpoint.doubts.whole, applied=checkpoint.sequence)
             if not await self._has_more(coordinator, report):
@@ -284,14 +284,6 @@ class Restore:
         )
         has_begun = checkpoint.sequence >= 0
         await self._overwritten.keep_all(coordinator, self.hold, held, has_begun=has_begun)
-
-    def _told(self, keeper: Keeper | None) -> dict[str, object]:
-        """Return what the certificate says of the target's indexes and options."""
-        return {
-            "key": self._specifications_key,
-            "kept": keeper is not None,
-            "built_again": sorted(map(str, keeper.built)) if keeper is not None else [],
-        }
 
     async def _require_places(self, run_id: str) -> None:
         await require_place(self.store, reports_folder(run_id), what="the certificate")
@@ -504,8 +496,8 @@ class Restore:
             run_id=coordinator.state.run_id,
         )
 
-    async def _give_back(self, keeper: Keeper | None) -> None:
-        """Build what is left to build. OperatorError: the target refuses some of it."""
+    async def _build_lost_indexes(self, keeper: Keeper | None) -> None:
+        """Build what drops and renames have taken and is not built again yet. OperatorError: the target refuses it."""
         if keeper is None:
             return
         await keeper.build(await self.source.collections(), again=True)
@@ -579,3 +571,9 @@ class Restore:
 
 def _line_of(failure: Failure) -> str:
     return f"{failure.namespace} {id_to_text(failure.write.id)}: {failure.reason}"
+
+
+def _told_of(keeper: Keeper | None, key: str) -> dict[str, object]:
+    """Return what the certificate says of the target's indexes and options. `key`: where they were recorded."""
+    built = sorted(map(str, keeper.built)) if keeper is not None else []
+    return {"key": key, "kept": keeper is not None, "built_again": built}

@@ -14,6 +14,7 @@ from d5agent.core.report import VerifyReport
 from d5agent.core.services import Fence, Phase, PhaseState, Service, Status, Verified
 from d5agent.core.timeline import Timeline
 from d5agent.plugins.backup import Backup
+from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
@@ -31,6 +32,7 @@ from tests.fakes.cluster import FakeCluster, Op, token_of
 from tests.fakes.coordinator import SINCE, FakeCoordinator
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 from tests.fakes.guard import FakeGuard
+from tests.fakes.machine import FakeApplication
 from tests.fakes.servers import FakeServer, source_server, target_server
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.store import FakeObjectStore, FakeStateStore
@@ -195,6 +197,18 @@ class Stage:
             states=self.states,
             clock=self.clock,
             waiting_bytes=10_000,
+        )
+
+    def cutover(self, application: FakeApplication | None = None) -> MonitorReplication:
+        """Return the monitor of a live restore's cutover."""
+        return MonitorReplication(
+            source=self.source,
+            store=self.store,
+            kept=self.kept(),
+            clock=self.clock,
+            quiet_seconds=0,
+            timeout_seconds=60,
+            application=application or FakeApplication(),
         )
 
     def hold(self) -> TargetHold:

@@ -13,7 +13,6 @@ from d5agent.core.refusals import Refusals
 from d5agent.core.replay import Barrier, Failure, Window, Write
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError
-from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.steps.replayer import CHECKPOINT, Checkpoint, load_checkpoint
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.documents import raw_document, raw_id
@@ -172,15 +171,7 @@ async def test_a_cutover_says_what_it_waits_for() -> None:
         coordinator.set_status(Service.RESTORE, Status.FAILED)
 
     coordinator.on_wait = fail
-    cutover = MonitorReplication(
-        source=stage.source,
-        store=stage.store,
-        kept=stage.kept(),
-        clock=stage.clock,
-        quiet_seconds=0,
-        timeout_seconds=60,
-        application=application,
-    )
+    cutover = stage.cutover(application)
     with pytest.raises(OperatorError, match="restore is failed"):
         await cutover.run(coordinator)
     assert reasons == ["somebody to mend what MongoDB refuses, before a cutover can begin: shop.orders 2: invalid"]

@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from d5agent.core.services import Service, Status
 from d5agent.errors import CorruptDataError, NotKeptError, OperatorError, TransientError
-from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.steps.kept_changes import GAP, KEPT, gap_key
 from d5agent.steps.parallel import leaf_of
 from tests.fakes.cluster import insert
@@ -305,14 +304,7 @@ async def test_nothing_is_certified_over_a_gap(*, names_positions: bool, is_know
 @WITH_AND_WITHOUT_POSITIONS
 async def test_no_fence_is_drawn_behind_a_gap(*, names_positions: bool) -> None:
     stage = stage_of(names_positions=names_positions)
-    monitor = MonitorReplication(
-        source=stage.source,
-        store=stage.store,
-        kept=stage.kept(),
-        clock=stage.clock,
-        quiet_seconds=0,
-        timeout_seconds=60,
-    )
+    monitor = replace(stage.cutover(), application=None)
 
     async def act(_: object) -> None:
         stage.coordinator.set_status(Service.MONITOR_REPLICATION, Status.RUNNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,11 +11,13 @@ from d5agent.core import cutover, phase
 from d5agent.core.operation import ClusterTime
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.errors import OperatorError, RefusedError
-from d5agent.plugins.monitor_replication import MonitorReplication
 from tests.fakes.cluster import Op, delete, insert, update
 from tests.fakes.machine import FakeApplication
 from tests.fakes.phases import with_rows
 from tests.fakes.stage import ORDERS, Stage, until
+
+if TYPE_CHECKING:
+    from d5agent.plugins.monitor_replication import MonitorReplication
 
 NOW = "2026-11-02T08:00:00+00:00"
 MANIFEST = "dump/run/target/manifest.json"
@@ -189,16 +192,7 @@ class Live:
         self.application = FakeApplication()
 
     def cutover(self) -> MonitorReplication:
-        stage = self.stage
-        return MonitorReplication(
-            source=stage.source,
-            store=stage.store,
-            kept=stage.kept(),
-            clock=stage.clock,
-            quiet_seconds=0,
-            timeout_seconds=60,
-            application=self.application,
-        )
+        return self.stage.cutover(self.application)
 
     def happen(self, *ops: Op) -> None:
         for op in ops:

@@ -16,7 +16,6 @@ from d5agent.core.operation import Namespace
 from d5agent.core.outside import Differences, OutsideReport, decode_outside, outside_key
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
-from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.paced_reader import PacedReader
 from d5agent.steps.replayer import CHECKPOINT, Checkpoint
@@ -24,7 +23,6 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import raw_document, raw_id
-from tests.fakes.machine import FakeApplication
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import DownStore
 from tests.fakes.target import FakeReader
@@ -337,15 +335,7 @@ async def test_nothing_is_read_while_a_cutover_is_under_way_or_restore_is_paused
             coordinator.state = replace(coordinator.state, is_paused=False)
             await until(stage.clock, lambda: coordinator.facts.get("can_cutover"))
             coordinator.others[Service.RESTORE] = coordinator.facts
-            await MonitorReplication(
-                source=stage.source,
-                store=stage.store,
-                kept=stage.kept(),
-                clock=stage.clock,
-                quiet_seconds=0,
-                timeout_seconds=60,
-                application=FakeApplication(),
-            ).run(coordinator)
+            await stage.cutover().run(coordinator)
             await restore
             coordinator.stopping.clear()
     assert reader.scanned == []
@@ -368,15 +358,7 @@ async def test_a_live_restore_compares_before_its_cutover() -> None:
             await stage.wait_until_captured()
             await until(stage.clock, lambda: coordinator.facts.get("can_cutover"))
             coordinator.others[Service.RESTORE] = coordinator.facts
-            await MonitorReplication(
-                source=stage.source,
-                store=stage.store,
-                kept=stage.kept(),
-                clock=stage.clock,
-                quiet_seconds=0,
-                timeout_seconds=60,
-                application=FakeApplication(),
-            ).run(coordinator)
+            await stage.cutover().run(coordinator)
             await restore
             coordinator.stopping.clear()
     found = json.loads(stage.store.objects["reports/run/certificate.json"])["outside"]
