@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.hold import HOLD, Block, Hold, Stage
-from d5agent.core.ttl import NEVER
+from d5agent.core.ttl import NEVER, TtlIndex
 from d5agent.errors import AgentError, LogHeldError, OperatorError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from d5agent.core.servers import ServerFacts
-    from d5agent.core.ttl import TtlIndex
     from d5agent.ports import Clock, StateStore, TargetGuard, WriteBlock
     from d5agent.service import Journal
 
@@ -92,16 +91,16 @@ class TargetHold:
             hold = await self.current()
             if hold is None or hold.stage is Stage.ENDED:
                 return
-            hold = await self._saved(hold.ending())
+            hold, gone = await self._saved(hold.ending()), tuple[TtlIndex, ...]()
             if hold.ttl or hold.block is not Block.NONE:
                 async with self._opened(guard) as opened:
                     if hold.is_of(target := await opened.facts()):
-                        await self._give_back(hold, opened, journal)
+                        gone = await self._give_back(hold, opened, journal)
                     else:
                         _require_nothing_set(hold, target)
                         # The target that it was about was open to others from now on, and nobody looked.
                         await self._saved(replace(hold, opened_at=hold.opened_at or b""))
-            await self._saved((self._hold or hold).ended())
+            await self._saved((self._hold or hold).ended(gone))
 
     async def note_looked(self) -> None:
         """Note that what others wrote since the target was given back was looked at."""
@@ -146,7 +145,7 @@ class TargetHold:
             since=known.since if goes_on and known is not None else self.clock.now().isoformat(timespec="seconds"),
             block=block,
             obstacle=found.obstacle,
-            ttl=known.ttl if known is not None and is_held else (),
+            ttl=known.ttl if known is not None and (is_held or known.run_id == run_id) else (),
             was_open=known is not None and known.run_id == run_id and known.was_open,
             opened_at=opened_at,
         )
@@ -174,23 +173,27 @@ class TargetHold:
         if wanted:
             journal.info("target_ttl_held", indexes=[f"{index.namespace} {index.name}" for index in wanted])
 
-    async def _give_back(self, hold: Hold, guard: TargetGuard, journal: Journal) -> None:
+    async def _give_back(self, hold: Hold, guard: TargetGuard, journal: Journal) -> tuple[TtlIndex, ...]:
+        """Give back; return the TTL indexes that are gone."""
         there = await guard.ttl_indexes() if hold.ttl else ()
+        gone = []
         for index in hold.ttl:
             found = _found(index, hold.ttl, there)
-            if found is None:
+            if not found:
+                gone.append(index)
                 journal.info("target_ttl_gone", namespace=str(index.namespace), index=index.name)
-            elif found.is_held:
-                await guard.set_ttl(found, index.seconds)
-                journal.info(
-                    "target_ttl_given_back", namespace=str(found.namespace), index=index.name, seconds=index.seconds
-                )
-
+            for each in found:
+                if each.is_held:
+                    await guard.set_ttl(each, index.seconds)
+                    journal.info(
+                        "target_ttl_given_back", namespace=str(each.namespace), index=index.name, seconds=index.seconds
+                    )
         if hold.block is not Block.NONE and hold.opened_at is None:
             await self._saved(replace(hold, opened_at=await _position(guard)))
         if hold.block is Block.OURS:
             await guard.block_writes(is_on=False)
             journal.info("target_writes_allowed", why="d5agent had set the write-block mode")
+        return tuple(gone)
 
     async def _saved(self, hold: Hold) -> Hold:
         if hold != self._hold or not self._is_loaded:
@@ -241,15 +244,13 @@ def _require_nothing_set(hold: Hold, target: ServerFacts) -> None:
         )
 
 
-def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex]) -> TtlIndex | None:
-    """Return the index as it is now, under whatever name its collection has.
+def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex]) -> list[TtlIndex]:
+    """Return the index as it is now, under whatever name its collection has, and what restore has built in its place.
 
-    A rename into another database makes a new collection of it: then it is the one held index that nobody else claims.
-    So does a drop, after which restore has built the index again under the collection's name.
+    A drop or a rename takes it from the collection's name, and restore builds it again there. A rename into another
+    database makes a new collection of it: then it is the one held index that nobody else claims.
     """
-    for other in there:
-        if index.is_same(other):
-            return other
+    same = [other for other in there if index.is_same(other)]
     strangers = [
         other
         for other in there
@@ -257,6 +258,5 @@ def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex])
         and (other.name, other.field) == (index.name, index.field)
         and not any(known.is_same(other) for known in held)
     ]
-    built_again = [other for other in strangers if other.namespace == index.namespace]
-    found = built_again or strangers
-    return found[0] if len(found) == 1 else None
+    found = same + [other for other in strangers if other.namespace == index.namespace]
+    return found or (strangers if len(strangers) == 1 else [])

@@ -101,6 +101,27 @@ async def test_ttl_indexes_that_were_built_again_are_given_back(stage: Stage) ->
     assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
 
 
+async def test_a_ttl_index_that_was_renamed_and_built_again_is_given_back_twice(stage: Stage) -> None:
+    stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
+    await stage.target.create_collection(ORDERS)
+    await stage.hold().take("run", journal)
+    database.rename(ORDERS, Namespace("shop", "archive"))
+    database.ttl[ORDERS] = (replace(INDEX, collection_id="new", seconds=NEVER),)
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0, "shop.archive": 60}
+
+
+async def test_a_ttl_index_that_is_built_again_after_a_stop_is_given_back(stage: Stage) -> None:
+    stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
+    await stage.hold().take("run", journal)
+    database.ttl.pop(ORDERS)
+    await stage.hold().give_back(journal)
+    await stage.hold().take("run", journal)
+    database.ttl[ORDERS] = (replace(INDEX, collection_id="new", seconds=NEVER),)
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
+
+
 async def test_a_ttl_index_that_somebody_has_changed_or_dropped_is_left(stage: Stage) -> None:
     stage.guard.obstacle = NO_RIGHT
     hold, journal, database = stage.hold(), FakeJournal(), stage.target.database
