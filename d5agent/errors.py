@@ -77,6 +77,10 @@ class LogHeldError(OperatorError):
     """Another agent writes this log: the whole daemon must stop, not one service."""
 
 
+class TooManyBytesError(AgentError):
+    """An answer is larger than the caller has room for: ask for fewer documents."""
+
+
 class RefusedError(OperatorError):
     """A move that the phase table does not allow at this moment."""
 

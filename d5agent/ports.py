@@ -120,8 +120,13 @@ class DocumentReader(Protocol):
         """Return the collections that belong to applications: no views, no system's, none of ours."""
         ...
 
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
-        """Return the documents with these `_id`s; absent ones are left out."""
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
+        """Return the documents with these `_id`s; absent ones are left out.
+
+        TooManyBytesError: more than one was asked for, and together they have more than `most_bytes`.
+        """
         ...
 
     def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from d5agent.core import raw
 from d5agent.core.operation import Namespace
 from d5agent.core.pages import FoundDocuments, RawPage
 from d5agent.core.ttl import NEVER, TtlIndex
-from d5agent.errors import OperatorError, TransientError
+from d5agent.errors import OperatorError, TooManyBytesError, TransientError
 from d5agent.ports import CollectionFacts
 
 if TYPE_CHECKING:
@@ -70,16 +71,28 @@ class MongoReader:
 
         return await retrying(once, clock=self._clock)
 
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
-        """Return the documents with these `_id`s, by `_id`."""
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
+        """Return the documents with these `_id`s, by `_id`; TooManyBytesError as soon as that is known."""
+        most = most_bytes if most_bytes is not None and len(ids) > 1 else math.inf
 
-        async def once() -> FoundDocuments:
+        async def once() -> FoundDocuments | None:
             # One more than there can be: the server sees that nothing is left, and closes the cursor by itself.
             which = {"filter": RawBSONDocument(raw.any_of_filter(ids)), "batchSize": len(ids) + 1, "sort": {"_id": 1}}
+            found, size = [], 0
             async with aclosing(self._found(namespace, which)) as pages:
-                return FoundDocuments([page async for page in pages])
+                async for page in pages:
+                    found.append(page)
+                    size += page.size
+                    if size > most:
+                        return None  # an error's traceback would keep the pages
+            return FoundDocuments(found)
 
-        return await retrying(once, clock=self._clock)
+        documents = await retrying(once, clock=self._clock)
+        if documents is None:
+            raise TooManyBytesError("the documents are too large to be read at once", asked_for=len(ids))
+        return documents
 
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
         """Yield a collection in the server's `_id` order. It does not go on after an error: begin it again."""

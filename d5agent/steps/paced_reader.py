@@ -35,10 +35,12 @@ class PacedReader:
         await self.wait()
         return await self.reader.collections()
 
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
         """Return the documents with these `_id`s."""
         await self.wait()
-        return await self.reader.fetch(namespace, ids)
+        return await self.reader.fetch(namespace, ids, most_bytes=most_bytes)
 
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
         """Yield a collection's documents, with a rest after each page."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.compare import differences_of
 from d5agent.core.repair import LastEvent, Repair
+from d5agent.errors import TooManyBytesError
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from d5agent.steps.repairer import Repairer
 
 _PAUSE_SECONDS: Final = 0.25
+_MOST_BYTES: Final = 8 * 1024 * 1024  # of documents of one side that are looked up at a time, but for a single one
 
 if TYPE_CHECKING:
     Keep = Callable[[Sequence[tuple[Repair, bytes]]], Awaitable[None]]
@@ -40,21 +43,43 @@ class Settler:
     rounds: int
     report: VerifyReport
     keep: Keep | None = None
+    _splitting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def settle(
         self, namespace: Namespace, ids: Sequence[DocumentId], events: Mapping[DocumentId, LastEvent] | None = None
     ) -> None:
         """Compare documents until they are equal or have had their rounds; what differs then is reported.
 
-        `events`: their last events, as far as the log was read.
+        `events`: their last events, as far as the log was read. Documents that are larger than anybody knew are
+        compared in smaller portions, and no others of that kind at the same time.
         """
+        if not await self._settle(namespace, ids, events):
+            async with self._splitting:
+                await self._settle_halves(namespace, ids, events)
+
+    async def _settle_halves(
+        self, namespace: Namespace, ids: Sequence[DocumentId], events: Mapping[DocumentId, LastEvent] | None
+    ) -> None:
+        middle = len(ids) // 2
+        for half in (ids[:middle], ids[middle:]):
+            if not await self._settle(namespace, half, events):
+                await self._settle_halves(namespace, half, events)
+
+    async def _settle(
+        self, namespace: Namespace, ids: Sequence[DocumentId], events: Mapping[DocumentId, LastEvent] | None
+    ) -> bool:
+        """Return whether the documents could be held; if not, nothing was done."""
         known = self.report.known.of(namespace) if events is None else events
         repaired: dict[DocumentId, Repair] = {}
         differences: list[Difference] = []
         for round_ in range(self.rounds):
             if round_:
                 await self.clock.sleep(_PAUSE_SECONDS)
-            source, target = await self._fetch_both(namespace, ids)
+            # What fitted once does so again, and beginning again would forget what has been repaired since.
+            both = await self._fetch_both(namespace, ids, most_bytes=None if round_ else _MOST_BYTES)
+            if both is None:
+                return False
+            source, target = both
             differences = [] if source == target else differences_of(namespace, source, target)
             if not differences:
                 break
@@ -67,6 +92,7 @@ class Settler:
                     await self.keep([(repair, target[id_]) for id_, repair in repairs.items() if id_ in target])
                 await self.repairer.write(namespace, ids, source)
         self._report(differences, repaired, known)
+        return True
 
     def _report(
         self,
@@ -89,5 +115,16 @@ class Settler:
             applied=self.report.sequence,
         )
 
-    async def _fetch_both(self, namespace: Namespace, ids: Sequence[DocumentId]) -> list[Mapping[DocumentId, bytes]]:
-        return await parallel(lambda side: side.fetch(namespace, ids), (self.source, self.target), limit=2)
+    async def _fetch_both(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None
+    ) -> tuple[Mapping[DocumentId, bytes], Mapping[DocumentId, bytes]] | None:
+        """Return the documents of both sides; None: one side's are too many bytes."""
+
+        async def fetch(side: DocumentReader) -> Mapping[DocumentId, bytes] | None:
+            try:
+                return await side.fetch(namespace, ids, most_bytes=most_bytes)
+            except TooManyBytesError:  # raised on, it would keep the other side's documents
+                return None
+
+        source, target = await parallel(fetch, (self.source, self.target), limit=2)
+        return None if source is None or target is None else (source, target)

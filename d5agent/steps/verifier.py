@@ -39,7 +39,6 @@ _MANY_NAMES: Final = 10_000  # collections that were dropped or renamed; of more
 _SEGMENTS_AHEAD: Final = 1  # a segment may be 64 MiB
 ROUNDS: Final = 4  # comparisons of a document that differs: it may be changing at this moment
 _BATCH_BYTES: Final = 2 * 1024 * 1024
-_ASSUMED_BYTES: Final = _BATCH_BYTES // 20  # of a document that nobody knows the size of
 _AT_ONCE: Final = 4  # such portions compared at the same time
 _SCANS: Final = 2  # collections read at the same time; a page of each side is up to 16 MiB
 _FACTS: Final = 8  # collections whose indexes are asked for at the same time
@@ -145,8 +144,9 @@ class Verifier:
             [
                 (namespace, batch, size, None)
                 for namespace, ids in differences.documents.items()
-                for batch, size in _batches((id_, _ASSUMED_BYTES) for id_ in sorted(ids))
-            ]
+                for batch, size in _batches((id_, 0) for id_ in sorted(ids))
+            ],
+            limit=1,  # nobody knows how large they are
         )
         await self._compare_whole(await self._there(set(differences.whole)))
         self._counts = True
@@ -195,7 +195,7 @@ class Verifier:
             ]
         )
 
-    async def _compare_batches(self, batches: Sequence[_Batch]) -> None:
+    async def _compare_batches(self, batches: Sequence[_Batch], limit: int = _AT_ONCE) -> None:
         async def compare(batch: _Batch) -> None:
             namespace, ids, _, events = batch
             self.changed.forget(namespace, ids)
@@ -203,7 +203,7 @@ class Verifier:
             await self._settler.settle(namespace, ids, events)
             self.on_progress(self.report)
 
-        await parallel(compare, [batch for batch in batches if batch[2] <= _BATCH_BYTES], limit=_AT_ONCE)
+        await parallel(compare, [batch for batch in batches if batch[2] <= _BATCH_BYTES], limit=limit)
         await parallel(compare, [batch for batch in batches if batch[2] > _BATCH_BYTES], limit=1)
 
     async def _compare_whole(self, namespaces: Iterable[Namespace]) -> None:

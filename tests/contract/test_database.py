@@ -20,6 +20,7 @@ from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Barrier, Write, WriteBatch
 from d5agent.core.unique_key import comparable, keys_of, unique_indexes
+from d5agent.errors import TooManyBytesError
 from tests.fakes.documents import raw_id
 from tests.fakes.indexes import UniqueIndex
 from tests.fakes.target import FakeTarget
@@ -286,8 +287,12 @@ async def test_more_writes_than_a_command_takes_are_all_done(database: Database)
     assert await database.read(orders) == [encode(document) for document in documents]
     large = [{"_id": number, "filling": "x" * 6_000_000} for number in range(3)]
     assert not await database.write(orders, *large, is_new=False)
-    found = await database.reader.fetch(orders, [raw_id(number) for number in range(3)])
-    assert found == {raw_id(document["_id"]): encode(document) for document in large}
+    ids = [raw_id(number) for number in range(3)]
+    assert await database.reader.fetch(orders, ids) == {raw_id(d["_id"]): encode(d) for d in large}
+    with pytest.raises(TooManyBytesError):
+        await database.reader.fetch(orders, ids, most_bytes=12_000_000)
+    assert len(await database.reader.fetch(orders, ids, most_bytes=20_000_000)) == len(ids)
+    assert len(await database.reader.fetch(orders, ids[:1], most_bytes=1_000)) == 1
 
 
 async def test_absent_documents_are_left_out(database: Database) -> None:

@@ -14,7 +14,7 @@ from d5agent.core.raw import document_id
 from d5agent.core.replay import Failure
 from d5agent.core.specification import Specification
 from d5agent.core.unique_key import comparable, keys_of
-from d5agent.errors import OperatorError
+from d5agent.errors import OperatorError, TooManyBytesError
 from d5agent.ports import CollectionFacts
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 from tests.fakes.indexes import identity, index_of, vars_of
@@ -46,10 +46,15 @@ class FakeReader:
         await asyncio.sleep(0)
         return sorted((n for n in self.database.collections if n.database != OWN_DATABASE), key=str)
 
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
         await asyncio.sleep(0)
         found = (self.database.find(namespace, id_) for id_ in ids)
-        return {document_id(document): document for document in found if document is not None}
+        documents = {document_id(document): document for document in found if document is not None}
+        if most_bytes is not None and len(ids) > 1 and sum(map(len, documents.values())) > most_bytes:
+            raise TooManyBytesError("too large")
+        return documents
 
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:
         documents = [document for _, document in sorted(self.database.collections.get(namespace, {}).items())]

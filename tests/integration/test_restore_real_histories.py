@@ -96,8 +96,10 @@ class ServerTarget(FakeTarget):
         return await self._reader.collections()
 
     @override
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
-        return await self._reader.fetch(namespace, ids)
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
+        return await self._reader.fetch(namespace, ids, most_bytes=most_bytes)
 
     @override
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:

@@ -357,10 +357,12 @@ async def test_a_word_that_comes_while_the_report_is_made_again_is_carried_out_f
     await late.reported()
     fetch = late.stage.target.fetch
 
-    async def speak(namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+    async def speak(
+        namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
         late.stage.target.fetch = fetch  # type: ignore[method-assign]  # once
         late.say(accept_late="run")
-        return await fetch(namespace, ids)
+        return await fetch(namespace, ids, most_bytes=most_bytes)
 
     late.stage.target.fetch = speak  # type: ignore[method-assign]  # a moment in which the operator speaks
     coordinator = late.stage.coordinator

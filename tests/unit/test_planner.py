@@ -432,11 +432,13 @@ async def test_what_is_written_while_it_compares_is_not_taken_for_undelivered() 
 
     class UpdatedMeanwhile(WrittenMeanwhile):
         @override
-        async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+        async def fetch(
+            self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+        ) -> Mapping[DocumentId, bytes]:
             if not updated:
                 updated.append(True)
                 await self.stage.capture(update(ORDERS, {"_id": 1, "a": 2, "b": 2}))
-            return await super().fetch(namespace, ids)
+            return await super().fetch(namespace, ids, most_bytes=most_bytes)
 
         @override
         async def collections(self) -> Sequence[Namespace]:

@@ -66,9 +66,11 @@ class Behind(FakeTarget):
     looks = 0
 
     @override
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
         self.looks += 1
-        return await super().fetch(namespace, ids) if self.looks > 1 else {}
+        return await super().fetch(namespace, ids, most_bytes=most_bytes) if self.looks > 1 else {}
 
 
 @pytest.mark.parametrize("kind", [FakeTarget, Behind])

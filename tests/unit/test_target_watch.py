@@ -37,9 +37,11 @@ class CountingReader(FakeReader):
     scanned = 0
 
     @override
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
         self.fetched += len(ids)
-        return await super().fetch(namespace, ids)
+        return await super().fetch(namespace, ids, most_bytes=most_bytes)
 
     @override
     async def scan(self, namespace: Namespace) -> AsyncGenerator[Sequence[bytes]]:

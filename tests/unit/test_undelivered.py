@@ -96,9 +96,11 @@ class SlowReader(FakeReader):
         self.stage = stage
 
     @override
-    async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
         await self.stage.clock.sleep(3600)
-        return await super().fetch(namespace, ids)
+        return await super().fetch(namespace, ids, most_bytes=most_bytes)
 
 
 async def test_the_look_ends_with_the_dump_and_says_so() -> None:
@@ -119,7 +121,9 @@ async def test_a_stored_dump_is_not_looked_beside_again() -> None:
 async def test_a_failed_look_fails_no_backup_unless_the_log_is_lost(error: AgentError) -> None:
     class Failing(FakeReader):
         @override
-        async def fetch(self, namespace: Namespace, ids: Sequence[DocumentId]) -> Mapping[DocumentId, bytes]:
+        async def fetch(
+            self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+        ) -> Mapping[DocumentId, bytes]:
             raise error
 
     stage = await diverged()

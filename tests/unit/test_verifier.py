@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from d5agent.core.repair import Cause
+from d5agent.core.replay import Doubts
 from d5agent.core.report import VerifyReport
+from d5agent.errors import TooManyBytesError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.verifier import Verifier
 from tests.fakes.cluster import delete, drop, insert, rename, update
@@ -16,14 +20,25 @@ from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.target import FakeReader, FakeTarget
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from d5agent.core.operation import Namespace
+    from d5agent.core.raw import DocumentId
     from d5agent.ports import Target
+
+MIB = 1024 * 1024
 
 
 def verifier(
-    stage: Stage, *, rounds: int = 4, repair_into: Target | None = None, report: VerifyReport | None = None
+    stage: Stage,
+    *,
+    rounds: int = 4,
+    repair_into: Target | None = None,
+    report: VerifyReport | None = None,
+    source: FakeReader | None = None,
 ) -> Verifier:
     return Verifier(
-        source=FakeReader(stage.cluster),
+        source=source or FakeReader(stage.cluster),
         target=stage.target,
         repair_into=repair_into,
         clock=stage.clock,
@@ -179,3 +194,47 @@ async def test_each_of_few_documents_is_compared_once_however_many_operations_to
     reader = LogReader(store=stage.store)
     report = await verifier(stage).touched(reader, reader.links(), ())
     assert (report.compared, report.different) == (7, 0)
+
+
+class Weighed(FakeReader):
+    """Counts the documents' bytes that its answers hold at the same time."""
+
+    most = 0
+    calls = 0
+    refused = 0
+
+    @override
+    async def fetch(
+        self, namespace: Namespace, ids: Sequence[DocumentId], *, most_bytes: int | None = None
+    ) -> Mapping[DocumentId, bytes]:
+        self.calls += 1
+        try:
+            found = await super().fetch(namespace, ids, most_bytes=most_bytes)
+        except TooManyBytesError:
+            self.refused += 1
+            raise
+        self.most = max(self.most, sum(map(len, found.values())))
+        return found
+
+
+async def test_documents_of_unknown_size_are_never_all_held_at_once() -> None:
+    stage = Stage()
+    large = {number: "x" * (3 * MIB if number < 10 else 100) for number in range(100)}
+    await stage.capture(*[insert(ORDERS, {"_id": number, "t": text}) for number, text in large.items()])
+    reader = Weighed(stage.cluster)
+    subject = verifier(stage, rounds=1, source=reader)
+    doubts = Doubts(documents={ORDERS: set(map(raw_id, large))})
+    report = await subject.compare_again(doubts)
+    assert (report.different, len(report.differences)) == (100, 100)
+    assert reader.refused > 0
+    assert reader.most < 8 * MIB
+    assert reader.calls < 40
+
+
+async def test_what_was_repaired_is_told_though_documents_are_too_large_to_be_held_at_once() -> None:
+    stage = Stage()
+    await stage.capture(*[insert(ORDERS, {"_id": number, "t": "x" * 3 * MIB}) for number in range(8)])
+    subject = verifier(stage, repair_into=stage.target)
+    report = await subject.compare_again(Doubts(documents={ORDERS: set(map(raw_id, range(8)))}))
+    assert (report.different, report.repairs) == (0, 8)
+    assert stage.target.database.collections[ORDERS] == stage.database.collections[ORDERS]
