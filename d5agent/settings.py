@@ -200,8 +200,8 @@ class Settings(BaseSettings):
 
     @property
     def upload_bytes(self) -> int:
-        """What capture may have on its way to the store."""
-        return self.limits.memory_bytes // _PARTS
+        """What capture may have on its way to the store; the HTTP client holds it a second time."""
+        return self.limits.memory_bytes // (2 * _PARTS)
 
     @property
     def window_bytes(self) -> int:

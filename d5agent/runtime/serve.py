@@ -23,6 +23,7 @@ from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.runtime.holder import Holder, Lease
 from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
+from d5agent.runtime.memory import give_large_buffers_back
 from d5agent.runtime.metrics import metrics_server
 from d5agent.runtime.notify import Notifier
 from d5agent.runtime.opening import Adapters, open_adapters
@@ -51,6 +52,7 @@ async def serve(settings: Settings, *, reread: Callable[[], Settings], notify_so
     or password of the source be renewed.
     AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
     """
+    give_large_buffers_back()
     directory = settings.state.directory
     notifier = Notifier(notify_socket)
     with locked(directory):
