@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, AgentError, TransientError
-from d5agent.runtime.garbage import collect_garbage_rarely, skip_last_collection
+from d5agent.runtime.garbage import collect_garbage_rarely, skip_collection_of_imports, skip_last_collection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -294,7 +294,7 @@ def drill(
 
 def main() -> None:
     """Run the command line. The only place that decides exit codes."""
-    collect_garbage_rarely()
+    skip_collection_of_imports()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that is not UTF-8; in JSON its escapes are valid
     try:
@@ -323,6 +323,7 @@ def _settings(config: Path | None) -> Settings:
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 -- whatever the work returns
     import asyncio
 
+    collect_garbage_rarely()
     return asyncio.run(work)
 
 

@@ -45,6 +45,22 @@ try:
 finally:
     sys.stderr.write("\\n" + json.dumps(sorted(sys.modules)))
 """
+_BEGIN: Final = """
+import asyncio, gc, json, sys
+from d5agent.cli import main
+
+def begin(work):
+    work.close()
+    looks = sum(generation["collections"] for generation in gc.get_stats()) - before
+    found = {"modules": [*sys.modules], "looks": looks, "frozen": gc.get_freeze_count()}
+    print(json.dumps({**found, "collects": gc.isenabled(), "threshold": gc.get_threshold()}))
+    sys.exit(0)
+
+asyncio.run = begin
+sys.argv[0] = "d5agent"
+before = sum(generation["collections"] for generation in gc.get_stats())
+main()
+"""
 _IMPORT: Final = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps([*sys.modules]))"
 
 
@@ -69,6 +85,14 @@ async def run_cli(*arguments: str, **variables: str) -> tuple[int, set[str]]:
     """Run a verb; return its exit code and the modules that it has loaded."""
     code, _, err = await python(_RUN, *arguments, **variables)
     return code, set(json.loads(err.splitlines()[-1]))
+
+
+async def begun(*arguments: str) -> dict[str, Any]:
+    """Run a verb until its work would begin; return the modules that it has loaded, and how it collects garbage."""
+    code, out, err = await python(_BEGIN, *arguments)
+    assert (code, err) == (EXIT_DONE, "")
+    found: dict[str, Any] = json.loads(out)
+    return found
 
 
 def heavy(modules: set[str]) -> list[str]:
@@ -163,3 +187,11 @@ async def test_check_and_plan_load_no_service(module: str) -> None:
     modules = set(json.loads(out))
     assert {"structlog", "d5agent.plugins", "d5agent.runtime.wiring", "d5agent.runtime.daemon"} & modules == set()
     assert "pymongo" in modules
+
+
+@pytest.mark.parametrize("verb", WORKING_VERBS, ids=" ".join)
+async def test_imports_are_never_searched_for_garbage(verb: list[str], config: str) -> None:
+    found = await begun(*verb, "--config", config)
+    assert found["looks"] == 0
+    assert found["frozen"] > len(found["modules"])
+    assert (found["collects"], found["threshold"]) == (True, [50_000, 20, 50])
