@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,9 @@ from d5agent.runtime.garbage import collect_garbage_rarely, skip_collection_of_i
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from contextlib import AbstractAsyncContextManager
 
+    from d5agent.runtime.daemon import Daemon
     from d5agent.settings import Settings
 
 app = typer.Typer(
@@ -52,7 +55,13 @@ def serve(config: Config = None) -> None:
 
     configure_logs(to_journald="JOURNAL_STREAM" in os.environ)  # noqa: TID251 -- says who reads our output
     notify_socket = os.environ.get("NOTIFY_SOCKET")  # noqa: TID251 -- systemd's, not a setting
-    _end(_run(serve_daemon(settings, reread=lambda: _settings(config), notify_socket=notify_socket)))
+    work = serve_daemon(
+        settings,
+        reread=lambda: _settings(config),
+        notify_socket=notify_socket,
+        serve_metrics=_metrics(settings.metrics.listen),
+    )
+    _end(_run(work))
 
 
 @app.command()
@@ -318,6 +327,15 @@ def _settings(config: Path | None) -> Settings:
     from d5agent.settings import load_settings, settings_path
 
     return load_settings(settings_path(config))
+
+
+def _metrics(listen: str | None) -> Callable[[Daemon], AbstractAsyncContextManager[None]] | None:
+    """Return what serves metrics; without an address nothing, and aiohttp's server is not imported."""
+    if listen is None:
+        return None
+    from d5agent.runtime.metrics import metrics_server
+
+    return partial(metrics_server, listen)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 -- whatever the work returns

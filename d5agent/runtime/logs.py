@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
+from d5agent.runtime.without_rich import without_rich
+
+with without_rich():
+    import structlog
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

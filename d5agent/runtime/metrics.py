@@ -1,6 +1,7 @@
 """`[metrics] listen`: what `d5agent status` says, as metrics for Prometheus, and whether the agent is alive.
 
 The HTTP is aiohttp's, which is here for S3 already; the text is ours: a name, labels and a number a line (ADR 13).
+Only an agent that serves metrics imports this module (ADR 50).
 """
 
 from __future__ import annotations
@@ -121,14 +122,8 @@ def _escaped(text: str, *, quoted: bool = False) -> str:
 
 
 @asynccontextmanager
-async def metrics_server(listen: str | None, daemon: Daemon) -> AsyncGenerator[None]:
-    """Serve /metrics and /healthz while the block runs; without an address, nothing.
-
-    OperatorError: the address cannot be had.
-    """
-    if listen is None:
-        yield
-        return
+async def metrics_server(listen: str, daemon: Daemon) -> AsyncGenerator[None]:
+    """Serve /metrics and /healthz while the block runs. OperatorError: the address cannot be had."""
     application = web.Application()
     application.router.add_get("/metrics", _Endpoint(daemon).metrics)
     application.router.add_get("/healthz", _Endpoint(daemon).healthz)

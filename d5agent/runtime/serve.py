@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +24,6 @@ from d5agent.runtime.holder import Holder, Lease
 from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.lock import locked
 from d5agent.runtime.memory import give_large_buffers_back
-from d5agent.runtime.metrics import metrics_server
 from d5agent.runtime.notify import Notifier
 from d5agent.runtime.opening import Adapters, open_adapters
 from d5agent.runtime.stopping import on_signals
@@ -37,6 +36,7 @@ from d5agent.steps.parallel import task_group
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from d5agent.adapters.state import MirroredStateStore
     from d5agent.ports import ObjectStore
@@ -45,11 +45,17 @@ if TYPE_CHECKING:
 _WATCHDOG_SECONDS: Final = 5
 
 
-async def serve(settings: Settings, *, reread: Callable[[], Settings], notify_socket: str | None) -> int:
+async def serve(
+    settings: Settings,
+    *,
+    reread: Callable[[], Settings],
+    notify_socket: str | None,
+    serve_metrics: Callable[[Daemon], AbstractAsyncContextManager[None]] | None = None,
+) -> int:
     """Run the daemon until a signal ends it; return its exit code.
 
     `reread` returns the settings as the file says at that moment: [target] may be written while capture runs, and user
-    or password of the source be renewed.
+    or password of the source be renewed. `serve_metrics` serves metrics while its block runs.
     AgentError, before anything is written: another daemon, a damaged state file, a bucket that is missing.
     """
     give_large_buffers_back()
@@ -91,7 +97,7 @@ async def serve(settings: Settings, *, reread: Callable[[], Settings], notify_so
                 await take_up(daemon, lease, adapters.states, adapters.store)
                 disk.keep(lease.me.agent_id, lease.me.tenure)
                 async with (
-                    metrics_server(settings.metrics.listen, daemon),
+                    serve_metrics(daemon) if serve_metrics else nullcontext(),
                     control_server(path, daemon),
                     task_group() as group,
                 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pkgutil
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import d5agent
+import d5agent.plugins
 from d5agent.core.services import PhaseState
 from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, EXIT_USAGE
 from d5agent.runtime.status import status_of
@@ -61,6 +63,18 @@ sys.argv[0] = "d5agent"
 before = sum(generation["collections"] for generation in gc.get_stats())
 main()
 """
+_TRACEBACK: Final = """
+import sys
+from d5agent.runtime.logs import configure_logs
+configure_logs(to_journald=True)
+import structlog
+try:
+    1 / 0
+except ZeroDivisionError:
+    structlog.get_logger().error("failed", exc_info=True)
+assert "rich.console" not in sys.modules
+from rich.console import Console
+"""
 _IMPORT: Final = "import importlib, json, sys; importlib.import_module(sys.argv[1]); print(json.dumps([*sys.modules]))"
 
 
@@ -87,9 +101,9 @@ async def run_cli(*arguments: str, **variables: str) -> tuple[int, set[str]]:
     return code, set(json.loads(err.splitlines()[-1]))
 
 
-async def begun(*arguments: str) -> dict[str, Any]:
+async def begun(*arguments: str, **variables: str) -> dict[str, Any]:
     """Run a verb until its work would begin; return the modules that it has loaded, and how it collects garbage."""
-    code, out, err = await python(_BEGIN, *arguments)
+    code, out, err = await python(_BEGIN, *arguments, **variables)
     assert (code, err) == (EXIT_DONE, "")
     found: dict[str, Any] = json.loads(out)
     return found
@@ -195,3 +209,23 @@ async def test_imports_are_never_searched_for_garbage(verb: list[str], config: s
     assert found["looks"] == 0
     assert found["frozen"] > len(found["modules"])
     assert (found["collects"], found["threshold"]) == (True, [50_000, 20, 50])
+
+
+async def test_serve_loads_every_service_and_no_screen(config: str) -> None:
+    modules = set((await begun("serve", "--config", config))["modules"])
+    services = {name for _, name, _ in pkgutil.iter_modules(d5agent.plugins.__path__, "d5agent.plugins.")}
+    assert services - modules == set()
+    drawing = {name for name in modules if name.startswith(("rich.", "pygments", "d5agent.screen"))}
+    assert drawing <= {"rich._extension"}  # all that `import rich` loads
+    assert "structlog" in modules
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:9464"])
+async def test_serve_loads_server_only_for_metrics(listen: str, config: str) -> None:
+    modules = (await begun("serve", "--config", config, D5AGENT_METRICS__LISTEN=listen))["modules"]
+    assert [name in modules for name in ("aiohttp.web", "d5agent.runtime.metrics")] == [bool(listen)] * 2
+
+
+async def test_journal_shows_traceback_without_rich() -> None:
+    _, out, err = await python(_TRACEBACK)
+    assert ("Traceback (most recent call last)" in out, "ZeroDivisionError" in out, err) == (True, True, "")
