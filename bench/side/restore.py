@@ -36,8 +36,9 @@ from d5agent.core.pace import Pace
 from d5agent.errors import AgentError
 from d5agent.runtime.garbage import collect_garbage_rarely
 from d5agent.settings import Settings, SourceSettings, StoreSettings, TargetSettings
+from d5agent.steps.checkpoint import Checkpoint
 from d5agent.steps.log_reader import LogReader
-from d5agent.steps.replayer import Checkpoint, Replayer
+from d5agent.steps.replayer import Replayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

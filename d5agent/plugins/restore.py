@@ -18,6 +18,7 @@ from d5agent.core.services import ACTIVE, Service, Verified
 from d5agent.core.specification import with_ttl_held
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
+from d5agent.steps.checkpoint import Checkpoint, load_checkpoint
 from d5agent.steps.conflicts import Holders
 from d5agent.steps.dead_letters import DEAD_LETTERS, DeadLetters
 from d5agent.steps.expiries import Expiries
@@ -31,7 +32,7 @@ from d5agent.steps.parallel import beside
 from d5agent.steps.probes import require_place
 from d5agent.steps.progress import RestoreProgress
 from d5agent.steps.rates import keep_rate
-from d5agent.steps.replayer import Checkpoint, Replayer, load_checkpoint
+from d5agent.steps.replayer import Replayer
 from d5agent.steps.reports import reports_folder, store_report
 from d5agent.steps.target_watch import TargetWatch
 

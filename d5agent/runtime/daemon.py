@@ -28,9 +28,9 @@ from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.phase_file import PhaseFile
 from d5agent.runtime.stopping import drained
 from d5agent.runtime.surroundings import Surroundings
+from d5agent.steps.checkpoint import CHECKPOINT
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.parallel import forget_cancellations, leaf_of
-from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -20,16 +20,17 @@ from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
-from d5agent.runtime.comparing import outside_comparison, undelivered_writes, verify_plugin
+from d5agent.runtime.comparing import verify_plugin
+from d5agent.runtime.comparing_outside import outside_comparison, undelivered_writes
 from d5agent.runtime.with_target import WithTarget
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
+from d5agent.steps.checkpoint import CHECKPOINT
 from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LATE
-from d5agent.steps.replayer import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from d5agent.core.pace import Pace
     from d5agent.ports import Clock
     from d5agent.service import Coordinator
-    from d5agent.steps.replayer import Checkpoint
+    from d5agent.steps.checkpoint import Checkpoint
 
 _TELL_SECONDS: Final = 1.0
 

@@ -10,9 +10,7 @@ from d5agent.core.collation import Collated
 from d5agent.core.operation import Namespace
 from d5agent.core.pace import RateLimit
 from d5agent.core.progress import BusyLanes
-from d5agent.core.refusals import Refusals
 from d5agent.core.replay import (
-    Doubts,
     Failure,
     Window,
     Write,
@@ -21,9 +19,9 @@ from d5agent.core.replay import (
     split_conflicts,
     waiting_for_later,
 )
-from d5agent.core.servers import ServerFacts
 from d5agent.core.unique import untangle
-from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.errors import OperatorError
+from d5agent.steps.checkpoint import CHECKPOINT
 from d5agent.steps.conflicts import Parked, Writer, without_document
 from d5agent.steps.lanes import Lanes
 from d5agent.steps.parallel import beside, task_group
@@ -39,80 +37,15 @@ if TYPE_CHECKING:
     from d5agent.core.unique import Conflict
     from d5agent.ports import Clock, DocumentReader, StateStore, Target
     from d5agent.service import Journal
+    from d5agent.steps.checkpoint import Checkpoint
     from d5agent.steps.keeper import Keeper
     from d5agent.steps.log_reader import LogReader
 
-CHECKPOINT: Final = "restore_checkpoint"
-_VERSION: Final = 1
 _FETCH: Final = 50  # documents read from the source at a time, to settle doubts: nobody knows their sizes
 _WAITING_PART: Final = 8  # of the windows' bytes, for documents that wait for a later window
 _MANY_FAILURES: Final = 10_000  # beyond it the target refuses as a rule, and reading on only hides it
 _MIRROR_SECONDS: Final = 1.0  # between two mirrors of the checkpoint: the local one is what a restart goes on from
 _MOST_AT_RISK: Final = 1_000  # documents renamed since: a host without its disk would copy them from the source again
-
-
-@dataclass(slots=True, kw_only=True)
-class Checkpoint:
-    """How far the target is: everything up to commit `sequence` is applied, but for what is in doubt."""
-
-    run_id: str
-    sequence: int = -1
-    operations: int = 0
-    written: int = 0
-    doubts: Doubts = field(default_factory=Doubts)
-    refusals: Refusals = field(default_factory=Refusals)
-    """Which of the documents in doubt the target has refused."""
-    target: ServerFacts | None = None
-    """The cluster that was written to; None: an earlier version did not note it."""
-    lost: set[Namespace] = field(default_factory=set)
-    """Collections whose indexes and options a drop or rename has taken, and that have not got them back."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "version": _VERSION,
-            "run_id": self.run_id,
-            "sequence": self.sequence,
-            "operations": self.operations,
-            "written": self.written,
-            "doubts": self.doubts.to_json(),
-            "refusals": self.refusals.to_json(),
-            "target": None if self.target is None else self.target.to_json(),
-            "lost": [{"db": n.database, "coll": n.collection} for n in sorted(self.lost, key=str)],
-        }
-
-
-async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
-    """Return the checkpoint of this run; of another run, or none at all: the beginning.
-
-    OperatorError: it was written by a newer version.
-    """
-    value = await states.load(CHECKPOINT)
-    if value is None or ("run_id" in value and value["run_id"] != run_id):
-        return Checkpoint(run_id=run_id)
-    if value["version"] != _VERSION:
-        raise OperatorError(
-            "the restore checkpoint is of another version",
-            hint="run the d5agent version that wrote it, or a newer one",
-            version=value["version"],
-        )
-    try:
-        return Checkpoint(
-            run_id=value["run_id"],
-            sequence=value["sequence"],
-            operations=value["operations"],
-            written=value["written"],
-            doubts=Doubts.from_json(value["doubts"]),
-            refusals=Refusals.from_json(value.get("refusals", ())),  # an older version kept none
-            target=ServerFacts.from_json(value["target"]) if value.get("target") else None,
-            lost={Namespace(row["db"], row["coll"]) for row in value.get("lost", ())},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptDataError(
-            "the restore checkpoint is damaged",
-            hint="move restore_checkpoint.json aside, on disk and under state/: restore begins anew, which is safe",
-            reason=type(error).__name__,
-        ) from error
 
 
 @dataclass(slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
+from d5agent.steps.checkpoint import CHECKPOINT
 from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
@@ -36,7 +37,6 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.outside import Outside
 from d5agent.steps.owners import owners_of_log
 from d5agent.steps.parallel import leaf_of
-from d5agent.steps.replayer import CHECKPOINT
 from d5agent.steps.servers import Servers
 from d5agent.steps.target_hold import TargetHold
 from d5agent.steps.undelivered import Undelivered

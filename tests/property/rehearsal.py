@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from d5agent.core.operation import Namespace
 from d5agent.core.pace import Pace
+from d5agent.steps.checkpoint import Checkpoint, load_checkpoint
 from d5agent.steps.log_reader import LogReader
-from d5agent.steps.replayer import Checkpoint, Replayer, load_checkpoint
+from d5agent.steps.replayer import Replayer
 from d5agent.steps.verifier import Verifier
 from tests.fakes.machine import FakeJournal
 from tests.fakes.mortal import DiedError, Life, mortal

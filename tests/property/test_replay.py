@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from d5agent.steps.replayer import CHECKPOINT
+from d5agent.steps.checkpoint import CHECKPOINT
 from tests.fakes.mortal import Life
 from tests.fakes.target import FakeTarget
 from tests.property.histories import shuffled

@@ -14,9 +14,10 @@ from d5agent.core.replay import Barrier, Doubts, Failure, Window, Write
 from d5agent.core.report import VerifyReport
 from d5agent.core.segmenter import Segmenter
 from d5agent.errors import OperatorError
+from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.replayer import CHECKPOINT, Checkpoint, Replayer
+from d5agent.steps.replayer import Replayer
 from d5agent.steps.verifier import Verifier
 from tests.fakes.cluster import Op, drop, drop_database, insert, rename
 from tests.fakes.commits import WRITER

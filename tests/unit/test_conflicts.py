@@ -12,10 +12,11 @@ from d5agent.core.operation import Namespace
 from d5agent.core.pace import Pace, RateLimit
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Write, WriteBatch
+from d5agent.steps.checkpoint import load_checkpoint
 from d5agent.steps.conflicts import Writer
 from d5agent.steps.lanes import Lanes
 from d5agent.steps.log_reader import LogReader
-from d5agent.steps.replayer import Replayer, load_checkpoint
+from d5agent.steps.replayer import Replayer
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import Op, insert, rename, update
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id

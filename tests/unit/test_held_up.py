@@ -13,7 +13,7 @@ from d5agent.core.refusals import Refusals
 from d5agent.core.replay import Barrier, Failure, Window, Write
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError
-from d5agent.steps.replayer import CHECKPOINT, Checkpoint, load_checkpoint
+from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.events import ITEMS, at, change

@@ -21,8 +21,8 @@ from d5agent.core.specification import (
 )
 from d5agent.core.ttl import NEVER
 from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.steps.checkpoint import CHECKPOINT
 from d5agent.steps.keeper import recorded
-from d5agent.steps.replayer import CHECKPOINT
 from tests.fakes.cluster import Op, drop, drop_database, insert, rename
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.indexes import sparse, vars_of

@@ -16,9 +16,9 @@ from d5agent.core.operation import Namespace
 from d5agent.core.outside import Differences, OutsideReport, decode_outside, outside_key
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
+from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.paced_reader import PacedReader
-from d5agent.steps.replayer import CHECKPOINT, Checkpoint
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.coordinator import SINCE

@@ -203,6 +203,14 @@ async def test_check_and_plan_load_no_service(module: str) -> None:
     assert "pymongo" in modules
 
 
+async def test_verify_loads_its_own_comparison_alone(config: str) -> None:
+    modules = set((await begun("verify", "--config", config))["modules"])
+    daemons = {"structlog", *(f"d5agent.runtime.{name}" for name in ("comparing_outside", "daemon", "wiring"))}
+    others = {f"d5agent.steps.{name}" for name in ("outside", "undelivered", "divergence", "lanes", "replayer")}
+    assert (daemons | others) & modules == set()
+    assert "d5agent.plugins.verify" in modules
+
+
 @pytest.mark.parametrize("verb", WORKING_VERBS, ids=" ".join)
 async def test_imports_are_never_searched_for_garbage(verb: list[str], config: str) -> None:
     found = await begun(*verb, "--config", config)
