@@ -35,6 +35,11 @@ _HINT: Final = (
 )
 
 
+def reports_folder(run_id: str) -> str:
+    """Return where the reports of a run are, or those that belong to none."""
+    return f"{REPORTS}{run_id or 'no-run'}/"
+
+
 def certificate_key(run_id: str, form: str = "json") -> str:
     """Return where the certificate of a run is; `form`: json or html."""
     return f"{REPORTS}{run_id}/certificate.{form}"

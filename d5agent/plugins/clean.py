@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.backup import DUMPS
-from d5agent.core.certificate import check_certificate
+from d5agent.core.certificate import check_certificate, reports_folder
 from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
 from d5agent.core.late import check_late_carried_out, covered_sequence
 from d5agent.core.naming import SEGMENTS
@@ -22,7 +22,7 @@ from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.owners import owners_of_log
 from d5agent.steps.probes import require_deleting, require_place
-from d5agent.steps.reports import reports_folder, verdicts_of
+from d5agent.steps.reports import verdicts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.certificate import Evidence, proved_fence
+from d5agent.core.certificate import Evidence, proved_fence, reports_folder
 from d5agent.core.collation import Collated
 from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
 from d5agent.core.hold import Block
@@ -33,7 +33,7 @@ from d5agent.steps.probes import require_place
 from d5agent.steps.progress import RestoreProgress
 from d5agent.steps.rates import keep_rate
 from d5agent.steps.replayer import Replayer
-from d5agent.steps.reports import reports_folder, store_report
+from d5agent.steps.reports import store_report
 from d5agent.steps.target_watch import TargetWatch
 
 if TYPE_CHECKING:

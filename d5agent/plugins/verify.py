@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from d5agent.core.certificate import reports_folder
 from d5agent.core.report import VerifyReport
 from d5agent.errors import OperatorError
 from d5agent.steps.checkpoint import load_checkpoint
 from d5agent.steps.log_reader import LogReader, no_log
 from d5agent.steps.probes import require_place
-from d5agent.steps.reports import reports_folder, store_report
+from d5agent.steps.reports import store_report
 from d5agent.steps.verifier import Verifier
 
 if TYPE_CHECKING:

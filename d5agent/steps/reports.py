@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from d5agent.core.certificate import REPORTS
+from d5agent.core.certificate import REPORTS, reports_folder
 from d5agent.core.page import page_of
 from d5agent.core.verdicts import Verdict, name_time
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from d5agent.core.report import VerifyReport
     from d5agent.ports import ObjectStore
-
-
-def reports_folder(run_id: str) -> str:
-    """Return where the reports of a run are, or those that belong to none."""
-    return f"{REPORTS}{run_id or 'no-run'}/"
 
 
 async def store_report(store: ObjectStore, report: VerifyReport, *, at: str) -> str:
@@ -31,13 +24,6 @@ async def store_report(store: ObjectStore, report: VerifyReport, *, at: str) -> 
     text = json.dumps(values, indent=1, ensure_ascii=False)
     await store.put(f"{name}.json", text.encode(errors="backslashreplace") + b"\n")
     return f"{name}.json"
-
-
-async def store_plan(store: ObjectStore, plan: Mapping[str, Any]) -> str:
-    """Store a plan, as JSON values with `run_id` and `at`, and return its key."""
-    key = f"{reports_folder(plan['run_id'])}plan-{name_time(plan['at'])}.json"
-    await store.put(key, json.dumps(plan, indent=1, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
-    return key
 
 
 async def verdicts_of(store: ObjectStore, run_id: str, *, since: str) -> list[Verdict]:

@@ -203,6 +203,12 @@ async def test_check_and_plan_load_no_service(module: str) -> None:
     assert "pymongo" in modules
 
 
+async def test_plan_loads_no_page(config: str) -> None:
+    modules = (await begun("plan", "--config", config))["modules"]
+    assert [name for name in modules if name.startswith("d5agent.core.page_") or name == "d5agent.core.page"] == []
+    assert "d5agent.steps.plan_report" in modules
+
+
 async def test_verify_loads_its_own_comparison_alone(config: str) -> None:
     modules = set((await begun("verify", "--config", config))["modules"])
     daemons = {"structlog", *(f"d5agent.runtime.{name}" for name in ("comparing_outside", "daemon", "wiring"))}
