@@ -1,0 +1,42 @@
+"""What a maintainer looks for is there: the license, how to contribute, the promises, decisions, the architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# Of https://www.apache.org/licenses/LICENSE-2.0.txt
+APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_license_is_apache_2() -> None:
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2_SHA256
+
+
+def test_contributing_names_existing_files_and_targets() -> None:
+    page = text_of("CONTRIBUTING.md")
+    paths = [path for path in re.findall(r"`((?:d5agent|tests|polkit)/[^` ]+)`", page) if "NAME" not in path]
+    assert len(paths) > 15
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    targets = set(re.findall(r"^([a-z][a-z-]*):", text_of("Makefile"), flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)`", page)) | set(re.findall(r"^    make ([a-z-]+)$", page, re.MULTILINE))
+    assert "setup" in named
+    assert not named - targets
+
+
+def test_contributing_shows_a_fault_test_over_real_names() -> None:
+    block = re.search(r"```python\n(.*?)```", text_of("CONTRIBUTING.md"), flags=re.DOTALL)
+    assert block
+    for module, names in re.findall(r"^from (tests\.\S+) import (.+)$", block[1], flags=re.MULTILINE):
+        source = text_of(module.replace(".", "/") + ".py")
+        for name in names.split(", "):
+            assert re.search(rf"^(?:class|async def|def) {name}\b|^{name}\b", source, flags=re.MULTILINE), name
