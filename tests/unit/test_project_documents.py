@@ -40,3 +40,32 @@ def test_contributing_shows_a_fault_test_over_real_names() -> None:
         source = text_of(module.replace(".", "/") + ".py")
         for name in names.split(", "):
             assert re.search(rf"^(?:class|async def|def) {name}\b|^{name}\b", source, flags=re.MULTILINE), name
+
+
+def test_every_promise_that_is_cited_exists() -> None:
+    promises = {int(number) for number in re.findall(r"^## P(\d+)\. ", text_of("docs/promises.md"), flags=re.MULTILINE)}
+    assert promises == set(range(1, len(promises) + 1))
+    assert len(promises) == 13
+    texts = [
+        *(ROOT / "d5agent").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    cited = {
+        (path.relative_to(ROOT).as_posix(), int(number))
+        for path in texts
+        for numbers in re.findall(r"\bP(\d+)\b|\b[Pp]romise (\d+)\b", path.read_text(encoding="utf-8"))
+        for number in numbers
+        if number
+    }
+    assert {pair[0] for pair in cited} > {"docs/promises.md"}
+    assert not {pair for pair in cited if pair[1] not in promises}
+
+
+def test_every_promise_names_tests_and_decisions_that_exist() -> None:
+    sections = re.split(r"^## ", text_of("docs/promises.md"), flags=re.MULTILINE)[1:]
+    for section in sections:
+        tests = re.findall(r"`((?:tests|bench)/[^`]+)`", section)
+        assert tests, section
+        assert not [path for path in tests if not (ROOT / path).exists()], section
+        assert re.search(r"^- Decisions: ADR [\d, ]+\.$", section, flags=re.MULTILINE), section
