@@ -156,7 +156,7 @@ def test_every_setting_that_a_text_names_exists() -> None:
 
 
 def test_every_decision_that_a_text_names_exists() -> None:
-    numbers = {int(page.name[:4]) for page in (ROOT / "docs/adr").glob("*.md")}
+    numbers = {int(page.name[:4]) for page in (ROOT / "docs/adr").glob("[0-9]*.md")}
     paths = [*CURRENT, *(ROOT / "d5agent").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     named = {
         (path.relative_to(ROOT).as_posix(), int(number))
@@ -165,7 +165,7 @@ def test_every_decision_that_a_text_names_exists() -> None:
         for number in re.findall(r"\d+", listed)
     }
     assert not {pair for pair in named if pair[1] not in numbers}
-    for page in (ROOT / "docs/adr").glob("*.md"):
+    for page in (ROOT / "docs/adr").glob("[0-9]*.md"):
         assert page.read_text(encoding="utf-8").startswith(f"# {int(page.name[:4])}. "), page.name
 
 

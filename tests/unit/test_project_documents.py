@@ -69,3 +69,38 @@ def test_every_promise_names_tests_and_decisions_that_exist() -> None:
         assert tests, section
         assert not [path for path in tests if not (ROOT / path).exists()], section
         assert re.search(r"^- Decisions: ADR [\d, ]+\.$", section, flags=re.MULTILINE), section
+
+
+def test_every_decision_has_a_date_a_status_and_a_row_in_the_index() -> None:
+    pages = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
+    rows = []
+    for page in pages:
+        head = re.match(
+            r"# (?P<number>\d+)\. (?P<title>.+)\n\nDate: (?P<date>\d{4}-\d\d-\d\d)\. Status: (?P<status>[^\n]+)\.\n\n",
+            page.read_text(encoding="utf-8"),
+        )
+        assert head, f"{page.name}: no line 'Date: YYYY-MM-DD. Status: accepted.' below the title"
+        rows.append(f"| [{head['number']}]({page.name}) | {head['title']} | {head['date']} | {head['status']} |")
+    assert re.findall(r"^\| \[.*", text_of("docs/adr/README.md"), flags=re.MULTILINE) == rows
+
+
+def test_every_status_is_known_and_names_a_later_decision() -> None:
+    index = re.findall(r"^\| \[(\d+)\].* \| ([^|]+) \|$", text_of("docs/adr/README.md"), flags=re.MULTILINE)
+    numbers = {int(number) for number, _ in index}
+    wrong = [
+        (number, status)
+        for number, status in index
+        if not re.fullmatch(r"accepted(; (extended|superseded|superseded in part) by ADR \d+(, \d+)*)*", status)
+        or not all(int(number) < int(later) and int(later) in numbers for later in re.findall(r"\d+", status))
+    ]
+    assert index
+    assert not wrong
+
+
+def test_a_decision_that_supersedes_another_is_in_its_status() -> None:
+    for page in (ROOT / "docs/adr").glob("[0-9]*.md"):
+        number = int(page.name[:4])
+        for earlier in re.findall(r"[Tt]his supersedes (?:the part of )?ADR (\d+)", page.read_text(encoding="utf-8")):
+            (superseded,) = (ROOT / "docs/adr").glob(f"{int(earlier):04}-*.md")
+            status = superseded.read_text(encoding="utf-8").split("\n")[2]
+            assert re.search(rf"superseded .*\b{number}\b", status), f"{superseded.name}: {status}"
