@@ -104,3 +104,45 @@ def test_a_decision_that_supersedes_another_is_in_its_status() -> None:
             (superseded,) = (ROOT / "docs/adr").glob(f"{int(earlier):04}-*.md")
             status = superseded.read_text(encoding="utf-8").split("\n")[2]
             assert re.search(rf"superseded .*\b{number}\b", status), f"{superseded.name}: {status}"
+
+
+def diagrams() -> list[str]:
+    return re.findall(r"```mermaid\n(.*?)```", text_of("docs/architecture.md"), flags=re.DOTALL)
+
+
+def imports_of(package: str) -> set[str]:
+    folder = ROOT / "d5agent" / package
+    files = folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    return set(re.findall(r"from d5agent\.(\w+)", text)) | set(re.findall(r"from d5agent import (\w+)", text))
+
+
+def test_the_diagram_of_packages_is_the_import_contract() -> None:
+    contract = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    layers = [re.findall(r"d5agent\.(\w+)", layer) for layer in contract["layers"]]
+    depth = {package: number for number, layer in enumerate(layers) for package in layer}
+    (diagram,) = [each for each in diagrams() if each.startswith("flowchart TD")]
+    arrows = re.findall(r"^ +(\w+)(?:\[.*?\])? --> (\w+)", diagram, flags=re.MULTILINE)
+    assert {package for arrow in arrows for package in arrow} == depth.keys()
+    assert not [(upper, lower) for upper, lower in arrows if depth[upper] >= depth[lower]]
+    assert not [(upper, lower) for upper, lower in arrows if lower not in imports_of(upper)]
+
+
+def test_each_part_of_the_diagram_of_data_has_its_modules() -> None:
+    page = text_of("docs/architecture.md")
+    (diagram,) = [each for each in diagrams() if each.startswith("flowchart LR")]
+    agent = diagram.split("subgraph agent")[1].split("\n    end\n")[0]
+    parts = {label.split(":")[0] for label in re.findall(r"\w+\[([^\]]+)\]", agent)} - {"the agent"}
+    table = dict(re.findall(r"^\| (.+) \| (`.+) \|$", page, flags=re.MULTILINE))
+    assert {part for row in table for part in row.split(", ")} == parts
+    named = [module for modules in table.values() for module in re.findall(r"`([^`]+\.py)`", modules)]
+    assert named
+    assert not [module for module in named if not (ROOT / "d5agent" / module).exists()]
+
+
+def test_every_arrow_of_a_diagram_joins_parts_that_are_drawn() -> None:
+    for diagram in diagrams():
+        drawn = set(re.findall(r"(\w+)(?:\[|\(\[)", diagram))
+        ends = {end for pair in re.findall(r"(\w+)(?:\[[^\]]*\])? -(?:->|\. .* \.->) (\w+)", diagram) for end in pair}
+        assert ends
+        assert ends <= drawn
