@@ -7,6 +7,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from d5agent.core.services import Phase, Service
+
 ROOT = Path(__file__).parents[2]
 # Of https://www.apache.org/licenses/LICENSE-2.0.txt
 APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
@@ -146,3 +148,16 @@ def test_every_arrow_of_a_diagram_joins_parts_that_are_drawn() -> None:
         ends = {end for pair in re.findall(r"(\w+)(?:\[[^\]]*\])? -(?:->|\. .* \.->) (\w+)", diagram) for end in pair}
         assert ends
         assert ends <= drawn
+
+
+def test_glossary_is_sorted_and_leads_from_each_term_to_a_term() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", text_of("docs/glossary.md"), flags=re.MULTILINE)[1:]
+    terms = [term for term, _ in rows]
+    assert terms == sorted(set(terms), key=str.lower)
+    assert not [meaning for _, meaning in rows for other in re.findall(r"^see (.+)$", meaning) if other not in terms]
+
+
+def test_glossary_has_every_service_and_phase() -> None:
+    terms = set(re.findall(r"^\| ([^|]+) \| ", text_of("docs/glossary.md"), flags=re.MULTILINE))
+    wanted = {*map(str, Service), *map(str, Phase), "certificate", "commit", "dead letter", "fence marker", "gap"}
+    assert not wanted - terms
