@@ -6,6 +6,9 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
+from typing import Final
+
+import pytest
 
 from d5agent.core.services import Phase, Service
 
@@ -161,3 +164,18 @@ def test_glossary_has_every_service_and_phase() -> None:
     terms = set(re.findall(r"^\| ([^|]+) \| ", text_of("docs/glossary.md"), flags=re.MULTILINE))
     wanted = {*map(str, Service), *map(str, Phase), "certificate", "commit", "dead letter", "fence marker", "gap"}
     assert not wanted - terms
+
+
+PLAIN: Final = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md", "docs/promises.md")
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_page_avoids_words_that_read_as_translated(name: str) -> None:
+    odd = r"\b(?:anew|for ever|mend(?:s|ed|ing)?|nought|stands?|standing|stood|tells?|telling|told)\b"
+    prose = re.sub(r"```.*?```|`[^`]*`", lambda code: re.sub(r"[^\n]", " ", code[0]), text_of(name), flags=re.DOTALL)
+    found = [
+        f"{name}:{number}: {word}"
+        for number, line in enumerate(prose.split("\n"), 1)
+        for word in re.findall(odd, line, flags=re.IGNORECASE)
+    ]
+    assert not found
