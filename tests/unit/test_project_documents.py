@@ -170,6 +170,8 @@ PLAIN: Final = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/formats.md",
+    "docs/gateway.md",
     "docs/glossary.md",
     "docs/metrics.md",
     "docs/privileges.md",
