@@ -239,3 +239,22 @@ def test_both_runbooks_name_the_same_things() -> None:
         len(re.findall(r"^\| ", text_of(f"docs/runbook/README{end}.md"), flags=re.MULTILINE)) for end in ("", ".es")
     ]
     assert rows[0] == rows[1]
+
+
+def shape_of(section: str) -> tuple[list[str], list[set[str]], list[str]]:
+    """Return what no translation changes: steps and bullets, what each row names, commands."""
+    marks = re.findall(r"^(?:\d+\.|-|#+)(?= )", section, flags=re.MULTILINE)
+    rows = [set(re.findall(r"`([^`]+)`", row)) for row in re.findall(r"^\| .*", section, flags=re.MULTILINE)]
+    commands = re.findall(r"^ {4,}\S.*[a-z]\(.*|^ {4,}(?:d5agent|set) .*", section, flags=re.MULTILINE)
+    return marks, rows, commands
+
+
+def test_both_runbooks_agree_section_by_section() -> None:
+    english, spanish = (
+        re.split(r"^(?=## )", text_of(f"docs/runbook/README{end}.md"), flags=re.MULTILINE) for end in ("", ".es")
+    )
+    assert len(english) == len(spanish)
+    for ours, theirs in zip(english[1:], spanish[1:], strict=True):
+        assert shape_of(ours) == shape_of(theirs), f"{ours.splitlines()[0]} / {theirs.splitlines()[0]}"
+        spans = [{" ".join(span.split()) for span in re.findall(r"`([^`]+)`", each)} for each in (ours, theirs)]
+        assert spans[0] == spans[1], f"{ours.splitlines()[0]}: {spans[0] ^ spans[1]}"

@@ -176,6 +176,7 @@ PLAIN: Final = (
     "docs/metrics.md",
     "docs/privileges.md",
     "docs/promises.md",
+    "docs/runbook/README.md",
 )
 
 
