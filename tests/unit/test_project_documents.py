@@ -170,6 +170,7 @@ PLAIN: Final = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/configuration.md",
     "docs/formats.md",
     "docs/gateway.md",
     "docs/glossary.md",
