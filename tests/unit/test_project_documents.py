@@ -171,6 +171,7 @@ PLAIN: Final = (
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/configuration.md",
+    "docs/failure-modes.md",
     "docs/formats.md",
     "docs/gateway.md",
     "docs/glossary.md",
