@@ -147,8 +147,10 @@ def test_each_part_of_the_diagram_of_data_has_its_modules() -> None:
 
 def test_every_arrow_of_a_diagram_joins_parts_that_are_drawn() -> None:
     for diagram in diagrams():
-        drawn = set(re.findall(r"(\w+)(?:\[|\(\[)", diagram))
-        ends = {end for pair in re.findall(r"(\w+)(?:\[[^\]]*\])? -(?:->|\. .* \.->) (\w+)", diagram) for end in pair}
+        drawn = set(re.findall(r"(\w+) ?\[", diagram))
+        arrow = r"(\w+)(?:\[[^\]]*\])? -(?:->(?:\|[^|]+\|)?|\. .+ \.->) (\w+)"
+        ends = {end for pair in re.findall(arrow, diagram) for end in pair}
+        assert len(re.findall(arrow, diagram)) == len(re.findall(r"->", diagram))
         assert ends
         assert ends <= drawn
 
