@@ -384,9 +384,11 @@ async def _current_status(directory: Path) -> dict[str, Any]:
             return answer
     except TransientError:
         pass  # said in the status itself
-    from d5agent.runtime.status import local_phase, status_of
+    from d5agent.core.service_progress import AgentProgress
+    from d5agent.core.status import status_of
+    from d5agent.runtime.status import local_phase
 
-    return status_of(local_phase(directory), {}, is_up=False)
+    return status_of(local_phase(directory), AgentProgress(), is_up=False)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
+    from d5agent.core.service_progress import AgentProgress
     from d5agent.core.services import PhaseState, Service
 
 
@@ -39,6 +40,11 @@ class Coordinator(Protocol):
     @property
     def state(self) -> PhaseState:
         """The phase state as it is now."""
+        ...
+
+    @property
+    def progress(self) -> AgentProgress:
+        """What all services have reported so far. A service replaces its own attribute, and only reads the others."""
         ...
 
     @property

@@ -103,7 +103,7 @@ async def capture(client: Client, store: ObjectStore, values: dict[str, Any]) ->
     committed = asyncio.Event()
 
     async def watch() -> None:
-        while int(str(daemon.facts.get(Service.REPLICATION, {}).get("operations", 0))) < values["events"]:  # noqa: ASYNC110 -- facts, no event
+        while (capture := daemon.progress.capture) is None or capture.operations < values["events"]:  # noqa: ASYNC110 -- no event
             await asyncio.sleep(values["looks"])
         committed.set()
 

@@ -68,7 +68,7 @@ class Replication:
         if failure is not None:
             raise failure
         await capture.look_for_gap()
-        coordinator.report(is_drained=capture.is_drained)
+        capture.report_end()
 
     async def _check_source(self, coordinator: Coordinator, *, may_enable: bool) -> None:
         """See that changes are kept, and note beforehand if the agent switches that on: then `clean` switches it off.

@@ -426,12 +426,11 @@ class Restore:
     def _report_lag(self, coordinator: Coordinator) -> float:
         if self._applied is None:
             return 0.0
-        facts = coordinator.facts_of(Service.REPLICATION)
-        captured, capture_lag = facts.get("last_cluster_time"), facts.get("lag_seconds")
+        capture, horizon = coordinator.progress.capture, coordinator.progress.horizon
         lag = lag_seconds(
             self._applied.commit.position.cluster_time,
-            ClusterTime(*captured) if isinstance(captured, list) else None,
-            capture_lag if isinstance(capture_lag, float | int) else None,
+            None if capture is None else capture.last_cluster_time,
+            None if horizon is None else horizon.lag_seconds,
         )
         coordinator.report(lag_seconds=lag)
         return lag

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from d5agent.core.cutover import require_word
 from d5agent.core.phase import start, started_with
 from d5agent.core.services import Phase, Service, Status, parse_request
+from d5agent.core.status import status_of
 from d5agent.core.words import Words
 from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError, UnconfirmedError
 from d5agent.runtime.control_client import LINE_LIMIT, VERSION
-from d5agent.runtime.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -97,7 +97,7 @@ class _Session:
 
     async def _status(self, _: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         mode = "live" if self._daemon.is_live else "drained"
-        yield status_of(self._daemon.state, self._daemon.facts, is_up=True, mode=mode)
+        yield status_of(self._daemon.state, self._daemon.progress, is_up=True, mode=mode)
 
     async def _stop(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         await self._daemon.stop(parse_request(request["name"]))
@@ -147,7 +147,7 @@ class _Session:
         require_word(
             is_made=self._daemon.refuses_writes,
             is_confirmed=request.get("confirmed") is True,
-            can_cutover=bool(self._daemon.facts.get(Service.RESTORE, {}).get("can_cutover")),
+            can_cutover=bool(self._daemon.progress.facts.get(Service.RESTORE, {}).get("can_cutover")),
         )
 
     async def _started(

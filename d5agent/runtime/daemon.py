@@ -13,6 +13,7 @@ from d5agent.core import cutover, phase
 from d5agent.core.ending import forced
 from d5agent.core.horizon import may_try_again
 from d5agent.core.owners import LogOwners
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
 from d5agent.core.words import Words, with_words
 from d5agent.errors import (
@@ -87,7 +88,7 @@ class Daemon:
     log_owners: Callable[[], Awaitable[LogOwners]] = _no_owners
     renew_credentials: Callable[[], Awaitable[None]] = _nothing
     followers: Followers = field(default_factory=Followers)
-    facts: dict[Service, dict[str, object]] = field(default_factory=dict)
+    progress: AgentProgress = field(default_factory=AgentProgress)
     exit_code: int = EXIT_DONE
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     file: PhaseFile = field(init=False)
@@ -250,9 +251,8 @@ class Daemon:
 
     def is_fed(self) -> bool:
         """Whether the working loops are alive: what captures has shown a sign of life not long ago."""
-        last = self.facts.get(Service.REPLICATION, {}).get("seen_at")
-        running = self.state.status(Service.REPLICATION) is Status.RUNNING and isinstance(last, float)
-        return not running or self.clock.monotonic() - float(str(last)) < _LONGEST_PAUSE_SECONDS
+        capture, is_running = self.progress.capture, self.state.status(Service.REPLICATION) is Status.RUNNING
+        return not is_running or capture is None or self.clock.monotonic() - capture.seen_at < _LONGEST_PAUSE_SECONDS
 
     def _launch(self, service: Service) -> None:
         if service in self._running or self._group is None or self.ended.is_set():
@@ -269,9 +269,7 @@ class Daemon:
             while True:
                 began = self.clock.monotonic()
                 error = await self._run_once(service, plugin, stopping, journal)
-                self._running[service].has_drained = (
-                    error is None and self.facts[service].get("is_drained") is not False
-                )
+                self._running[service].has_drained = error is None and not self.progress.has_left_unread(service)
                 if error is None or isinstance(error, OperatorError):
                     await self._conclude(service, error, journal)
                     return
@@ -291,7 +289,7 @@ class Daemon:
         self, service: Service, plugin: Plugin, stopping: asyncio.Event, journal: ServiceJournal
     ) -> AgentError | None:
         """Run a service once and return why it failed. The one place that logs a failure."""
-        self.facts[service] = {}
+        self.progress.begin(service)
         await self.show_row(service, Status.RUNNING)
         journal.info("service_started")
         try:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.retention import PARAMETER
 from d5agent.core.horizon import MOST_RETENTION_SECONDS, Crossing, Horizon, HorizonTracker, Level, Retention
+from d5agent.core.service_progress import HorizonProgress
 from d5agent.core.services import Service, Status
+from d5agent.core.status import horizon_to_json
 from d5agent.errors import AgentError
 from d5agent.runtime.events import ServiceJournal
 from d5agent.steps.capture import TOKEN
@@ -21,20 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from d5agent.core.operation import ClusterTime
+    from d5agent.core.service_progress import CaptureProgress
     from d5agent.runtime.daemon import Daemon
 
 _LOOK_SECONDS: Final = 1.0
 _CLUSTER_SECONDS: Final = 30.0
 _RETENTION_SECONDS: Final = 300.0  # it can be changed at any time
 _PAUSE_AFTER_A_BUG_SECONDS: Final = 60.0
-_FACTS: Final = (
-    "lag_seconds",
-    "safe_seconds",
-    "retention_seconds",
-    "retention_basis",
-    "catch_up_rate",
-    "caught_up_in_seconds",
-)
 _EVENTS: Final = {
     Level.FINE: "position_is_safe_again",
     Level.HALF: "position_is_at_half",
@@ -53,10 +48,7 @@ _EXPIRED: Final = (
 
 @dataclass(slots=True, kw_only=True)
 class HorizonWatch:
-    """Reads retention and cluster time, follows what replication reports, and writes the horizon into its facts.
-
-    Replication reports `last_cluster_time`, the saved position's, and `is_caught_up`: the stream has nothing more.
-    """
+    """Reads retention and cluster time, follows what replication reports, and reports the horizon beside it."""
 
     daemon: Daemon
     read_retention: Callable[[], Awaitable[Retention]]
@@ -99,18 +91,18 @@ class HorizonWatch:
             await self.daemon.clock.sleep(_LOOK_SECONDS)
 
     def look(self) -> None:
-        """Follow the position, bring the facts up to date, and tell of a level that is reached."""
-        facts, now = self.daemon.facts.setdefault(Service.REPLICATION, {}), self.daemon.clock.monotonic()
+        """Follow the position, report the horizon, and tell of a level that is reached."""
+        progress, now = self.daemon.progress, self.daemon.clock.monotonic()
         if not self._is_of_use():
             self.tracker.forget()
-            for name in _FACTS:
-                facts.pop(name, None)
+            progress.horizon = None
             return
-        self._follow(facts, now)
+        if progress.capture is not None:
+            self._follow(progress.capture, now)
         horizon = self.tracker.at(now)
         if horizon is None:
             return
-        facts.update(self._facts_of(horizon))
+        progress.horizon = self._progress_of(horizon)
         crossing = self.tracker.crossing(horizon)
         if crossing is not None:
             self._tell(crossing, horizon)
@@ -119,27 +111,23 @@ class HorizonWatch:
         """Whether something is still to come after the position: not once clean has ended replication."""
         return self.daemon.state.status(Service.REPLICATION) not in {None, Status.DONE}
 
-    def _follow(self, facts: dict[str, object], now: float) -> None:
-        time, seen_at = facts.get("last_cluster_time"), facts.get("seen_at")
-        if isinstance(time, list):
-            caught_up_at = seen_at if facts.get("is_caught_up") and isinstance(seen_at, float) else None
-            self.tracker.observe_position(now=now, seconds=time[0], caught_up_at=caught_up_at)
+    def _follow(self, capture: CaptureProgress, now: float) -> None:
+        caught_up_at = capture.seen_at if capture.is_caught_up else None
+        self.tracker.observe_position(now=now, seconds=capture.last_cluster_time.seconds, caught_up_at=caught_up_at)
 
-    def _facts_of(self, horizon: Horizon) -> dict[str, object]:
-        basis = self.tracker.retention.basis
-        values = (
-            _rounded(horizon.lag_seconds, 1),
-            _rounded(horizon.safe_seconds),
-            horizon.retention_seconds,
-            None if basis is None else str(basis),
-            _rounded(horizon.catch_up_rate, 2),
-            _rounded(horizon.caught_up_in_seconds),
+    def _progress_of(self, horizon: Horizon) -> HorizonProgress:
+        return HorizonProgress(
+            lag_seconds=round(horizon.lag_seconds, 1),
+            safe_seconds=_rounded(horizon.safe_seconds),
+            retention_seconds=horizon.retention_seconds,
+            retention_basis=self.tracker.retention.basis,
+            catch_up_rate=_rounded(horizon.catch_up_rate, 2),
+            caught_up_in_seconds=_rounded(horizon.caught_up_in_seconds),
         )
-        return dict(zip(_FACTS, values, strict=True))
 
     def _tell(self, crossing: Crossing, horizon: Horizon) -> None:
         journal, event = self._journal(), _EVENTS[crossing.level]
-        facts = self._facts_of(horizon)
+        facts = horizon_to_json(self._progress_of(horizon))
         hint = _EXPIRED if crossing.level is Level.LOST else _BUY_TIME if self.is_documentdb else _ENLARGE
         if not crossing.is_worse:
             journal.info(_EVENTS[Level.FINE], **facts)

@@ -15,8 +15,8 @@ import structlog
 from aiohttp import web
 
 from d5agent.core.services import Phase, Service, Status
+from d5agent.core.status import status_of
 from d5agent.runtime.listening import refusal
-from d5agent.runtime.status import status_of
 from d5agent.settings import parse_address
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class _Endpoint:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Answer with the status as it is now."""
-        status = status_of(self._daemon.state, self._daemon.facts, is_up=True)
+        status = status_of(self._daemon.state, self._daemon.progress, is_up=True)
         text = exposition(metrics_of(status, agent_version=version("d5agent")))
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 

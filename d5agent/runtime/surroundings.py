@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
+    from d5agent.core.service_progress import AgentProgress
     from d5agent.core.services import PhaseState
     from d5agent.runtime.daemon import Daemon
     from d5agent.runtime.events import ServiceJournal
@@ -30,9 +31,14 @@ class Surroundings:
         return self._daemon.state
 
     @property
+    def progress(self) -> AgentProgress:
+        """What all services have reported."""
+        return self._daemon.progress
+
+    @property
     def facts(self) -> Mapping[str, object]:
         """What the service has reported."""
-        return self._daemon.facts[self._service]
+        return self._daemon.progress.facts[self._service]
 
     async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
         """Change the phase state and save it."""
@@ -40,7 +46,7 @@ class Surroundings:
 
     def facts_of(self, service: Service) -> Mapping[str, object]:
         """Return what another service has reported."""
-        return self._daemon.facts.get(service, {})
+        return self._daemon.progress.facts.get(service, {})
 
     async def wait(self, reason: str) -> None:
         """Say what the service waits for, and wait a moment."""
@@ -61,4 +67,4 @@ class Surroundings:
 
     def report(self, **facts: object) -> None:
         """Say how far the service is."""
-        self._daemon.facts[self._service].update(facts, seen_at=self._daemon.clock.monotonic())
+        self._daemon.progress.facts[self._service].update(facts)

@@ -51,15 +51,16 @@ class TimelineWatch:
         state, at = self.daemon.state, self.daemon.clock.now().timestamp()
         self.timeline.begin(state.run_id)
         active = {service for service, row in state.services.items() if row.status in ACTIVE}
-        facts = {service: self.daemon.facts.get(service, {}) for service in active}
+        facts = {service: self.daemon.progress.facts.get(service, {}) for service in active}
         has_fence = state.fence is not None
         self.timeline.see(at, [activity(str(s), facts[s].get("step"), has_fence=has_fence) for s in sorted(active)])
         # What began and ended between two looks is seen as well, as a moment.
         ended = {service for service, row in state.services.items() if row.status is Status.DONE} - {Service.RESTORE}
         self.timeline.see(at, sorted({str(service) for service in ended} - {span.what for span in self.timeline.spans}))
-        capture, restore = facts.get(Service.REPLICATION, {}), facts.get(Service.RESTORE, {})
-        if capture.get("lag_seconds") is not None:
-            self.timeline.capture.add(at, _number(capture.get("lag_seconds")), _number(capture.get("operations")))
+        restore = facts.get(Service.RESTORE, {})
+        capture, horizon = self.daemon.progress.capture, self.daemon.progress.horizon
+        if Service.REPLICATION in active and horizon is not None:
+            self.timeline.capture.add(at, horizon.lag_seconds, 0.0 if capture is None else float(capture.operations))
         if Service.RESTORE in active:
             applied, compared = restore.get("operations_applied"), restore.get("compared")
             self.timeline.restore.add(at, _number(applied), _number(compared))

@@ -12,6 +12,7 @@ from d5agent.core.glance import glance
 from d5agent.core.log import is_rollup_due, token_to_json
 from d5agent.core.operation import parse_event
 from d5agent.core.segmenter import Cut, Segmenter
+from d5agent.core.service_progress import CaptureProgress
 from d5agent.errors import AgentError, CorruptDataError, LogHeldError, NotKeptError, TransientError
 from d5agent.steps.after_fence import AfterFence
 from d5agent.steps.marks import mark_document_id, new_mark_id
@@ -331,16 +332,22 @@ class Capture:
             "replication_ready", sequence=self._writer.last.commit.sequence if self._writer.last else 0
         )
 
-    def _report(self) -> None:
+    def report_end(self) -> None:
+        """Report whether capture has ended with nothing left."""
+        self._report(is_drained=self.is_drained)
+
+    def _report(self, *, is_drained: bool | None = None) -> None:
         total, last = self._writer.total, self._writer.last
         if last is None:
             return
-        self._coordinator.report(
+        self._coordinator.progress.capture = CaptureProgress(
             operations=total.operations,
             bytes=total.bytes,
             segments=total.segments,
-            last_cluster_time=list(last.commit.position.cluster_time),
+            last_cluster_time=last.commit.position.cluster_time,
             is_caught_up=self._is_caught_up,
             operations_after_fence=self._after_fence.count,
             queue_bytes=self._ahead.held + self._segmenter.bytes + self._uploading.held,
+            seen_at=self._clock.monotonic(),
+            is_drained=is_drained,
         )

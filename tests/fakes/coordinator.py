@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core import phase
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import PhaseState, Service, ServiceState, Status
 from tests.fakes.machine import FakeJournal
 
@@ -31,6 +32,7 @@ class FakeCoordinator:
     state: PhaseState
     journal: FakeJournal = field(default_factory=FakeJournal)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: AgentProgress = field(default_factory=AgentProgress)
     facts: dict[str, Any] = field(default_factory=dict)
     others: dict[Service, dict[str, Any]] = field(default_factory=dict)
     started: list[Service] = field(default_factory=list)

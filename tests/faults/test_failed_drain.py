@@ -20,6 +20,7 @@ from d5agent.runtime.daemon import Daemon
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import insert
 from tests.fakes.mortal import Life
+from tests.fakes.progress import a_capture
 from tests.fakes.source import FakeChangeSource, LaggingSource
 from tests.fakes.store import FakeStateStore
 from tests.faults.world import CAPTURE, RESTORE, Act, GuardedStore, World, all_is_clean
@@ -121,7 +122,7 @@ class Holding:
     async def run(self, coordinator: Coordinator) -> None:
         while not coordinator.stopping.is_set():
             await coordinator.wait("to be stopped")
-        coordinator.report(is_drained=not self.failures)
+        coordinator.progress.capture = a_capture(is_drained=not self.failures)
         error = self.failures.pop() if self.failures else None
         if error is not None:
             raise error

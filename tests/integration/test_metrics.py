@@ -16,6 +16,7 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.metrics import metrics_server
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import a_capture
 from tests.fakes.store import FakeStateStore
 from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
 
@@ -120,7 +121,7 @@ async def test_a_capture_that_shows_no_life_is_not_healthy() -> None:
     daemon = Daemon(plugins={}, states=FakeStateStore(), clock=clock, drain_seconds=1)
     row = ServiceState(status=Status.RUNNING, since=SINCE)
     daemon.file.state = PhaseState().with_service(Service.REPLICATION, row)
-    daemon.facts[Service.REPLICATION] = {"seen_at": clock.monotonic()}
+    daemon.progress.capture = a_capture(seen_at=clock.monotonic())
     listen = f"127.0.0.1:{free_port()}"
     async with metrics_server(listen, daemon):
         alive = await fetched(f"http://{listen}/healthz")

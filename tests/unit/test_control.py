@@ -46,7 +46,7 @@ async def test_cutover_needs_a_command_or_a_word(
     await house.remember(FOLLOWING)
     async with house.up() as daemon:
         daemon.refuses_writes = has_command
-        daemon.facts[Service.RESTORE] = {"can_cutover": True}
+        daemon.progress.facts[Service.RESTORE] = {"can_cutover": True}
         answer = await last_answer(house, **request_, confirmed=confirmed)
         assert answer["exit"] == code
         assert ("question" in answer) == (code == 78)

@@ -29,6 +29,7 @@ from d5agent.runtime.daemon import Daemon
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
 from tests.fakes.machine import FakeApplication
+from tests.fakes.progress import a_capture
 from tests.fakes.stage import until
 from tests.fakes.store import FakeStateStore
 
@@ -473,7 +474,7 @@ async def test_the_watchdog_is_fed_as_long_as_replication_shows_life() -> None:
         await house.until_status(Service.REPLICATION, Status.RUNNING)
         await house.clock.sleep(100)
         assert daemon.is_fed()
-        daemon.facts[Service.REPLICATION]["seen_at"] = house.clock.monotonic() - 61
+        daemon.progress.capture = a_capture(seen_at=house.clock.monotonic() - 61)
         assert not daemon.is_fed()
 
 

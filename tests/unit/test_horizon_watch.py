@@ -13,13 +13,14 @@ from typing_extensions import override
 from d5agent.core.horizon import Basis, Retention
 from d5agent.core.operation import ClusterTime
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.status import status_of
 from d5agent.errors import TransientError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.horizon_watch import HorizonWatch
-from d5agent.runtime.status import status_of
 from d5agent.steps.capture import TOKEN
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import a_capture
 from tests.fakes.retention import FakeRetention
 from tests.fakes.store import FakeStateStore
 
@@ -68,19 +69,19 @@ class Rig:
             raise self.error
         return ClusterTime(BEGAN + int(self.clock.monotonic()), 1)
 
-    def report(self, seconds: int, **facts: object) -> None:
+    def report(self, seconds: int, *, is_caught_up: bool = False) -> None:
         """Report as replication does."""
-        self.daemon.facts[Service.REPLICATION] = {
-            "operations": 1,
-            "last_cluster_time": [seconds, 7],
-            "seen_at": self.clock.monotonic(),
-            **facts,
-        }
+        self.daemon.progress.capture = a_capture(
+            operations=1,
+            last_cluster_time=ClusterTime(seconds, 7),
+            seen_at=self.clock.monotonic(),
+            is_caught_up=is_caught_up,
+        )
 
     @property
     def capture(self) -> dict[str, Any]:
         """What status says of capture."""
-        values: dict[str, Any] = status_of(self.daemon.state, self.daemon.facts, is_up=True)["capture"]
+        values: dict[str, Any] = status_of(self.daemon.state, self.daemon.progress, is_up=True)["capture"]
         return values
 
     @property
@@ -124,8 +125,9 @@ async def test_the_daemon_asks_how_long_the_position_is_safe() -> None:
     rig.report(BEGAN - HOUR, is_caught_up=False)
     async with rig.watched():
         await rig.clock.advance(10)
-        rig.daemon.facts[Service.REPLICATION] = {}  # as each new attempt begins
-        horizon = rig.daemon.horizon()
+        rig.daemon.progress.begin(Service.REPLICATION)  # as each new attempt begins
+        horizon, found = rig.daemon.horizon(), rig.capture
+    assert (found["operations"], found["safe_seconds"]) == (None, 10_800 - HOUR - 12)
     assert horizon is not None
     assert horizon.safe_seconds == 10_800 - HOUR - 12
 
@@ -157,7 +159,7 @@ async def test_a_capture_that_fails_and_starts_anew_is_told_of_at_a_half_a_quart
     rig.report(BEGAN, is_caught_up=True)
     async with rig.watched():
         rig.set_status(Status.WAITING)
-        rig.daemon.facts[Service.REPLICATION] = {}  # as each new attempt begins
+        rig.daemon.progress.begin(Service.REPLICATION)  # as each new attempt begins
         rig.error = TransientError("the source is not reached")
         await rig.clock.advance(130)
         found = rig.capture
@@ -288,7 +290,7 @@ async def test_before_replication_and_after_clean_nobody_is_asked_and_nothing_is
         await rig.clock.advance(60)
         found = rig.capture
         rig.set_status(Status.RUNNING)  # another run, which has no position yet
-        rig.daemon.facts[Service.REPLICATION] = {}
+        rig.daemon.progress.begin(Service.REPLICATION)
         await rig.clock.advance(2)
         assert rig.capture["safe_seconds"] is None
     assert found["safe_seconds"] is None

@@ -12,6 +12,7 @@ from typing_extensions import override
 from d5agent.errors import TransientError
 from d5agent.steps.kept_changes import KEPT
 from tests.fakes.cluster import insert
+from tests.fakes.progress import captured
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
 
@@ -110,10 +111,11 @@ async def test_a_stream_that_answers_late_is_life_and_not_caught_up() -> None:
     stage = Stage()
     source = StalledSource(cluster=stage.cluster, clock=stage.clock)
     async with stage.running(stage.replication(source=source)):
-        await until(stage.clock, lambda: stage.coordinator.facts.get("is_caught_up"))
+        await until(stage.clock, lambda: stage.coordinator.progress.capture)
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).is_caught_up)
         source.stalls_for = 300
         await stage.clock.sleep(20)
-        stage.coordinator.facts.clear()
+        stage.coordinator.progress.capture = None
         await stage.clock.sleep(20)
-        assert stage.coordinator.facts["is_caught_up"] is False
-        await until(stage.clock, lambda: stage.coordinator.facts["is_caught_up"])
+        assert captured(stage.coordinator.progress).is_caught_up is False
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).is_caught_up)

@@ -15,6 +15,7 @@ from d5agent.errors import CorruptDataError, NotKeptError, OperatorError, Transi
 from d5agent.steps.kept_changes import GAP, KEPT, gap_key
 from d5agent.steps.parallel import leaf_of
 from tests.fakes.cluster import insert
+from tests.fakes.progress import captured
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import DownStore, FakeObjectStore, FakeStateStore, FullDisk
@@ -92,7 +93,7 @@ async def captured_over_a_gap(stage: Stage) -> None:
     async def act(_: object) -> None:
         await stage.clock.sleep(2)
         open_a_gap(stage, source)
-        await until(stage.clock, lambda: stage.coordinator.facts["operations"] == 2)
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).operations == 2)
 
     assert isinstance(await failure_of(stage, source, act), KilledError)
     stage.source._untold, stage.source._on_since = source._untold, source._on_since
@@ -122,7 +123,7 @@ async def test_a_gap_is_noticed_while_replication_drains(*, names_positions: boo
 
     async def act(_: object) -> None:
         open_a_gap(stage)
-        await until(stage.clock, lambda: stage.coordinator.facts["operations"] == 2)
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).operations == 2)
 
     failure = await failure_of(stage, stage.source, act)
     assert isinstance(failure, NotKeptError)

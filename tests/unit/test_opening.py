@@ -13,6 +13,7 @@ from d5agent.core.log import encode_commit
 from d5agent.core.operation import ClusterTime, Namespace
 from d5agent.errors import OperatorError, TransientError
 from tests.fakes.cluster import FakeCluster, drop, drop_database, insert, rename
+from tests.fakes.progress import captured
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import FakeStateStore
@@ -103,7 +104,7 @@ async def test_the_beginning_is_remembered_by_another_host(kind: type[FakeChange
     async with stage.running(service):
         await until(stage.clock, lambda: stage.coordinator.state.ready_at)
         stage.cluster.apply(insert(ORDERS, {"_id": 2}))
-        await until(stage.clock, lambda: stage.coordinator.facts["operations"] >= 2)
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).operations >= 2)
     assert await stage.stored() == stage.happened()[-1:]
     begins = {commit.begins_after for commit in await stage.commits()}
     assert len(begins) == 1

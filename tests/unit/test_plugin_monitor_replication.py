@@ -15,6 +15,7 @@ from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.marks import mark_document_id
 from tests.fakes.cluster import insert
+from tests.fakes.progress import captured
 from tests.fakes.stage import ORDERS, Stage, until
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ async def test_a_certificate_counts_what_came_behind_the_marker() -> None:
     stage.coordinator.on_wait = write_behind
     async with stage.running(stage.replication()):
         await monitor(stage, quiet_seconds=2).run(stage.coordinator)
-        await until(stage.clock, lambda: stage.coordinator.facts["operations_after_fence"] == 6)
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).operations_after_fence == 6)
     assert stage.coordinator.journal.facts_of("operation_after_fence")
     await stage.restore().run(stage.coordinator)
     certificate = json.loads(stage.store.objects["reports/run/certificate.json"])

@@ -19,6 +19,7 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.roll_ups import RollUps
 from tests.fakes.cluster import delete, drop, insert, update
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import captured
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import FakeObjectStore
@@ -208,7 +209,7 @@ async def test_operations_after_the_fence_are_captured_and_reported_at_once_but_
     async with stage.running(stage.replication()):
         stage.cluster.apply(*[insert(ORDERS, {"_id": number}) for number in range(1001)])
         await stage.wait_until_captured()
-        assert stage.coordinator.facts["operations_after_fence"] == 1001
+        assert captured(stage.coordinator.progress).operations_after_fence == 1001
     warnings = stage.coordinator.journal.facts_of("operation_after_fence")
     assert [(warning["count"], warning["namespace"]) for warning in warnings] == [
         (1, "shop.orders"),
@@ -252,16 +253,16 @@ async def test_writes_before_the_fence_is_published_are_reported(*, restarts: bo
         fence = await drawn(stage)
         if not restarts:
             coordinator.state = replace(coordinator.state, fence=fence)
-            await until(stage.clock, lambda: coordinator.facts["operations_after_fence"])
-            assert coordinator.facts["operations_after_fence"] == 6
+            await until(stage.clock, lambda: captured(coordinator.progress).operations_after_fence)
+            assert captured(coordinator.progress).operations_after_fence == 6
     if restarts:
         async with stage.running(stage.replication()):
             await stage.clock.sleep(2)
-            assert coordinator.facts["operations_after_fence"] == 0
+            assert captured(coordinator.progress).operations_after_fence == 0
             coordinator.state = replace(coordinator.state, fence=fence)
             stage.cluster.apply(insert(ORDERS, {"_id": "later"}))
             await stage.wait_until_captured()
-            assert coordinator.facts["operations_after_fence"] == 7
+            assert captured(coordinator.progress).operations_after_fence == 7
     assert coordinator.journal.facts_of("operation_after_fence")[0]["count"] == 6
 
 
@@ -271,7 +272,7 @@ async def test_a_fence_whose_commit_is_gone_stops_no_capture() -> None:
     fence = Fence(sequence=100, cluster_time=stage.cluster.now(), at=SINCE, marker="fence-gone")
     stage.coordinator.state = replace(stage.coordinator.state, fence=fence)
     await stage.capture(insert(ORDERS, {"_id": 2}))
-    assert stage.coordinator.facts["operations_after_fence"] == 1
+    assert captured(stage.coordinator.progress).operations_after_fence == 1
     (warning,) = stage.coordinator.journal.facts_of("operations_after_fence_not_counted")
     assert "a commit is missing" in str(warning["error"])
 
@@ -316,7 +317,7 @@ async def test_a_stop_leaves_nothing_in_the_inbox() -> None:
         stage.cluster.apply(insert(ORDERS, {"_id": 1}))
         stage.coordinator.stopping.set()
     assert await stage.stored() == stage.happened()
-    assert stage.coordinator.facts["is_drained"] is True
+    assert captured(stage.coordinator.progress).is_drained is True
 
 
 async def test_a_stop_inside_a_transaction_is_not_drained() -> None:
@@ -328,7 +329,7 @@ async def test_a_stop_inside_a_transaction_is_not_drained() -> None:
         stage.cluster.apply(*[insert(ORDERS, {"_id": number}) for number in range(12)])
         stage.coordinator.stopping.set()
         await until(stage.clock, service.done)
-    assert stage.coordinator.facts["is_drained"] is False
+    assert captured(stage.coordinator.progress).is_drained is False
     await stage.capture()
     assert await stage.stored() == stage.happened()
 
@@ -350,15 +351,15 @@ async def test_replication_says_how_much_it_has_captured_and_whether_it_has_caug
         await until(stage.clock, lambda: len(stage.cluster) == 1)
         stage.cluster.apply(insert(ORDERS, {"_id": 1}))
         await stage.clock.sleep(30)
-        before = stage.coordinator.facts["last_cluster_time"]
+        before = captured(stage.coordinator.progress).last_cluster_time
         source.flows = True
-        await until(stage.clock, lambda: not stage.coordinator.facts["is_caught_up"])
-        await until(stage.clock, lambda: stage.coordinator.facts["operations"] == 2)
-        await until(stage.clock, lambda: stage.coordinator.facts["is_caught_up"])
-        assert stage.coordinator.facts["segments"] == 2
-        assert stage.coordinator.facts["bytes"] > 0
-        assert stage.coordinator.facts["last_cluster_time"] > before
-        assert stage.coordinator.facts["queue_bytes"] == 0
+        await until(stage.clock, lambda: not captured(stage.coordinator.progress).is_caught_up)
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).operations == 2)
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).is_caught_up)
+        assert captured(stage.coordinator.progress).segments == 2
+        assert captured(stage.coordinator.progress).bytes > 0
+        assert captured(stage.coordinator.progress).last_cluster_time > before
+        assert captured(stage.coordinator.progress).queue_bytes == 0
 
 
 async def test_a_stream_that_is_switched_off_under_way_is_noticed_although_it_stays_silent() -> None:
@@ -481,10 +482,10 @@ async def test_a_slow_store_is_waited_for_with_signs_of_life() -> None:
         await until(stage.clock, lambda: stage.coordinator.state.ready_at)
         store.is_held = True
         stage.cluster.apply(*[insert(ORDERS, {"_id": number}) for number in range(100)])
-        await until(stage.clock, lambda: stage.coordinator.facts["queue_bytes"] > 1_000)
-        stage.coordinator.facts.clear()
+        await until(stage.clock, lambda: captured(stage.coordinator.progress).queue_bytes > 1_000)
+        stage.coordinator.progress.capture = None
         await stage.clock.sleep(11)
-        assert not stage.coordinator.facts["is_caught_up"]
+        assert not captured(stage.coordinator.progress).is_caught_up
         store.is_held = False
         await stage.wait_until_captured()
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from d5agent.core.horizon import Basis
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.status import status_of
 from d5agent.runtime.metrics import Metric, exposition, metrics_of
-from d5agent.runtime.status import status_of
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import a_capture, a_horizon
 
 SAMPLE = re.compile(r"(?P<name>[a-z0-9_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
-CAPTURE = {
-    "operations": 12,
-    "bytes": 3_400,
-    "segments": 5,
-    "lag_seconds": 1.5,
-    "safe_seconds": 9_000.0,
-    "retention_seconds": 10_800,
-    "retention_basis": "aws",
-    "catch_up_rate": 1.02,
-    "caught_up_in_seconds": 0.0,
-    "queue_bytes": 77,
-    "seen_at": 17.0,
-}
+CAPTURE = a_capture(operations=12, bytes=3_400, segments=5, queue_bytes=77, seen_at=17.0)
+HORIZON = a_horizon(
+    lag_seconds=1.5,
+    safe_seconds=9_000.0,
+    retention_seconds=10_800,
+    retention_basis=Basis.AWS,
+    catch_up_rate=1.02,
+    caught_up_in_seconds=0.0,
+)
 RESTORE = {
     "operations_total": 12,
     "operations_applied": 7,
@@ -76,11 +75,8 @@ def running_status() -> dict[str, Any]:
     proof = Verified(sequence=4, operations=9, compared=70, at=SINCE)
     state = PhaseState(phase=Phase.RESTORE, run_id="run", ready_at=SINCE, verified=proof)
     state = state.with_service(Service.REPLICATION, row).with_service(Service.RESTORE, row)
-    facts: dict[Service, dict[str, object]] = {
-        Service.REPLICATION: {**CAPTURE},
-        Service.RESTORE: {**RESTORE},
-    }
-    return status_of(state, facts, is_up=True)
+    progress = AgentProgress(capture=CAPTURE, horizon=HORIZON, facts={Service.RESTORE: {**RESTORE}})
+    return status_of(state, progress, is_up=True)
 
 
 def test_each_value_of_the_status_has_its_metric() -> None:
@@ -126,7 +122,7 @@ def test_phase_and_states_are_one_of_their_kind_and_nought_for_the_others() -> N
 
 
 def test_what_is_not_known_is_absent_and_not_nought() -> None:
-    text = text_of(status_of(PhaseState(), {}, is_up=True))
+    text = text_of(status_of(PhaseState(), AgentProgress(), is_up=True))
     values = parsed(text)
     assert values["d5agent_replication_ready"] == 0
     assert values['d5agent_phase{phase="idle"}'] == 1

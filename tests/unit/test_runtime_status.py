@@ -7,22 +7,26 @@ import os
 import signal
 
 from d5agent.core.operation import ClusterTime
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
-from d5agent.runtime.status import status_of
+from d5agent.core.status import status_of
 from d5agent.runtime.stopping import drained, on_signals
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import a_capture, a_horizon
 
 
 def test_a_status_has_a_row_for_each_service_and_what_was_reported() -> None:
     row = ServiceState(status=Status.FAILED, since=SINCE, reason="r", error="e", hint="h")
     state = PhaseState(phase=Phase.REPLICATION, run_id="run").with_service(Service.REPLICATION, row)
-    facts = {Service.REPLICATION: {"operations": 3, "lag_seconds": 0.5, "seen_at": 17.0}}
-    status = status_of(state, facts, is_up=True)
+    progress = AgentProgress(capture=a_capture(operations=3, seen_at=17.0), horizon=a_horizon(lag_seconds=0.5))
+    status = status_of(state, progress, is_up=True)
     assert (status["daemon"], status["phase"], status["run_id"]) == ("up", "replication", "run")
     expected = {"state": "failed", "reason": "r", "since": SINCE, "error": "e", "hint": "h"}
-    assert status["services"] == {"replication": {**expected, "operations": 3, "lag_seconds": 0.5}}
-    assert status["capture"]["operations"] == 3
-    assert status["capture"]["segments"] is None
+    row = status["services"]["replication"]
+    assert {name: row[name] for name in expected} == expected
+    assert (row["operations"], row["lag_seconds"]) == (3, 0.5)
+    assert "seen_at" not in row
+    assert (status["capture"]["operations"], status["capture"]["safe_seconds"]) == (3, None)
     assert status["verify"] == {"compared": None, "compared_total": None, "different": None}
     assert status["fence"] is None
 
@@ -32,7 +36,7 @@ def test_a_proof_stands_in_the_status_after_the_daemon_that_made_it_has_gone() -
         fence=Fence(sequence=4, cluster_time=ClusterTime(1, 2), at=SINCE),
         verified=Verified(sequence=4, operations=9, compared=7, at=SINCE),
     )
-    status = status_of(state, {}, is_up=False)
+    status = status_of(state, AgentProgress(), is_up=False)
     assert status["daemon"] == "down"
     assert status["fence"] == {"sequence": 4, "at": SINCE}
     assert status["verify"] == {"compared": 7, "compared_total": None, "different": 0}

@@ -7,17 +7,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from d5agent.core.horizon import Basis
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import PhaseState, Service, ServiceState, Status
-from d5agent.runtime.status import status_of
+from d5agent.core.status import status_of
 from d5agent.screen_status import status_table
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import a_horizon
 
 
-def shown(**facts: object) -> str:
+def shown(**facts: Any) -> str:  # noqa: ANN401 -- fields of the horizon
     """Return the table's text, its blanks and lines joined."""
     row = ServiceState(status=Status.RUNNING, since=SINCE)
     state = PhaseState(run_id="run").with_service(Service.REPLICATION, row)
-    values: dict[str, Any] = status_of(state, {Service.REPLICATION: facts}, is_up=True)
+    values: dict[str, Any] = status_of(state, AgentProgress(horizon=a_horizon(**facts)), is_up=True)
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
         console.print(status_table(values))
@@ -39,7 +42,7 @@ def shown(**facts: object) -> str:
         ({"lag_seconds": 3_600.0}, "capture is 1 h behind the source"),
     ],
 )
-def test_the_lag_and_where_it_goes(facts: dict[str, object], words: str) -> None:
+def test_the_lag_and_where_it_goes(facts: dict[str, Any], words: str) -> None:
     text = shown(**facts)
     assert words in text
     assert "safe" not in text
@@ -56,13 +59,13 @@ def test_the_lag_and_where_it_goes(facts: dict[str, object], words: str) -> None
     ],
 )
 def test_how_long_the_position_is_safe_and_how_that_is_known(safe: float, kept: int, basis: str, words: str) -> None:
-    assert words in shown(safe_seconds=safe, retention_seconds=kept, retention_basis=basis)
+    assert words in shown(safe_seconds=safe, retention_seconds=kept, retention_basis=Basis(basis))
 
 
 @pytest.mark.parametrize(("safe", "colour"), [(6_000.0, "39"), (5_000.0, "33"), (2_000.0, "1;31"), (0.0, "1;31")])
 def test_the_nearer_the_end_the_louder(safe: float, colour: str) -> None:
-    facts = {"safe_seconds": safe, "retention_seconds": 10_800, "retention_basis": "aws"}
-    values = status_of(PhaseState(), {Service.REPLICATION: facts}, is_up=True)
+    horizon = a_horizon(safe_seconds=safe, retention_seconds=10_800, retention_basis=Basis.AWS)
+    values = status_of(PhaseState(), AgentProgress(horizon=horizon), is_up=True)
     console = Console(width=300, force_terminal=True, color_system="standard", highlight=False, legacy_windows=False)
     with console.capture() as captured:
         console.print(status_table(values))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import PhaseState, Service, ServiceState, Status
-from d5agent.runtime.status import status_of
+from d5agent.core.status import status_of
 from d5agent.screen import duration, redrawn, size_of
 from d5agent.screen_status import status_table
 from tests.fakes.coordinator import SINCE
@@ -30,7 +31,7 @@ RESTORE = {
 def shown(**facts: object) -> str:
     """Return the table's text, its blanks and lines joined."""
     state = PhaseState(run_id="run").with_service(Service.RESTORE, ServiceState(status=Status.RUNNING, since=SINCE))
-    values: dict[str, Any] = status_of(state, {Service.RESTORE: facts}, is_up=True)
+    values: dict[str, Any] = status_of(state, AgentProgress(facts={Service.RESTORE: facts}), is_up=True)
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
         console.print(status_table(values))
@@ -48,7 +49,9 @@ def test_a_backup_on_its_way() -> None:
     source = {"source_databases": 2, "source_databases_stored": 0, "source_documents": 0, "source_bytes": 0}
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
-        console.print(status_table(status_of(state, {Service.BACKUP: {**target, **source}}, is_up=True)))
+        console.print(
+            status_table(status_of(state, AgentProgress(facts={Service.BACKUP: {**target, **source}}), is_up=True))
+        )
     assert (
         "backup target 1 of 3 databases stored, 12,150 documents, 3.0 MiB; "
         "source 0 of 2 databases stored, 0 documents, 0 bytes"

@@ -14,9 +14,10 @@ import pytest
 
 import d5agent
 import d5agent.plugins
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import PhaseState
+from d5agent.core.status import status_of
 from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, EXIT_USAGE
-from d5agent.runtime.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -151,7 +152,7 @@ async def test_client_verbs_load_no_driver(verb: list[str], config: str) -> None
 
 
 async def test_status_of_daemon_loads_no_driver(config: str, tmp_path: Path) -> None:
-    async with fake_daemon(tmp_path, status_of(PhaseState(), {}, is_up=True)):
+    async with fake_daemon(tmp_path, status_of(PhaseState(), AgentProgress(), is_up=True)):
         code, modules = await run_cli("status", "--config", config)
     assert (code, heavy(modules)) == (EXIT_DONE, [])
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from d5agent.core.horizon import Basis, Retention
+from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.status import status_of
 from d5agent.core.words import Words, with_words
 from d5agent.errors import AgentError, TransientError
 from d5agent.plugins.clean import Clean
@@ -20,7 +22,6 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.events import ServiceJournal
 from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.metrics import metrics_of
-from d5agent.runtime.status import status_of
 from d5agent.runtime.surroundings import Surroundings
 from tests.fakes.cluster import delete, insert
 from tests.fakes.coordinator import SINCE
@@ -143,7 +144,7 @@ class Reporter:
         """Return what a service that starts knows of its surroundings."""
         row = ServiceState(status=Status.RUNNING, since=SINCE)
         self.daemon.file.state = self.daemon.state.with_service(service, row)
-        self.daemon.facts[service] = {}
+        self.daemon.progress.begin(service)
         return Surroundings(self.daemon, service, ServiceJournal(service, self.daemon.followers), asyncio.Event())
 
     async def run(self, service: Service, plugin: Plugin) -> None:
@@ -173,7 +174,7 @@ class Reporter:
     @property
     def document(self) -> dict[str, Any]:
         """What `status --json` prints."""
-        values = status_of(self.daemon.state, self.daemon.facts, is_up=True)
+        values = status_of(self.daemon.state, self.daemon.progress, is_up=True)
         found: dict[str, Any] = json.loads(json.dumps(values, default=str))
         return found
 
@@ -190,7 +191,7 @@ class Reporter:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics that have one value each."""
-        found = metrics_of(status_of(self.daemon.state, self.daemon.facts, is_up=True), agent_version="0")
+        found = metrics_of(status_of(self.daemon.state, self.daemon.progress, is_up=True), agent_version="0")
         single = [metric for metric in found if metric.name not in {"phase", "service_state", "build_info"}]
         return {m.name: value for m in single for _, value in m.samples if value is not None}
 
@@ -219,7 +220,7 @@ class FarGuard(FakeGuard):
 
 
 def test_a_daemon_without_a_run() -> None:
-    document = status_of(PhaseState(), {}, is_up=True)
+    document = status_of(PhaseState(), AgentProgress(), is_up=True)
     assert shape(document) == {
         "daemon": "str",
         "phase": "str",

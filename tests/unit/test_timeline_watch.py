@@ -17,6 +17,7 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.timeline_watch import TimelineWatch
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import a_capture, a_horizon
 from tests.fakes.store import FakeStateStore, FullDisk
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Rig:
     def at_work(self, service: Service, **facts: object) -> None:
         row = ServiceState(status=Status.RUNNING, since=SINCE)
         self.daemon.file.state = self.daemon.state.with_service(service, row)
-        self.daemon.facts[service] = dict(facts)
+        self.daemon.progress.facts[service] = dict(facts)
 
     @asynccontextmanager
     async def watched(self) -> AsyncGenerator[None]:
@@ -53,7 +54,8 @@ class Rig:
 
 async def test_what_services_do_and_report_is_seen_and_saved() -> None:
     rig = Rig()
-    rig.at_work(Service.REPLICATION, lag_seconds=1.5, operations=10)
+    rig.at_work(Service.REPLICATION)
+    rig.daemon.progress.capture, rig.daemon.progress.horizon = a_capture(operations=10), a_horizon(lag_seconds=1.5)
     async with rig.watched():
         await rig.clock.advance(5)
         rig.at_work(Service.RESTORE, step="replaying", operations_applied=7)
@@ -123,7 +125,7 @@ async def test_what_clean_removes_is_not_saved_again(state: PhaseState) -> None:
 async def test_a_bug_is_told_and_stops_no_service() -> None:
     rig = Rig()
     rig.at_work(Service.BACKUP)
-    rig.daemon.facts[Service.BACKUP] = None  # type: ignore[assignment]  # what nobody has thought of
+    rig.daemon.progress.facts[Service.BACKUP] = None  # type: ignore[assignment]  # what nobody has thought of
     with capture_logs() as lines:
         async with rig.watched():
             await rig.clock.advance(1)
