@@ -43,6 +43,24 @@ class HorizonProgress:
     caught_up_in_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideProgress:
+    """How far the dumps of one side are; `documents` and `bytes` so far."""
+
+    databases: int
+    databases_stored: int
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupProgress:
+    """How far backup is with each side; None: it has its manifest, or has not begun."""
+
+    target: SideProgress | None = None
+    source: SideProgress | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class AgentProgress:
     """What all services of an agent have reported; None: nothing yet, since the service was started last.
@@ -53,6 +71,7 @@ class AgentProgress:
 
     capture: CaptureProgress | None = None
     horizon: HorizonProgress | None = None
+    backup: BackupProgress = field(default_factory=BackupProgress)
     facts: dict[Service, dict[str, object]] = field(default_factory=dict)
 
     def begin(self, service: Service) -> None:
@@ -60,6 +79,8 @@ class AgentProgress:
         self.facts[service] = {}
         if service is Service.REPLICATION:
             self.capture = None
+        elif service is Service.BACKUP:
+            self.backup = BackupProgress()
 
     def has_left_unread(self, service: Service) -> bool:
         """Whether a service has ended before it had read all that it could."""

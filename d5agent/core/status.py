@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from d5agent.core.services import Service
 
 if TYPE_CHECKING:
-    from d5agent.core.service_progress import AgentProgress, CaptureProgress, HorizonProgress
+    from d5agent.core.service_progress import AgentProgress, CaptureProgress, HorizonProgress, SideProgress
     from d5agent.core.services import PhaseState
 
 _CAPTURE: Final = ("operations", "bytes", "segments", "last_cluster_time", "queue_bytes")
@@ -78,6 +78,8 @@ def _reported(service: Service, progress: AgentProgress) -> dict[str, Any]:
     """Return what a service has reported, as it stands beside its state."""
     if service is Service.REPLICATION:
         return _capture(progress.capture) | horizon_to_json(progress.horizon)
+    if service is Service.BACKUP:
+        return _side("target", progress.backup.target) | _side("source", progress.backup.source)
     return dict(progress.facts.get(service, {}))
 
 
@@ -93,6 +95,17 @@ def _capture(progress: CaptureProgress | None) -> dict[str, Any]:
         "operations_after_fence": progress.operations_after_fence,
         "queue_bytes": progress.queue_bytes,
         **({} if progress.is_drained is None else {"is_drained": progress.is_drained}),
+    }
+
+
+def _side(name: str, progress: SideProgress | None) -> dict[str, Any]:
+    if progress is None:
+        return {}
+    return {
+        f"{name}_databases": progress.databases,
+        f"{name}_databases_stored": progress.databases_stored,
+        f"{name}_documents": progress.documents,
+        f"{name}_bytes": progress.bytes,
     }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.backup import NOT_INCLUDED, SIDES, Archive, Manifest, archive_key, run_folder
+from d5agent.core.service_progress import SideProgress
 from d5agent.steps.backups import is_stored, load_archives, load_manifest, store_archive, store_manifest
 from d5agent.steps.overwritten import note_beginning
 from d5agent.steps.parallel import parallel, task_group
@@ -36,15 +37,20 @@ class _Side:
     under_way: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Bytes and documents so far, by database."""
 
-    def facts(self) -> dict[str, object]:
-        """Return how far it is."""
+    def report(self, coordinator: Coordinator) -> None:
+        """Report how far it is."""
         going, done = self.under_way.values(), self.archives.values()
-        return {
-            f"{self.name}_databases": len(self.archives) + len(self.missing),
-            f"{self.name}_databases_stored": len(self.archives),
-            f"{self.name}_documents": sum(sum(a.documents.values()) for a in done) + sum(d for _, d in going),
-            f"{self.name}_bytes": sum(a.bytes for a in done) + sum(size for size, _ in going),
-        }
+        found = SideProgress(
+            databases=len(self.archives) + len(self.missing),
+            databases_stored=len(self.archives),
+            documents=sum(sum(a.documents.values()) for a in done) + sum(d for _, d in going),
+            bytes=sum(a.bytes for a in done) + sum(size for size, _ in going),
+        )
+        progress = coordinator.progress
+        is_target = self.name == TARGET
+        progress.backup = (
+            replace(progress.backup, target=found) if is_target else replace(progress.backup, source=found)
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +83,7 @@ class Backup:
         await self._abort_left_overs(coordinator, "a dump was killed")
         sides = [side for name in SIDES if (side := await self._side(coordinator, name, versions[name])) is not None]
         for side in sides:
-            coordinator.report(**side.facts())
+            side.report(coordinator)
             if not side.missing:
                 await self._conclude(coordinator, side)
 
@@ -131,7 +137,7 @@ class Backup:
 
             def on_progress(size: int) -> None:
                 side.under_way[database] = (size, dump.documents_so_far())
-                coordinator.report(**side.facts())
+                side.report(coordinator)
 
             counted = _Counted(dump, on_progress)
             async with aclosing(counted.chunks()) as chunks:
@@ -160,7 +166,7 @@ class Backup:
         side.archives[archive.database] = archive
         side.missing.remove(archive.database)
         side.under_way.pop(archive.database, None)
-        coordinator.report(**side.facts())
+        side.report(coordinator)
         if not side.missing:
             await self._conclude(coordinator, side)
 

@@ -10,6 +10,7 @@ import pytest
 from typing_extensions import override
 
 from d5agent.core.operation import ClusterTime
+from d5agent.core.service_progress import BackupProgress, SideProgress
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.ports import ToolVersion
 from tests.fakes.machine import FakeDumpTool, shop_tool
@@ -68,20 +69,14 @@ async def test_the_journal_says_what_is_not_in_a_backup() -> None:
 async def test_the_facts_say_how_far_each_side_is() -> None:
     store = RecordingStore()
     stage = Stage(store=store)
-    seen: list[dict[str, Any]] = []
-    store.on_put = lambda: seen.append(dict(stage.coordinator.facts))
+    seen: list[BackupProgress] = []
+    store.on_put = lambda: seen.append(stage.coordinator.progress.backup)
     await stage.backup(shop_tool(), shop_tool()).run(stage.coordinator)
-    counts = dict.fromkeys(["target_databases", "target_databases_stored"], 2)
-    assert stage.coordinator.facts == {
-        **counts,
-        **{name.replace("target", "source"): count for name, count in counts.items()},
-        "target_documents": 7,
-        "target_bytes": 11,
-        "source_documents": 7,
-        "source_bytes": 11,
-    }
-    assert seen[0]["target_databases_stored"] == 0
-    assert seen[0]["target_bytes"] > 0, "what is under way counts"
+    side = SideProgress(databases=2, databases_stored=2, documents=7, bytes=11)
+    assert stage.coordinator.progress.backup == BackupProgress(target=side, source=side)
+    assert seen[0].target is not None
+    assert seen[0].target.databases_stored == 0
+    assert seen[0].target.bytes > 0, "what is under way counts"
 
 
 async def test_a_manifest_comes_after_all_that_it_names() -> None:

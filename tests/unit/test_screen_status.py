@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from d5agent.core.service_progress import AgentProgress
+from d5agent.core.service_progress import AgentProgress, BackupProgress, SideProgress
 from d5agent.core.services import PhaseState, Service, ServiceState, Status
 from d5agent.core.status import status_of
 from d5agent.screen import duration, redrawn, size_of
@@ -40,17 +40,14 @@ def shown(**facts: object) -> str:
 
 def test_a_backup_on_its_way() -> None:
     state = PhaseState(run_id="run").with_service(Service.BACKUP, ServiceState(status=Status.RUNNING, since=SINCE))
-    target = {
-        "target_databases": 3,
-        "target_databases_stored": 1,
-        "target_documents": 12_150,
-        "target_bytes": 3 * 1024**2,
-    }
-    source = {"source_databases": 2, "source_databases_stored": 0, "source_documents": 0, "source_bytes": 0}
+    target = SideProgress(databases=3, databases_stored=1, documents=12_150, bytes=3 * 1024**2)
+    source = SideProgress(databases=2, databases_stored=0, documents=0, bytes=0)
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
         console.print(
-            status_table(status_of(state, AgentProgress(facts={Service.BACKUP: {**target, **source}}), is_up=True))
+            status_table(
+                status_of(state, AgentProgress(backup=BackupProgress(target=target, source=source)), is_up=True)
+            )
         )
     assert (
         "backup target 1 of 3 databases stored, 12,150 documents, 3.0 MiB; "
