@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from d5agent.core.service_progress import AgentProgress
     from d5agent.core.services import PhaseState, Service
@@ -47,15 +47,6 @@ class Coordinator(Protocol):
         """What all services have reported so far. A service replaces its own attribute, and only reads the others."""
         ...
 
-    @property
-    def facts(self) -> Mapping[str, object]:
-        """What the service has reported so far."""
-        ...
-
-    def facts_of(self, service: Service) -> Mapping[str, object]:
-        """Return what another service has reported so far."""
-        ...
-
     async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
         """Change the phase state and save it."""
         ...
@@ -76,8 +67,8 @@ class Coordinator(Protocol):
         """End another service, drained; returns when it has ended. It counts as done."""
         ...
 
-    def report(self, **facts: object) -> None:
-        """Say how far the service is: the facts stand in `status`."""
+    def begin_step(self, step: str) -> None:
+        """Say what the service begins, in words that `status` shows."""
         ...
 
 

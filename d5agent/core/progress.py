@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from d5agent.core.service_progress import ReplayProgress
 
 if TYPE_CHECKING:
     from d5agent.core.log import Total
@@ -61,7 +63,7 @@ class BusyLanes:
 
 
 @dataclass(slots=True)
-class Progress:
+class ReplayCounts:
     """Counts of one restore. What it knows of the whole grows with the log: a live restore is never told its end."""
 
     operations_total: int = 0
@@ -101,19 +103,21 @@ class Progress:
         """How much of what is known is applied, from 0 to 1."""
         return min(1.0, self.operations / self.operations_total) if self.operations_total else 0.0
 
-    def facts(self, now: float) -> dict[str, Any]:
-        """Return what `status` shows; `eta_seconds` is None while nobody can know."""
+    def at(self, now: float, *, lanes: float | None, lanes_allowed: int) -> ReplayProgress:
+        """Return how things stand; `lanes` are busy on average, None: too little was seen."""
         rate = self._rate.per_second(now)
         left = self.operations_total - self.operations
-        return {
-            "operations_total": self.operations_total,
-            "operations_applied": self.operations,
-            "documents_written": self.documents,
-            "bytes_total": self.bytes_total,
-            "bytes_applied": self.bytes,
-            "operations_per_second": None if rate is None else round(rate, 1),
-            "eta_seconds": round(left / rate, 1) if rate else None if left else 0.0,
-        }
+        return ReplayProgress(
+            operations_total=self.operations_total,
+            operations_applied=self.operations,
+            documents_written=self.documents,
+            bytes_total=self.bytes_total,
+            bytes_applied=self.bytes,
+            operations_per_second=None if rate is None else round(rate, 1),
+            eta_seconds=round(left / rate, 1) if rate else None if left else 0.0,
+            lanes=None if lanes is None else round(lanes, 1),
+            lanes_allowed=lanes_allowed,
+        )
 
     def is_line_due(self, now: float) -> bool:
         """Whether the journal is to have a line: after half a minute, and at each tenth. It has it then."""

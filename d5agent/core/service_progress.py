@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from d5agent.core.services import Service
 
 if TYPE_CHECKING:
+    from d5agent.core.hold import Block
     from d5agent.core.horizon import Basis
+    from d5agent.core.log import Total
     from d5agent.core.operation import ClusterTime
 
 
@@ -61,26 +63,106 @@ class BackupProgress:
     source: SideProgress | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayProgress:
+    """How far the replay is in what is known of the log; None: nobody can know yet."""
+
+    operations_total: int
+    operations_applied: int
+    documents_written: int
+    bytes_total: int
+    bytes_applied: int
+    operations_per_second: float | None
+    eta_seconds: float | None
+    lanes: float | None
+    lanes_allowed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonProgress:
+    """How far a comparison of documents is; `compared_total` None: nobody knows."""
+
+    compared: int
+    compared_total: int | None
+    different: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideProgress:
+    """How far the comparison of what the log does not touch is, and what differs there."""
+
+    is_complete: bool
+    collections: int
+    collections_compared: int
+    compared: int
+    missing: int
+    different: int
+    extra: int
+    unchecked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreProgress:
+    """How far restore is; None: it has not come to that. `log`: what the log held when it was checked.
+
+    `can_cutover`: whether a cutover takes seconds from now on; a drained restore does not say. `refused`: lines on the
+    first of `refused_documents`. `pages` of `pages_total` of accepted late operations are written.
+    """
+
+    target_write_block: Block | None = None
+    log: Total | None = None
+    replay: ReplayProgress | None = None
+    lag_seconds: float | None = None
+    in_doubt: int | None = None
+    comparison: ComparisonProgress | None = None
+    can_cutover: bool | None = None
+    generation: int | None = None
+    carried: int | None = None
+    refused_documents: int | None = None
+    refused: tuple[str, ...] = ()
+    pages: int | None = None
+    pages_total: int | None = None
+    outside: OutsideProgress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanProgress:
+    """How far clean is; None: it has not come to that."""
+
+    archived: int | None = None
+    deleted: int | None = None
+    outside: OutsideProgress | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class AgentProgress:
     """What all services of an agent have reported; None: nothing yet, since the service was started last.
 
     A service replaces its own attribute and no other. `horizon` belongs to the watch over the horizon, which goes on
-    while replication stands still.
+    while replication stands still. `steps`: what a service has begun, in words.
     """
 
     capture: CaptureProgress | None = None
     horizon: HorizonProgress | None = None
     backup: BackupProgress = field(default_factory=BackupProgress)
-    facts: dict[Service, dict[str, object]] = field(default_factory=dict)
+    restore: RestoreProgress = field(default_factory=RestoreProgress)
+    verify: ComparisonProgress | None = None
+    clean: CleanProgress = field(default_factory=CleanProgress)
+    steps: dict[Service, str] = field(default_factory=dict)
 
     def begin(self, service: Service) -> None:
         """Forget what a service has reported: it starts."""
-        self.facts[service] = {}
+        self.steps.pop(service, None)
         if service is Service.REPLICATION:
             self.capture = None
         elif service is Service.BACKUP:
             self.backup = BackupProgress()
+        elif service is Service.RESTORE:
+            self.restore = RestoreProgress()
+        elif service is Service.VERIFY:
+            self.verify = None
+        elif service is Service.CLEAN:
+            self.clean = CleanProgress()
 
     def has_left_unread(self, service: Service) -> bool:
         """Whether a service has ended before it had read all that it could."""

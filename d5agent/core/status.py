@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.service_progress import ComparisonProgress
 from d5agent.core.services import Service
 
 if TYPE_CHECKING:
-    from d5agent.core.service_progress import AgentProgress, CaptureProgress, HorizonProgress, SideProgress
+    from d5agent.core.service_progress import (
+        AgentProgress,
+        CaptureProgress,
+        HorizonProgress,
+        OutsideProgress,
+        ReplayProgress,
+        RestoreProgress,
+        SideProgress,
+    )
     from d5agent.core.services import PhaseState
 
 _CAPTURE: Final = ("operations", "bytes", "segments", "last_cluster_time", "queue_bytes")
@@ -19,6 +28,7 @@ _HORIZON: Final = (
     "catch_up_rate",
     "caught_up_in_seconds",
 )
+_COMPARISON: Final = ("compared", "compared_total", "different")
 _RESTORE: Final = (
     "operations_total",
     "operations_applied",
@@ -50,8 +60,7 @@ def status_of(state: PhaseState, progress: AgentProgress, *, is_up: bool, mode: 
         }
         for service, row in state.services.items()
     }
-    compared = {**reported[Service.RESTORE], **reported[Service.VERIFY]}
-    verified = state.verified
+    outside = progress.clean.outside or progress.restore.outside
     return {
         "daemon": "up" if is_up else "down",
         "phase": str(state.phase),
@@ -65,22 +74,43 @@ def status_of(state: PhaseState, progress: AgentProgress, *, is_up: bool, mode: 
             "mode": mode or state.mode or None,
         },
         "fence": None if state.fence is None else {"sequence": state.fence.sequence, "at": state.fence.at},
-        "verify": {
-            "compared": compared.get("compared", verified.compared if verified else None),
-            "compared_total": compared.get("compared_total"),
-            "different": compared.get("different", 0 if verified else None),
-        },
-        "outside": reported[Service.CLEAN].get("outside") or reported[Service.RESTORE].get("outside"),
+        "verify": _verify(state, progress),
+        "outside": None if outside is None else _outside(outside),
     }
 
 
 def _reported(service: Service, progress: AgentProgress) -> dict[str, Any]:
-    """Return what a service has reported, as it stands beside its state."""
+    """Return what a service has reported, as its row shows it."""
+    step = progress.steps.get(service)
+    return ({} if step is None else {"step": step}) | _reported_beside_step(service, progress)
+
+
+def _reported_beside_step(service: Service, progress: AgentProgress) -> dict[str, Any]:
     if service is Service.REPLICATION:
         return _capture(progress.capture) | horizon_to_json(progress.horizon)
     if service is Service.BACKUP:
         return _side("target", progress.backup.target) | _side("source", progress.backup.source)
-    return dict(progress.facts.get(service, {}))
+    if service is Service.RESTORE:
+        return _restore(progress.restore)
+    if service is Service.VERIFY:
+        return _comparison(progress.verify)
+    if service is Service.CLEAN:
+        return _known({"archived": progress.clean.archived, "deleted": progress.clean.deleted}) | _beside(
+            progress.clean.outside
+        )
+    return {}
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _verify(state: PhaseState, progress: AgentProgress) -> dict[str, Any]:
+    """Return the last comparison; without one, that of the proof."""
+    comparison, verified = progress.verify or progress.restore.comparison, state.verified
+    if comparison is None and verified is not None:
+        comparison = ComparisonProgress(compared=verified.compared, compared_total=None, different=0)
+    return dict.fromkeys(_COMPARISON) | _comparison(comparison)
 
 
 def _capture(progress: CaptureProgress | None) -> dict[str, Any]:
@@ -106,6 +136,68 @@ def _side(name: str, progress: SideProgress | None) -> dict[str, Any]:
         f"{name}_databases_stored": progress.databases_stored,
         f"{name}_documents": progress.documents,
         f"{name}_bytes": progress.bytes,
+    }
+
+
+def _restore(progress: RestoreProgress) -> dict[str, Any]:
+    log, block = progress.log, progress.target_write_block
+    values = {
+        "target_write_block": None if block is None else str(block),
+        "operations_total": None if log is None else log.operations,
+        "bytes_total": None if log is None else log.bytes,
+        "lag_seconds": progress.lag_seconds,
+        "in_doubt": progress.in_doubt,
+        "can_cutover": progress.can_cutover,
+        "generation": progress.generation,
+        "carried": progress.carried,
+        "refused_documents": progress.refused_documents,
+        "refused": None if progress.refused_documents is None else list(progress.refused),
+        "pages": progress.pages,
+        "pages_total": progress.pages_total,
+    }
+    replay = {} if progress.replay is None else replay_to_json(progress.replay)
+    return _known(values) | replay | _comparison(progress.comparison) | _beside(progress.outside)
+
+
+def replay_to_json(progress: ReplayProgress) -> dict[str, Any]:
+    """Return how far the replay is as `status` and the journal show it."""
+    return {
+        "operations_total": progress.operations_total,
+        "operations_applied": progress.operations_applied,
+        "documents_written": progress.documents_written,
+        "bytes_total": progress.bytes_total,
+        "bytes_applied": progress.bytes_applied,
+        "operations_per_second": progress.operations_per_second,
+        "eta_seconds": progress.eta_seconds,
+        "lanes": progress.lanes,
+        "lanes_allowed": progress.lanes_allowed,
+    }
+
+
+def _comparison(progress: ComparisonProgress | None) -> dict[str, Any]:
+    if progress is None:
+        return {}
+    return {
+        "compared": progress.compared,
+        "compared_total": progress.compared_total,
+        "different": progress.different,
+    }
+
+
+def _beside(outside: OutsideProgress | None) -> dict[str, Any]:
+    return {} if outside is None else {"outside": _outside(outside)}
+
+
+def _outside(progress: OutsideProgress) -> dict[str, Any]:
+    return {
+        "is_complete": progress.is_complete,
+        "collections": progress.collections,
+        "collections_compared": progress.collections_compared,
+        "compared": progress.compared,
+        "missing": progress.missing,
+        "different": progress.different,
+        "extra": progress.extra,
+        "unchecked": progress.unchecked,
     }
 
 

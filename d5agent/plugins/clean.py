@@ -140,7 +140,7 @@ class Clean:
         """
         if self.open_outside is None:
             return await self._read_to_the_end(coordinator)
-        coordinator.report(step="comparing what the log does not touch")
+        coordinator.begin_step("comparing what the log does not touch")
         async with self.open_outside() as outside:
             await outside.finish(coordinator)
             link = await self._read_to_the_end(coordinator)
@@ -187,7 +187,7 @@ class Clean:
         try:
             async for newer in LogReader(store=self.store).links(after=link):
                 link = newer
-            coordinator.report(step="reading up to a last marker")
+            coordinator.begin_step("reading up to a last marker")
             unread = await operations_to_marker(
                 self.source,
                 link.commit.position,
@@ -275,7 +275,8 @@ class Clean:
             archived += count
             clearing.archived = sequence
             await self.states.save(CLEARING, clearing.to_json(), mirrors=False)
-            coordinator.report(step="archiving", archived=archived)
+            coordinator.begin_step("archiving")
+            coordinator.progress.clean = replace(coordinator.progress.clean, archived=archived)
 
         clearing.archive = archive_prefix(clearing.run_id)
         archive = LogArchive(store=self.store, run_id=clearing.run_id, keep_days=self.keep_log_days)
@@ -294,7 +295,8 @@ class Clean:
             await self.store.delete(keys)
             clearing.deleted += len(keys)
             await self.states.save(CLEARING, clearing.to_json())  # mirrored: another host may write the report
-            coordinator.report(step="deleting", deleted=clearing.deleted)
+            coordinator.begin_step("deleting")
+            coordinator.progress.clean = replace(coordinator.progress.clean, deleted=clearing.deleted)
         coordinator.journal.info("log_deleted", objects=clearing.deleted)
 
     async def _some_keys(self) -> list[str]:
@@ -319,7 +321,7 @@ class Clean:
         report = final_report(coordinator.state, clearing, keep_log_days=self.keep_log_days, now=now)
         report["outside"] = stored_summary(await self.store.get(outside_key(clearing.run_id)))
         await self.store.put_once(key, encode_report(report))
-        coordinator.report(step="done")
+        coordinator.begin_step("done")
         coordinator.journal.info("final_report_stored", key=self.url_of(key))
 
     def _now(self) -> str:

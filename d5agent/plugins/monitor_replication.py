@@ -54,12 +54,11 @@ class MonitorReplication:
         try:
             # Refused before the application is made read-only.
             await write_marker(self.source, "probe", again=self._again)
-            while not (facts := coordinator.facts_of(Service.RESTORE)).get("can_cutover"):
+            while not (restore := coordinator.progress.restore).can_cutover:
                 self._check_restore(coordinator)
-                refused = facts.get("refused")
                 await coordinator.wait(
-                    held_up_by([str(line) for line in refused])
-                    if isinstance(refused, list) and refused
+                    held_up_by(restore.refused)
+                    if restore.refused
                     else "restore to catch up; then the application is made read-only"
                 )
             await coordinator.go_on()

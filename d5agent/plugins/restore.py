@@ -14,6 +14,7 @@ from d5agent.core.naming import id_to_text
 from d5agent.core.operation import ClusterTime
 from d5agent.core.outside import OFF
 from d5agent.core.pace import Pace
+from d5agent.core.service_progress import ComparisonProgress
 from d5agent.core.services import ACTIVE, Service, Verified
 from d5agent.core.specification import with_ttl_held
 from d5agent.errors import CorruptDataError, OperatorError
@@ -30,7 +31,7 @@ from d5agent.steps.log_reader import LogReader, link_of, no_log
 from d5agent.steps.overwritten import OverwrittenKeeper
 from d5agent.steps.parallel import beside
 from d5agent.steps.probes import require_place
-from d5agent.steps.progress import RestoreProgress
+from d5agent.steps.progress import ReplayReporter
 from d5agent.steps.rates import keep_rate
 from d5agent.steps.replayer import Replayer
 from d5agent.steps.reports import store_report
@@ -155,13 +156,13 @@ class Restore:
         report = await self._bring_to_the_end(coordinator, replayer, progress, generations)
         report.operations = checkpoint.operations
         report.specifications = _told_of(keeper, self._specifications_key)
-        coordinator.report(compared=report.compared, compared_total=report.compared, different=report.different)
+        _report_comparison(coordinator, report, total=report.compared)
         first = await anext(reader.links())
         evidence = Evidence(source=both.source, target=both.target, first=first, comparison=generations.comparison)
         await self._conclude(coordinator, self._proof(checkpoint, report), report, evidence)
 
     async def _bring_to_the_end(
-        self, coordinator: Coordinator, replayer: Replayer, progress: RestoreProgress, generations: Generations
+        self, coordinator: Coordinator, replayer: Replayer, progress: ReplayReporter, generations: Generations
     ) -> VerifyReport:
         """Replay, settle and compare until no operation came in meanwhile; return the comparison's report."""
         checkpoint = replayer.checkpoint
@@ -170,7 +171,7 @@ class Restore:
             await self._settle(coordinator, replayer)
             await self._create_empty_collections(coordinator)
             await self._build_lost_indexes(replayer.keeper)
-            coordinator.report(step="verifying")
+            coordinator.begin_step("verifying")
             report = await generations.conclude(checkpoint.doubts.whole, applied=checkpoint.sequence)
             if not await self._has_more(coordinator, report):
                 return report
@@ -259,7 +260,7 @@ class Restore:
             self.store, self.specifications, run_id=run_id, server=target, at=at
         )
         held = await self.hold.take(run_id, coordinator.journal, guard=self.guard)
-        coordinator.report(target_write_block=str(held.block))
+        coordinator.progress.restore = replace(coordinator.progress.restore, target_write_block=held.block)
         await self._keep_overwritten(coordinator, held, checkpoint, target)
         if not self.keeps_indexes:
             return None
@@ -292,7 +293,7 @@ class Restore:
 
     async def _check_log(self, coordinator: Coordinator, reader: LogReader) -> tuple[Link, Collated]:
         """Refuse a broken log, and one that the target's collations forbid to apply, before anything is written."""
-        coordinator.report(step="checking the log")
+        coordinator.begin_step("checking the log")
         collated = Collated(dict(await self.servers.target.collations()))
 
         def look(operation: Operation) -> None:
@@ -313,7 +314,7 @@ class Restore:
                 fence=fence.sequence,
             )
         total = summary.last.commit.total
-        coordinator.report(operations_total=total.operations, bytes_total=total.bytes)
+        coordinator.progress.restore = replace(coordinator.progress.restore, log=total)
         coordinator.journal.info(
             "log_checked",
             sequence=summary.last.commit.sequence,
@@ -326,9 +327,9 @@ class Restore:
 
     def _replayer(
         self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint
-    ) -> tuple[Replayer, RestoreProgress]:
+    ) -> tuple[Replayer, ReplayReporter]:
         pace = Pace(lanes=self.lanes)
-        progress = RestoreProgress(coordinator=coordinator, clock=self.clock, checkpoint=checkpoint, pace=pace)
+        progress = ReplayReporter(coordinator=coordinator, clock=self.clock, checkpoint=checkpoint, pace=pace)
         replayer = Replayer(
             reader=reader,
             target=self.target,
@@ -350,8 +351,7 @@ class Restore:
     async def _generations(self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint) -> Generations:
         def on_progress(report: VerifyReport) -> None:
             # What was written is about what is touched; a live restore compares some of it more than once.
-            total = max(report.compared, checkpoint.written)
-            coordinator.report(compared=report.compared, compared_total=total, different=report.different)
+            _report_comparison(coordinator, report, total=max(report.compared, checkpoint.written))
 
         generations = Generations(
             reader=reader,
@@ -370,7 +370,7 @@ class Restore:
         return generations
 
     async def _follow(
-        self, coordinator: Coordinator, replayer: Replayer, progress: RestoreProgress, generations: Generations
+        self, coordinator: Coordinator, replayer: Replayer, progress: ReplayReporter, generations: Generations
     ) -> None:
         """Replay and compare what comes, until the fence is drawn."""
         while coordinator.state.fence is None:
@@ -383,7 +383,7 @@ class Restore:
                 refused += replayer.keeper.obstacles()
             self._report_refused(coordinator, refused)
             if self._applied is not None:
-                coordinator.report(step="comparing")
+                coordinator.begin_step("comparing")
                 await generations.compare(self._applied, replayer.checkpoint.doubts.whole)
                 self._note_replayed()
             self._report_turn(coordinator, generations, turn_seconds=self.clock.monotonic() - began)
@@ -400,17 +400,20 @@ class Restore:
                 hint="mend the cause on MongoDB; each is tried again within seconds",
             )
         self._refused = lines
-        coordinator.report(refused_documents=len(refused), refused=lines)
+        progress = coordinator.progress
+        progress.restore = replace(progress.restore, refused_documents=len(refused), refused=tuple(lines))
 
     def _report_turn(self, coordinator: Coordinator, generations: Generations, *, turn_seconds: float) -> None:
         lag = self._report_lag(coordinator)
         ready = not self._refused and is_ready(
             turn_seconds=turn_seconds, carried=generations.carried, carries_whole=generations.carries_whole, lag=lag
         )
-        if ready and not coordinator.facts.get("can_cutover"):
+        before = coordinator.progress.restore
+        if ready and not before.can_cutover:
             coordinator.journal.info("restore_caught_up", next="d5agent cutover")
-        coordinator.report(
-            step="following", can_cutover=ready, generation=generations.number, carried=generations.carried
+        coordinator.begin_step("following")
+        coordinator.progress.restore = replace(
+            before, can_cutover=ready, generation=generations.number, carried=generations.carried
         )
 
     async def _rest(self, coordinator: Coordinator) -> None:
@@ -432,12 +435,12 @@ class Restore:
             None if capture is None else capture.last_cluster_time,
             None if horizon is None else horizon.lag_seconds,
         )
-        coordinator.report(lag_seconds=lag)
+        coordinator.progress.restore = replace(coordinator.progress.restore, lag_seconds=lag)
         return lag
 
-    async def _replay(self, coordinator: Coordinator, replayer: Replayer, progress: RestoreProgress) -> None:
+    async def _replay(self, coordinator: Coordinator, replayer: Replayer, progress: ReplayReporter) -> None:
         began, before, written = self.clock.monotonic(), replayer.checkpoint.operations, replayer.checkpoint.written
-        coordinator.report(step="replaying")
+        coordinator.begin_step("replaying")
         async with beside(progress.keep_telling()):
             await replayer.apply_log(progress.watched(self._links(coordinator, replayer.reader)))
         await keep_rate(
@@ -471,16 +474,18 @@ class Restore:
         has_waited = False
         while coordinator.state.is_paused:
             has_waited = True
-            coordinator.report(can_cutover=False)
+            coordinator.progress.restore = replace(coordinator.progress.restore, can_cutover=False)
             await coordinator.wait("d5agent resume restore: an operator has paused it")
         if has_waited:
             await coordinator.go_on()
 
     async def _settle(self, coordinator: Coordinator, replayer: Replayer) -> None:
         """Ask the source for what the log could not tell: it is the truth now that nobody writes."""
-        coordinator.report(step="settling doubts", in_doubt=len(replayer.checkpoint.doubts))
+        coordinator.begin_step("settling doubts")
+        doubts = len(replayer.checkpoint.doubts)
+        coordinator.progress.restore = replace(coordinator.progress.restore, in_doubt=doubts)
         await self._letters(coordinator).bury(await replayer.settle())
-        coordinator.report(in_doubt=0)
+        coordinator.progress.restore = replace(coordinator.progress.restore, in_doubt=0)
         self._note_replayed()
 
     def _note_replayed(self) -> None:
@@ -567,6 +572,11 @@ class Restore:
             outside=outside["state"],
         )
         await self.hold.give_back(coordinator.journal, guard=self.guard)
+
+
+def _report_comparison(coordinator: Coordinator, report: VerifyReport, *, total: int) -> None:
+    comparison = ComparisonProgress(compared=report.compared, compared_total=total, different=report.different)
+    coordinator.progress.restore = replace(coordinator.progress.restore, comparison=comparison)
 
 
 def _line_of(failure: Failure) -> str:

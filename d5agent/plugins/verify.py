@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from d5agent.core.certificate import reports_folder
 from d5agent.core.report import VerifyReport
+from d5agent.core.service_progress import ComparisonProgress
 from d5agent.errors import OperatorError
 from d5agent.steps.checkpoint import load_checkpoint
 from d5agent.steps.log_reader import LogReader, no_log
@@ -39,7 +40,9 @@ class Verify:
 
         def on_progress(report: VerifyReport) -> None:
             total = None if report.expected is None else max(report.expected, report.compared)
-            coordinator.report(compared=report.compared, compared_total=total, different=report.different)
+            coordinator.progress.verify = ComparisonProgress(
+                compared=report.compared, compared_total=total, different=report.different
+            )
 
         report, key = await self.compare(coordinator.state.run_id, is_full=False, on_progress=on_progress)
         on_progress(report)

@@ -147,7 +147,7 @@ class _Session:
         require_word(
             is_made=self._daemon.refuses_writes,
             is_confirmed=request.get("confirmed") is True,
-            can_cutover=bool(self._daemon.progress.facts.get(Service.RESTORE, {}).get("can_cutover")),
+            can_cutover=self._daemon.progress.restore.can_cutover is True,
         )
 
     async def _started(

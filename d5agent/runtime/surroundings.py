@@ -8,7 +8,7 @@ from d5agent.core.services import Service, Status
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from d5agent.core.service_progress import AgentProgress
     from d5agent.core.services import PhaseState
@@ -35,18 +35,9 @@ class Surroundings:
         """What all services have reported."""
         return self._daemon.progress
 
-    @property
-    def facts(self) -> Mapping[str, object]:
-        """What the service has reported."""
-        return self._daemon.progress.facts[self._service]
-
     async def update(self, change: Callable[[PhaseState], PhaseState]) -> None:
         """Change the phase state and save it."""
         await self._daemon.update(change)
-
-    def facts_of(self, service: Service) -> Mapping[str, object]:
-        """Return what another service has reported."""
-        return self._daemon.progress.facts.get(service, {})
 
     async def wait(self, reason: str) -> None:
         """Say what the service waits for, and wait a moment."""
@@ -65,6 +56,6 @@ class Surroundings:
         """End another service, drained."""
         await self._daemon.stop_as_done(service)
 
-    def report(self, **facts: object) -> None:
-        """Say how far the service is."""
-        self._daemon.progress.facts[self._service].update(facts)
+    def begin_step(self, step: str) -> None:
+        """Say what the service begins."""
+        self._daemon.progress.steps[self._service] = step

@@ -51,19 +51,19 @@ class TimelineWatch:
         state, at = self.daemon.state, self.daemon.clock.now().timestamp()
         self.timeline.begin(state.run_id)
         active = {service for service, row in state.services.items() if row.status in ACTIVE}
-        facts = {service: self.daemon.progress.facts.get(service, {}) for service in active}
-        has_fence = state.fence is not None
-        self.timeline.see(at, [activity(str(s), facts[s].get("step"), has_fence=has_fence) for s in sorted(active)])
+        progress, has_fence = self.daemon.progress, state.fence is not None
+        steps = progress.steps
+        self.timeline.see(at, [activity(str(s), steps.get(s), has_fence=has_fence) for s in sorted(active)])
         # What began and ended between two looks is seen as well, as a moment.
         ended = {service for service, row in state.services.items() if row.status is Status.DONE} - {Service.RESTORE}
         self.timeline.see(at, sorted({str(service) for service in ended} - {span.what for span in self.timeline.spans}))
-        restore = facts.get(Service.RESTORE, {})
-        capture, horizon = self.daemon.progress.capture, self.daemon.progress.horizon
+        capture, horizon = progress.capture, progress.horizon
         if Service.REPLICATION in active and horizon is not None:
             self.timeline.capture.add(at, horizon.lag_seconds, 0.0 if capture is None else float(capture.operations))
+        replay, comparison = progress.restore.replay, progress.restore.comparison
         if Service.RESTORE in active:
-            applied, compared = restore.get("operations_applied"), restore.get("compared")
-            self.timeline.restore.add(at, _number(applied), _number(compared))
+            applied = 0.0 if replay is None else float(replay.operations_applied)
+            self.timeline.restore.add(at, applied, 0.0 if comparison is None else float(comparison.compared))
 
     async def _load(self) -> None:
         try:
@@ -82,7 +82,3 @@ class TimelineWatch:
             await self.daemon.states.save(TIMELINE, self.timeline.to_json(), mirrors=mirrors)
         except AgentError:
             return  # the services that write to the same disk and store say so, and it is saved again in a moment
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -97,7 +97,7 @@ class LateReporter:
             coordinator.journal.info("expired_after_certificate", operations=late.operations, namespaces=dict(expired))
             await self._settle(coordinator, late)
             return
-        coordinator.report(step="reading late operations")
+        coordinator.begin_step("reading late operations")
         at = self.clock.now().isoformat(timespec="milliseconds").replace(":", "")
         run_id = coordinator.state.run_id
         folder = f"{late_folder(run_id)}{late.last.commit.sequence:012d}-{at}/"

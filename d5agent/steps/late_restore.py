@@ -71,7 +71,7 @@ class LateRestore:
     async def _carry_out(self, coordinator: Coordinator, word: LateWord) -> None:
         report = json.loads(await get_hashed(self._store, word.shown.report, word.shown.digest))
         reasons = await self._write(coordinator, word, report["pages"])
-        coordinator.report(step="verifying late operations")
+        coordinator.begin_step("verifying late operations")
         result = await self._verify(report["pages"], reasons)
         ended_at = self.reporter.clock.now().isoformat(timespec="milliseconds")
         key = word.shown.report.replace("report.json", "result.json")
@@ -115,7 +115,9 @@ class LateRestore:
             for documents in _portions(await read_page(self._store, page)):
                 reasons |= await self._write_some(documents)
             await self.states.save(LATE, {"version": _VERSION, "report": word.shown.digest, "pages": number})
-            coordinator.report(step="writing accepted late operations", pages=number, pages_total=len(pages))
+            coordinator.begin_step("writing accepted late operations")
+            progress = coordinator.progress
+            progress.restore = replace(progress.restore, pages=number, pages_total=len(pages))
         return reasons
 
     async def _written_pages(self, word: LateWord) -> int:

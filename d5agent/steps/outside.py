@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
+from d5agent.core.compare import DifferenceKind
 from d5agent.core.outside import MOST_BYTES, Differences, OutsideReport, cost_of, decode_outside, outside_key
 from d5agent.core.replay import Doubts
 from d5agent.core.report import VerifyReport
 from d5agent.core.segment import touches_of
+from d5agent.core.service_progress import OutsideProgress
 from d5agent.errors import AgentError, LogHeldError, OperatorError, TransientError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.paced_reader import PacedReader
@@ -293,16 +295,21 @@ class Outside:
                 raise
 
     def _tell(self, report: OutsideReport, under_way: int = 0) -> None:
-        self._coordinator.report(
-            outside={
-                "is_complete": bool(report.ended_at),
-                "collections": report.total,
-                "collections_compared": len(report.collections),
-                "compared": report.compared + under_way,
-                **report.counts(),
-                "unchecked": len(report.suspects),
-            }
+        counts, progress = report.counts(), self._coordinator.progress
+        found = OutsideProgress(
+            is_complete=bool(report.ended_at),
+            collections=report.total,
+            collections_compared=len(report.collections),
+            compared=report.compared + under_way,
+            missing=counts[DifferenceKind.MISSING],
+            different=counts[DifferenceKind.DIFFERENT],
+            extra=counts[DifferenceKind.EXTRA],
+            unchecked=len(report.suspects),
         )
+        if self._is_alone:  # which clean finishes
+            progress.clean = replace(progress.clean, outside=found)
+        else:
+            progress.restore = replace(progress.restore, outside=found)
 
     def _tell_interrupted(self, error: AgentError) -> None:
         self._coordinator.journal.warning("outside_comparison_interrupted", error=str(error), hint=error.hint)

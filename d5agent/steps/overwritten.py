@@ -107,7 +107,7 @@ class OverwrittenKeeper:
         look = await self._due(held, has_begun=has_begun)
         is_new = look is not None
         if look is not None:
-            coordinator.report(step="keeping what no dump holds")
+            coordinator.begin_step("keeping what no dump holds")
             await self._look(look)
             self._known.looks.append(look)
             self._tell(coordinator.journal, look)

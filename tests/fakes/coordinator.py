@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from d5agent.core import phase
 from d5agent.core.service_progress import AgentProgress
@@ -25,7 +25,7 @@ class FakeCoordinator:
     """Keeps what a service says and asks for; the phase table decides on requests, as in the daemon.
 
     `reasons` are what was waited for, without repetitions, and nothing where it went on. `on_wait` is called at each
-    wait, with its reason; `on_stop` ends the service that is to stop. `others`: what other services have reported.
+    wait, with its reason; `on_stop` ends the service that is to stop. `step`: what was begun last.
     """
 
     clock: Clock
@@ -33,8 +33,7 @@ class FakeCoordinator:
     journal: FakeJournal = field(default_factory=FakeJournal)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     progress: AgentProgress = field(default_factory=AgentProgress)
-    facts: dict[str, Any] = field(default_factory=dict)
-    others: dict[Service, dict[str, Any]] = field(default_factory=dict)
+    step: str = ""
     started: list[Service] = field(default_factory=list)
     stopped: list[Service] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -50,9 +49,6 @@ class FakeCoordinator:
         self.on_wait(reason)
         await self.clock.sleep(_MOMENT)
 
-    def facts_of(self, service: Service) -> dict[str, Any]:
-        return self.others.get(service, {})
-
     async def go_on(self) -> None:
         self.reasons.append("")
 
@@ -66,8 +62,8 @@ class FakeCoordinator:
             await self.on_stop()
         self.set_status(service, Status.DONE)
 
-    def report(self, **facts: object) -> None:
-        self.facts.update(facts)
+    def begin_step(self, step: str) -> None:
+        self.step = step
 
     def set_status(self, service: Service, status: Status) -> None:
         """Give a service a row of that status."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from d5agent.core.operation import ClusterTime
-from d5agent.core.service_progress import AgentProgress, CaptureProgress, HorizonProgress
+from d5agent.core.service_progress import AgentProgress, CaptureProgress, HorizonProgress, ReplayProgress
 
 
 def a_capture(**changed: Any) -> CaptureProgress:  # noqa: ANN401 -- its fields
@@ -41,3 +41,30 @@ def captured(progress: AgentProgress) -> CaptureProgress:
     """Return what replication has reported."""
     assert progress.capture is not None
     return progress.capture
+
+
+def a_replay(**changed: Any) -> ReplayProgress:  # noqa: ANN401 -- its fields
+    """Return what restore reports when its replay begins."""
+    beginning = ReplayProgress(
+        operations_total=0,
+        operations_applied=0,
+        documents_written=0,
+        bytes_total=0,
+        bytes_applied=0,
+        operations_per_second=None,
+        eta_seconds=None,
+        lanes=None,
+        lanes_allowed=1,
+    )
+    return replace(beginning, **changed)
+
+
+def replayed(progress: AgentProgress) -> ReplayProgress:
+    """Return how far restore has reported its replay to be."""
+    assert progress.restore.replay is not None
+    return progress.restore.replay
+
+
+def forget_readiness(progress: AgentProgress) -> None:
+    """Forget whether a cutover can begin, until restore reports it again."""
+    progress.restore = replace(progress.restore, can_cutover=None)

@@ -88,7 +88,7 @@ async def restore_is_at_work(world: World, daemon: Daemon) -> bool:
     """Start a live restore, and wait until it follows."""
     if daemon.state.status(Service.RESTORE) is None:
         await daemon.start(Phase.RESTORE)
-    return bool(daemon.progress.facts.get(Service.RESTORE, {}).get("can_cutover")) and world.target.database.is_blocked
+    return daemon.progress.restore.can_cutover is True and world.target.database.is_blocked
 
 
 async def restore_is_stopped(world: World, daemon: Daemon) -> bool:

@@ -391,7 +391,7 @@ async def restore_follows(world: World, daemon: Daemon) -> bool:
     """Start the live restore, let applications write on, three writes at a time, and wait until it has caught up."""
     if daemon.state.status(Service.RESTORE) is None:
         await daemon.start(Phase.RESTORE)
-    has_caught_up = bool(daemon.progress.facts.get(Service.RESTORE, {}).get("can_cutover"))
+    has_caught_up = daemon.progress.restore.can_cutover is True
     world.happen(min(world.done_of_history + 3, len(HISTORY) - 2))
     return has_caught_up and world.done_of_history == len(HISTORY) - 2
 

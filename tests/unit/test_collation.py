@@ -99,7 +99,7 @@ async def test_a_live_restore_refuses_what_comes_later_before_it_writes_it() -> 
                 await restore()
 
         async with stage.running(_Task()):
-            await until(stage.clock, lambda: stage.coordinator.facts.get("can_cutover"))
+            await until(stage.clock, lambda: stage.coordinator.progress.restore.can_cutover)
             stage.cluster.apply(rename(OTHER, ORDERS))
             stage.cluster.apply(insert(ORDERS, {"_id": "late"}))
             await until(stage.clock, lambda: failed)

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from typing_extensions import override
 
 from d5agent.cli import _ask
+from d5agent.core.service_progress import RestoreProgress
 from d5agent.core.services import Phase, Service, Status
 from d5agent.runtime.control import _Session
 from d5agent.runtime.control_client import VERSION
@@ -46,7 +47,7 @@ async def test_cutover_needs_a_command_or_a_word(
     await house.remember(FOLLOWING)
     async with house.up() as daemon:
         daemon.refuses_writes = has_command
-        daemon.progress.facts[Service.RESTORE] = {"can_cutover": True}
+        daemon.progress.restore = RestoreProgress(can_cutover=True)
         answer = await last_answer(house, **request_, confirmed=confirmed)
         assert answer["exit"] == code
         assert ("question" in answer) == (code == 78)

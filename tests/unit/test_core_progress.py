@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from d5agent.core.log import Total
-from d5agent.core.progress import BusyLanes, Progress, RecentRate
+from d5agent.core.progress import BusyLanes, RecentRate, ReplayCounts
+
+if TYPE_CHECKING:
+    from d5agent.core.service_progress import ReplayProgress
 
 MIB = 1024 * 1024
 
 
-def facts(progress: Progress, now: float, *names: str) -> tuple[Any, ...]:
-    found = progress.facts(now)
-    return tuple(found[name] for name in names)
+def at(counts: ReplayCounts, now: float) -> ReplayProgress:
+    return counts.at(now, lanes=None, lanes_allowed=1)
 
 
 def test_a_rate_is_that_of_the_last_ten_seconds() -> None:
@@ -47,69 +49,69 @@ def test_counts_that_come_close_together_are_not_all_kept_and_none_is_lost() -> 
 
 
 def test_the_whole_is_known_before_the_first_operation_is_applied() -> None:
-    progress = Progress()
-    progress.expect(Total(operations=400, bytes=8_000, segments=3))
-    assert facts(progress, 0, "operations_total", "operations_applied", "bytes_total", "bytes_applied") == (
-        400,
-        0,
-        8_000,
-        0,
-    )
-    assert facts(progress, 0, "operations_per_second", "eta_seconds") == (None, None)
+    counts = ReplayCounts()
+    counts.expect(Total(operations=400, bytes=8_000, segments=3))
+    found = at(counts, 0)
+    assert (found.operations_total, found.operations_applied) == (400, 0)
+    assert (found.bytes_total, found.bytes_applied) == (8_000, 0)
+    assert (found.operations_per_second, found.eta_seconds) == (None, None)
 
 
 def test_the_end_is_foreseen_from_the_rate() -> None:
-    progress = Progress()
-    progress.expect(Total(operations=1_000))
-    progress.advance(now=0, sequence=0, operations=0, documents=0)
-    progress.advance(now=4, sequence=1, operations=200, documents=90)
-    assert facts(progress, 4, "operations_per_second", "eta_seconds", "documents_written") == (50, 16, 90)
-    progress.advance(now=8, sequence=2, operations=1_000, documents=100)
-    assert facts(progress, 8, "eta_seconds") == (0,)
-    assert facts(progress, 60, "eta_seconds") == (0,)
+    counts = ReplayCounts()
+    counts.expect(Total(operations=1_000))
+    counts.advance(now=0, sequence=0, operations=0, documents=0)
+    counts.advance(now=4, sequence=1, operations=200, documents=90)
+    found = at(counts, 4)
+    assert (found.operations_per_second, found.eta_seconds, found.documents_written) == (50, 16, 90)
+    counts.advance(now=8, sequence=2, operations=1_000, documents=100)
+    assert at(counts, 8).eta_seconds == 0
+    assert at(counts, 60).eta_seconds == 0
 
 
 def test_a_target_that_stands_still_has_no_foreseen_end() -> None:
-    progress = Progress()
-    progress.expect(Total(operations=1_000))
-    progress.advance(now=0, sequence=0, operations=0, documents=0)
-    progress.advance(now=1, sequence=1, operations=200, documents=90)
-    assert facts(progress, 30, "operations_per_second", "eta_seconds") == (0, None)
+    counts = ReplayCounts()
+    counts.expect(Total(operations=1_000))
+    counts.advance(now=0, sequence=0, operations=0, documents=0)
+    counts.advance(now=1, sequence=1, operations=200, documents=90)
+    found = at(counts, 30)
+    assert (found.operations_per_second, found.eta_seconds) == (0, None)
 
 
 def test_bytes_follow_the_commits_that_are_applied() -> None:
-    progress = Progress()
+    counts = ReplayCounts()
     for sequence, bytes_ in enumerate((0, MIB, 3 * MIB, 3 * MIB)):
-        progress.expect(Total(operations=sequence, bytes=bytes_), sequence=sequence)
-    progress.advance(now=0, sequence=1, operations=1, documents=1)
-    assert facts(progress, 0, "bytes_applied", "bytes_total") == (MIB, 3 * MIB)
-    progress.advance(now=0, sequence=2, operations=2, documents=2)
-    progress.advance(now=0, sequence=3, operations=3, documents=3)
-    assert facts(progress, 0, "bytes_applied") == (3 * MIB,)
+        counts.expect(Total(operations=sequence, bytes=bytes_), sequence=sequence)
+    counts.advance(now=0, sequence=1, operations=1, documents=1)
+    found = at(counts, 0)
+    assert (found.bytes_applied, found.bytes_total) == (MIB, 3 * MIB)
+    counts.advance(now=0, sequence=2, operations=2, documents=2)
+    counts.advance(now=0, sequence=3, operations=3, documents=3)
+    assert at(counts, 0).bytes_applied == 3 * MIB
 
 
 def test_many_small_commits_take_little_memory_and_all_their_bytes_count() -> None:
-    progress = Progress()
+    counts = ReplayCounts()
     for sequence in range(100_000):
-        progress.expect(Total(operations=sequence, bytes=10 * sequence), sequence=sequence)
-    assert len(progress._ahead) <= 1_024
-    progress.advance(now=0, sequence=99_999, operations=99_999, documents=0)
-    assert facts(progress, 0, "bytes_applied") == (999_990,)
+        counts.expect(Total(operations=sequence, bytes=10 * sequence), sequence=sequence)
+    assert len(counts._ahead) <= 1_024
+    counts.advance(now=0, sequence=99_999, operations=99_999, documents=0)
+    assert at(counts, 0).bytes_applied == 999_990
 
 
 def test_a_log_that_grows_is_not_applied_to_more_than_a_hundred_percent() -> None:
-    progress = Progress()
-    progress.expect(Total(operations=10, bytes=100))
-    progress.expect(Total(operations=15, bytes=150), sequence=7)
-    assert progress.facts(0)["operations_total"] == 15
-    progress.advance(now=1, sequence=8, operations=20, documents=1)
-    assert progress.facts(1)["operations_total"] == 20
-    assert progress.share == 1
+    counts = ReplayCounts()
+    counts.expect(Total(operations=10, bytes=100))
+    counts.expect(Total(operations=15, bytes=150), sequence=7)
+    assert at(counts, 0).operations_total == 15
+    counts.advance(now=1, sequence=8, operations=20, documents=1)
+    assert at(counts, 1).operations_total == 20
+    assert counts.share == 1
 
 
 def test_an_empty_log_is_no_progress() -> None:
-    assert Progress().share == 0
-    assert Progress().facts(0)["eta_seconds"] == 0
+    assert ReplayCounts().share == 0
+    assert at(ReplayCounts(), 0).eta_seconds == 0
 
 
 def test_busy_lanes_are_an_average_of_the_last_ten_seconds() -> None:
@@ -127,22 +129,22 @@ def test_busy_lanes_are_an_average_of_the_last_ten_seconds() -> None:
 
 
 def test_a_line_is_due_every_half_minute_and_at_every_tenth() -> None:
-    progress = Progress()
-    progress.expect(Total(operations=1_000))
+    counts = ReplayCounts()
+    counts.expect(Total(operations=1_000))
     due = []
     for second in range(100):
-        progress.advance(now=second, sequence=second, operations=50 * min(second, 10), documents=0)
-        if progress.is_line_due(second):
+        counts.advance(now=second, sequence=second, operations=50 * min(second, 10), documents=0)
+        if counts.is_line_due(second):
             due.append(second)
     assert due == [2, 4, 6, 8, 10, 40, 70]
 
 
 def test_a_tenth_is_reached_once_although_the_whole_grows() -> None:
-    progress = Progress()
+    counts = ReplayCounts()
     lines = 0
     for second in range(25):
-        progress.expect(Total(operations=second + 1))
-        lines += progress.is_line_due(second)
-        progress.advance(now=second, sequence=second, operations=second + 1, documents=0)
-        lines += progress.is_line_due(second)
+        counts.expect(Total(operations=second + 1))
+        lines += counts.is_line_due(second)
+        counts.advance(now=second, sequence=second, operations=second + 1, documents=0)
+        lines += counts.is_line_due(second)
     assert lines == 1

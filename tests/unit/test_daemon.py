@@ -92,7 +92,7 @@ class Worker:
             return
         try:
             while self.is_deaf or not coordinator.stopping.is_set():
-                coordinator.report(turns=self.runs)
+                coordinator.begin_step(f"turn {self.runs}")
                 if self.fails_now:
                     self.fails_now = False
                     raise TransientError("the line is cut")
@@ -429,7 +429,7 @@ async def test_a_service_starts_another_and_ends_another_as_done() -> None:
         await coordinator.wait("something")
         assert coordinator.state.services[Service.BACKUP].reason == "something"
         await coordinator.update(lambda state: replace(state, is_clearing=True))
-        assert coordinator.facts["turns"] == 1
+        assert daemon.progress.steps[Service.BACKUP] == "turn 1"
     assert house.on_disk().is_clearing
 
 

@@ -11,6 +11,7 @@ import pytest
 from d5agent.core.operation import Namespace
 from d5agent.core.refusals import Refusals
 from d5agent.core.replay import Barrier, Failure, Window, Write
+from d5agent.core.service_progress import RestoreProgress
 from d5agent.core.services import Phase, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
@@ -19,6 +20,7 @@ from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.events import ITEMS, at, change
 from tests.fakes.indexes import sparse
 from tests.fakes.machine import FakeApplication
+from tests.fakes.progress import forget_readiness
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import FakeStateStore
 
@@ -113,17 +115,17 @@ async def begin(stage: Stage) -> None:
 async def test_a_refused_document_holds_the_cutover_up_until_it_is_mended(mends: str) -> None:
     stage = await live_stage()
     stage.target.is_valid = lambda document: b"bad" not in document
-    facts = stage.coordinator.facts
+    progress = stage.coordinator.progress
     async with stage.running(stage.replication()):
         await begin(stage)
         for op in (insert(ORDERS, {"_id": 1, "good": 1}), insert(ORDERS, {"_id": 2, "bad": 1})):
             stage.cluster.apply(op)
         async with stage.running(stage.restore(is_live=True)) as restore:
-            await until(stage.clock, lambda: facts.get("refused_documents"))
-            facts.pop("can_cutover", None)
-            await until(stage.clock, lambda: "can_cutover" in facts)
-            assert facts["can_cutover"] is False
-            assert facts["refused"] == ["shop.orders 2: Document failed validation"]
+            await until(stage.clock, lambda: progress.restore.refused_documents)
+            forget_readiness(progress)
+            await until(stage.clock, lambda: progress.restore.can_cutover is not None)
+            assert progress.restore.can_cutover is False
+            assert progress.restore.refused == ("shop.orders 2: Document failed validation",)
             assert any("somebody to mend what MongoDB refuses" in reason for reason in stage.coordinator.reasons)
             if mends == "validator":
                 stage.target.is_valid = lambda _: True
@@ -137,8 +139,8 @@ async def test_a_refused_document_holds_the_cutover_up_until_it_is_mended(mends:
                 stage.cluster.apply(made[mends])
             if mends == "rename":
                 stage.cluster.apply(delete(ITEMS, 2))
-            await until(stage.clock, lambda: facts.get("can_cutover"))
-            assert facts["refused_documents"] == 0
+            await until(stage.clock, lambda: progress.restore.can_cutover)
+            assert progress.restore.refused_documents == 0
             restore.cancel()
 
 
@@ -146,15 +148,15 @@ async def test_a_stray_holder_of_a_unique_value_holds_the_cutover_up() -> None:
     stage = await live_stage()
     stage.target.database.unique[ORDERS] = sparse("email")
     stage.target.database.put(ORDERS, raw_id("stray"), raw_document({"_id": "stray", "email": "a"}))
-    facts = stage.coordinator.facts
+    progress = stage.coordinator.progress
     async with stage.running(stage.replication()):
         await begin(stage)
         stage.cluster.apply(insert(ORDERS, {"_id": 1, "email": "a"}))
         async with stage.running(stage.restore(is_live=True)) as restore:
-            await until(stage.clock, lambda: facts.get("refused_documents"))
-            await until(stage.clock, lambda: facts.get("can_cutover") is False)
+            await until(stage.clock, lambda: progress.restore.refused_documents)
+            await until(stage.clock, lambda: progress.restore.can_cutover is False)
             stage.target.database.remove(ORDERS, raw_id("stray"))
-            await until(stage.clock, lambda: facts.get("can_cutover"))
+            await until(stage.clock, lambda: progress.restore.can_cutover)
             assert stage.target.database.find(ORDERS, raw_id(1)) == stage.database.find(ORDERS, raw_id(1))
             restore.cancel()
 
@@ -162,7 +164,7 @@ async def test_a_stray_holder_of_a_unique_value_holds_the_cutover_up() -> None:
 async def test_a_cutover_says_what_it_waits_for() -> None:
     stage = await live_stage()
     coordinator, application = stage.coordinator, FakeApplication()
-    coordinator.others[Service.RESTORE] = {"can_cutover": False, "refused": ["shop.orders 2: invalid"]}
+    coordinator.progress.restore = RestoreProgress(can_cutover=False, refused=("shop.orders 2: invalid",))
     coordinator.set_status(Service.RESTORE, Status.RUNNING)
     reasons: list[str] = []
 

@@ -128,7 +128,7 @@ async def test_an_index_that_cannot_be_built_holds_the_cutover_up() -> None:
     stage.store.objects["dump/run/target/manifest.json"] = b"{}"
     stage.target.database.put(ITEMS, raw_id("old"), raw_document({"_id": "old", "email": "old"}))
     stage.target.database.unique[ITEMS] = EMAIL
-    facts = stage.coordinator.facts
+    progress = stage.coordinator.progress
     async with stage.running(stage.replication()):
         await until(stage.clock, lambda: stage.coordinator.state.ready_at)
         stage.coordinator.state = replace(stage.coordinator.state, phase=Phase.RESTORE)
@@ -136,9 +136,9 @@ async def test_an_index_that_cannot_be_built_holds_the_cutover_up() -> None:
         for op in (*[insert(ORDERS, {"_id": n, "email": "a"}) for n in (1, 2)], rename(ORDERS, ITEMS)):
             stage.cluster.apply(op)
         async with stage.running(stage.restore(is_live=True)) as restore:
-            await until(stage.clock, lambda: facts.get("refused"))
-            await until(stage.clock, lambda: facts.get("can_cutover") is False)
-            assert facts["refused"] == ["shop.items: index email_1: two documents have one value"]
+            await until(stage.clock, lambda: progress.restore.refused)
+            await until(stage.clock, lambda: progress.restore.can_cutover is False)
+            assert progress.restore.refused == ("shop.items: index email_1: two documents have one value",)
             restore.cancel()
 
 

@@ -9,11 +9,13 @@ import pytest
 
 from d5agent.core import cutover, phase
 from d5agent.core.operation import ClusterTime
+from d5agent.core.service_progress import RestoreProgress
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.errors import OperatorError, RefusedError
 from tests.fakes.cluster import Op, delete, insert, update
 from tests.fakes.machine import FakeApplication
 from tests.fakes.phases import with_rows
+from tests.fakes.progress import forget_readiness
 from tests.fakes.stage import ORDERS, Stage, until
 
 if TYPE_CHECKING:
@@ -199,12 +201,11 @@ class Live:
             self.stage.cluster.apply(op)
 
     async def until_ready(self) -> None:
-        facts = self.stage.coordinator.facts
-        facts.pop("can_cutover", None)
-        await until(self.stage.clock, lambda: facts.get("can_cutover"))
+        progress = self.stage.coordinator.progress
+        forget_readiness(progress)
+        await until(self.stage.clock, lambda: progress.restore.can_cutover)
 
     async def cut_over(self) -> None:
-        self.stage.coordinator.others[Service.RESTORE] = self.stage.coordinator.facts
         await self.cutover().run(self.stage.coordinator)
 
 
@@ -255,7 +256,7 @@ async def test_it_follows_the_log_and_the_cutover_ends_it_with_both_sides_equal(
 
 async def cutting_over(live: Live) -> None:
     """Let a cutover begin in a world without a restore: it has caught up already."""
-    live.stage.coordinator.others[Service.RESTORE] = {"can_cutover": True}
+    live.stage.coordinator.progress.restore = RestoreProgress(can_cutover=True)
     live.stage.coordinator.state = replace(live.stage.coordinator.state, phase=Phase.RESTORE)
     await live.cutover().run(live.stage.coordinator)
 
@@ -292,7 +293,7 @@ async def test_a_cutover_without_a_marker_leaves_the_application_alone(live: Liv
 
 async def test_the_application_writes_on_until_restore_has_caught_up(live: Live) -> None:
     coordinator = live.stage.coordinator
-    coordinator.others[Service.RESTORE] = {"can_cutover": False}
+    coordinator.progress.restore = RestoreProgress(can_cutover=False)
     coordinator.set_status(Service.RESTORE, Status.RUNNING)
 
     def fail(_: str) -> None:
@@ -324,7 +325,7 @@ async def test_a_paused_restore_writes_nothing_and_goes_on_where_it_was(live: Li
             await until(stage.clock, lambda: paused in stage.coordinator.reasons)
             await stage.wait_until_captured()
             assert not stage.target.database.contents()
-            assert not stage.coordinator.facts.get("can_cutover")
+            assert not stage.coordinator.progress.restore.can_cutover
             stage.coordinator.state = replace(stage.coordinator.state, is_paused=False)
             await live.until_ready()
             assert stage.target.database.contents() == stage.foreign_contents()

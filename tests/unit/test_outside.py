@@ -81,6 +81,12 @@ def named(found: Mapping[str, Any], name: str = "first") -> set[tuple[str, str]]
     return {(row["id"], row["kind"]) for row in found[name]}
 
 
+def is_complete(stage: Stage) -> bool:
+    """Whether restore or clean, whichever has compared last, says that all is compared."""
+    found = stage.coordinator.progress.clean.outside or stage.coordinator.progress.restore.outside
+    return found is not None and found.is_complete
+
+
 DIVERGED: Final = {("lost", "missing"), ("old", "different"), ("undelivered", "extra")}
 
 
@@ -96,7 +102,7 @@ async def test_untouched_differences_are_named_in_the_certificate() -> None:
     page = stage.store.objects["reports/run/certificate.html"].decode()
     assert "2 documents that the log does not touch are missing or different in the target" in page
     assert "undelivered" in page
-    assert stage.coordinator.facts["outside"]["is_complete"]
+    assert is_complete(stage)
 
 
 async def test_equal_databases_give_a_complete_comparison_without_differences() -> None:
@@ -208,7 +214,7 @@ async def test_a_comparison_that_was_cut_off_begins_its_collection_again() -> No
         task = group.create_task(outside.keep_comparing(stage.coordinator, is_held=lambda: False))
         await until(stage.clock, lambda: interruptions(stage))
         outside.note_replayed()
-        await until(stage.clock, lambda: stage.coordinator.facts.get("outside", {}).get("is_complete"))
+        await until(stage.clock, lambda: is_complete(stage))
         task.cancel()
     assert len(interruptions(stage)) == 2
     assert named(outside.summary(sequence=0)) == DIVERGED
@@ -333,8 +339,7 @@ async def test_nothing_is_read_while_a_cutover_is_under_way_or_restore_is_paused
             assert reader.scanned == []
             coordinator.set_status(Service.MONITOR_REPLICATION, Status.RUNNING)
             coordinator.state = replace(coordinator.state, is_paused=False)
-            await until(stage.clock, lambda: coordinator.facts.get("can_cutover"))
-            coordinator.others[Service.RESTORE] = coordinator.facts
+            await until(stage.clock, lambda: coordinator.progress.restore.can_cutover)
             await stage.cutover().run(coordinator)
             await restore
             coordinator.stopping.clear()
@@ -352,12 +357,11 @@ async def test_a_live_restore_compares_before_its_cutover() -> None:
         coordinator.state = replace(coordinator.state, phase=Phase.RESTORE)
         coordinator.set_status(Service.RESTORE, Status.RUNNING)
         async with stage.running(stage.restore(is_live=True)) as restore:
-            await until(stage.clock, lambda: coordinator.facts.get("outside", {}).get("is_complete"))
+            await until(stage.clock, lambda: is_complete(stage))
             stage.cluster.apply(update(ORDERS, {"_id": "old", "n": 7}))  # named until now, and touched by the log
             stage.cluster.apply(insert(ORDERS, {"_id": "last"}))
             await stage.wait_until_captured()
-            await until(stage.clock, lambda: coordinator.facts.get("can_cutover"))
-            coordinator.others[Service.RESTORE] = coordinator.facts
+            await until(stage.clock, lambda: coordinator.progress.restore.can_cutover)
             await stage.cutover().run(coordinator)
             await restore
             coordinator.stopping.clear()
@@ -504,7 +508,7 @@ async def test_clean_finishes_what_restore_could_not() -> None:
     assert (await restored(stage, stage.outside(source=SlowReader(stage))))["state"] == "unfinished"
     with pytest.raises(OperatorError, match="missing or different in the target"):
         await cleaned(stage)
-    assert stage.coordinator.facts["outside"]["is_complete"]
+    assert is_complete(stage)
 
 
 async def test_clean_names_more_than_it_counts_where_the_comparison_was_cut() -> None:

@@ -110,7 +110,7 @@ async def test_clean_removes_log_position_and_stream_but_neither_dumps_nor_repor
     assert stage.states.texts == {}
     assert not stage.source.is_enabled
     assert stage.coordinator.stopped == [Service.REPLICATION]
-    assert stage.coordinator.facts["deleted"] == deleted
+    assert stage.coordinator.progress.clean.deleted == deleted
     assert stage.coordinator.state.is_clearing
 
 

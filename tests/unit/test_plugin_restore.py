@@ -13,6 +13,7 @@ from typing_extensions import override
 from d5agent.core.certificate import check_certificate
 from d5agent.core.operation import Namespace
 from d5agent.core.replay import Failure
+from d5agent.core.service_progress import ComparisonProgress
 from d5agent.core.services import Fence
 from d5agent.errors import CorruptDataError, OperatorError, TransientError
 from d5agent.steps.log_reader import link_of
@@ -20,6 +21,7 @@ from tests.fakes.cluster import insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 from tests.fakes.indexes import sparse
+from tests.fakes.progress import replayed
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.target import FakeTarget
 
@@ -105,9 +107,12 @@ async def test_a_restore_ends_with_both_sides_equal_and_proves_it() -> None:
         "operations_after": 0,
     }
     assert b"Both databases are equal" in stage.store.objects["reports/run/certificate.html"]
-    facts = stage.coordinator.facts
-    assert facts["operations_applied"] == facts["operations_total"] == last.total.operations
-    assert (facts["compared"], facts["different"], facts["in_doubt"]) == (4, 0, 0)
+    restore, replay = stage.coordinator.progress.restore, replayed(stage.coordinator.progress)
+    assert replay.operations_applied == replay.operations_total == last.total.operations
+    assert (restore.comparison, restore.in_doubt) == (
+        ComparisonProgress(compared=4, compared_total=4, different=0),
+        0,
+    )
 
 
 async def test_a_restore_that_is_repeated_changes_nothing() -> None:

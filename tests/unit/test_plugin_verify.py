@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from d5agent.core.service_progress import ComparisonProgress
 from d5agent.errors import OperatorError
 from tests.fakes.cluster import insert
 from tests.fakes.documents import raw_document, raw_id
@@ -24,7 +25,7 @@ async def restored(stage: Stage) -> Stage:
 async def test_equal_sides_are_told_and_reported() -> None:
     stage = await restored(Stage())
     await stage.verify().run(stage.coordinator)
-    assert (stage.coordinator.facts["compared"], stage.coordinator.facts["different"]) == (5, 0)
+    assert stage.coordinator.progress.verify == ComparisonProgress(compared=5, compared_total=5, different=0)
     page, key = sorted(key for key in stage.store.objects if key.startswith("reports/run/verify-touched-"))
     assert b"Both databases are equal" in stage.store.objects[page]
     assert json.loads(stage.store.objects[key])["equal"] is True

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from d5agent.core.operation import Namespace
+from d5agent.core.service_progress import ComparisonProgress
 from d5agent.steps.rates import known_rate
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import insert, rename
+from tests.fakes.progress import replayed
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.target import FakeTarget
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from d5agent.core.replay import Failure, WriteBatch
+    from d5agent.core.service_progress import ReplayProgress
     from tests.fakes.coordinator import FakeCoordinator
 
 OTHERS = Namespace("shop", "others")
@@ -30,13 +33,13 @@ class SlowTarget(FakeTarget):
         self.clock = clock
         self.seconds = seconds
         self.coordinator: FakeCoordinator | None = None
-        self.seen: list[dict[str, Any]] = []
+        self.seen: list[ReplayProgress] = []
 
     @override
     async def write(self, batch: WriteBatch) -> Sequence[Failure]:
         await self.clock.sleep(self.seconds)
         if self.coordinator is not None:
-            self.seen.append(dict(self.coordinator.facts))
+            self.seen.append(replayed(self.coordinator.progress))
         return await super().write(batch)
 
 
@@ -57,16 +60,18 @@ async def test_the_facts_say_how_far_and_how_fast_while_it_replays() -> None:
     stage, target = await restored(seconds=2)
     last = (await stage.commits())[-1].total
     middle = target.seen[20]
-    assert (middle["operations_total"], middle["bytes_total"]) == (last.operations, last.bytes)
-    assert 0 < middle["operations_applied"] < last.operations
-    assert 0 < middle["bytes_applied"] < last.bytes
-    assert middle["documents_written"] == 20
-    left = last.operations - middle["operations_applied"]
-    expected = left / middle["operations_per_second"]  # which is rounded to a tenth
-    assert abs(middle["eta_seconds"] - expected) < 0.15 * expected
-    end = stage.coordinator.facts
-    assert (end["operations_applied"], end["bytes_applied"]) == (last.operations, last.bytes)
-    assert (end["documents_written"], end["eta_seconds"]) == (40, 0)
+    assert (middle.operations_total, middle.bytes_total) == (last.operations, last.bytes)
+    assert 0 < middle.operations_applied < last.operations
+    assert 0 < middle.bytes_applied < last.bytes
+    assert middle.documents_written == 20
+    left = last.operations - middle.operations_applied
+    assert middle.operations_per_second is not None
+    assert middle.eta_seconds is not None
+    expected = left / middle.operations_per_second  # which is rounded to a tenth
+    assert abs(middle.eta_seconds - expected) < 0.15 * expected
+    end = replayed(stage.coordinator.progress)
+    assert (end.operations_applied, end.bytes_applied) == (last.operations, last.bytes)
+    assert (end.documents_written, end.eta_seconds) == (40, 0)
 
 
 def progress_lines(stage: Stage) -> list[Mapping[str, Any]]:
@@ -75,8 +80,8 @@ def progress_lines(stage: Stage) -> list[Mapping[str, Any]]:
 
 async def test_a_target_that_stands_still_is_seen_to() -> None:
     _, target = await restored(seconds=25)
-    assert {row["operations_per_second"] for row in target.seen[2:]} == {0}
-    assert {row["eta_seconds"] for row in target.seen[2:]} == {None}
+    assert {row.operations_per_second for row in target.seen[2:]} == {0}
+    assert {row.eta_seconds for row in target.seen[2:]} == {None}
 
 
 async def test_the_journal_has_a_line_for_every_tenth_and_every_half_minute() -> None:
@@ -111,16 +116,16 @@ async def test_the_lanes_that_write_at_the_same_time_are_counted() -> None:
     await stage.draw_fence()
     target.coordinator = stage.coordinator
     await stage.restore(lanes=3, window_bytes=1_000_000).run(stage.coordinator)
-    busiest = max(row["lanes"] or 0 for row in target.seen)
+    busiest = max(row.lanes or 0 for row in target.seen)
     assert 2.5 < busiest <= 3
-    assert stage.coordinator.facts["lanes_allowed"] == 3
+    assert replayed(stage.coordinator.progress).lanes_allowed == 3
     assert stage.target.database.contents().keys() == {OTHERS}
 
 
 async def test_the_comparison_has_its_part_of_a_whole_too() -> None:
     stage, _ = await restored(seconds=0)
-    facts = stage.coordinator.facts
-    assert (facts["compared"], facts["compared_total"]) == (40, 40)
+    whole = ComparisonProgress(compared=40, compared_total=40, different=0)
+    assert stage.coordinator.progress.restore.comparison == whole
     seen: list[dict[str, Any]] = []
     coordinator = stage.new_coordinator()
     coordinator.state = stage.coordinator.state
@@ -129,7 +134,7 @@ async def test_the_comparison_has_its_part_of_a_whole_too() -> None:
     await service.compare("run", is_full=True, on_progress=lambda report: seen.append({"expected": report.expected}))
     assert {row["expected"] for row in seen} == {40}
     await service.run(coordinator)
-    assert (coordinator.facts["compared"], coordinator.facts["compared_total"]) == (40, 40)
+    assert coordinator.progress.verify == whole
 
 
 async def test_a_restore_that_goes_on_counts_what_was_applied_before() -> None:
@@ -139,5 +144,5 @@ async def test_a_restore_that_goes_on_counts_what_was_applied_before() -> None:
     coordinator = stage.new_coordinator()
     coordinator.state = stage.coordinator.state
     await stage.restore().run(coordinator)
-    facts = coordinator.facts
-    assert (facts["operations_applied"], facts["bytes_applied"]) == (last.operations, last.bytes)
+    found = replayed(coordinator.progress)
+    assert (found.operations_applied, found.bytes_applied) == (last.operations, last.bytes)

@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from d5agent.core.horizon import Basis
-from d5agent.core.service_progress import AgentProgress
+from d5agent.core.service_progress import AgentProgress, RestoreProgress
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.core.status import status_of
 from d5agent.runtime.metrics import Metric, exposition, metrics_of
 from tests.fakes.coordinator import SINCE
-from tests.fakes.progress import a_capture, a_horizon
+from tests.fakes.progress import a_capture, a_horizon, a_replay
 
 SAMPLE = re.compile(r"(?P<name>[a-z0-9_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 CAPTURE = a_capture(operations=12, bytes=3_400, segments=5, queue_bytes=77, seen_at=17.0)
@@ -23,18 +23,17 @@ HORIZON = a_horizon(
     catch_up_rate=1.02,
     caught_up_in_seconds=0.0,
 )
-RESTORE = {
-    "operations_total": 12,
-    "operations_applied": 7,
-    "documents_written": 5,
-    "bytes_total": 3_400,
-    "bytes_applied": 1_700,
-    "operations_per_second": 2.5,
-    "eta_seconds": 2.0,
-    "lag_seconds": 0.75,
-    "lanes": 3,
-    "lanes_allowed": 8,
-}
+REPLAY = a_replay(
+    operations_total=12,
+    operations_applied=7,
+    documents_written=5,
+    bytes_total=3_400,
+    bytes_applied=1_700,
+    operations_per_second=2.5,
+    eta_seconds=2.0,
+    lanes=3,
+    lanes_allowed=8,
+)
 
 
 def parsed(text: str) -> dict[str, float]:
@@ -75,7 +74,7 @@ def running_status() -> dict[str, Any]:
     proof = Verified(sequence=4, operations=9, compared=70, at=SINCE)
     state = PhaseState(phase=Phase.RESTORE, run_id="run", ready_at=SINCE, verified=proof)
     state = state.with_service(Service.REPLICATION, row).with_service(Service.RESTORE, row)
-    progress = AgentProgress(capture=CAPTURE, horizon=HORIZON, facts={Service.RESTORE: {**RESTORE}})
+    progress = AgentProgress(capture=CAPTURE, horizon=HORIZON, restore=RestoreProgress(replay=REPLAY, lag_seconds=0.75))
     return status_of(state, progress, is_up=True)
 
 

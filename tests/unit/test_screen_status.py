@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from d5agent.core.service_progress import AgentProgress, BackupProgress, SideProgress
+from d5agent.core.service_progress import (
+    AgentProgress,
+    BackupProgress,
+    ComparisonProgress,
+    OutsideProgress,
+    RestoreProgress,
+    SideProgress,
+)
 from d5agent.core.services import PhaseState, Service, ServiceState, Status
 from d5agent.core.status import status_of
 from d5agent.screen import duration, redrawn, size_of
 from d5agent.screen_status import status_table
 from tests.fakes.coordinator import SINCE
+from tests.fakes.progress import a_replay
 
-RESTORE = {
-    "operations_total": 27_000,
-    "operations_applied": 12_150,
-    "documents_written": 9_000,
-    "bytes_total": 3 * 1024**3,
-    "bytes_applied": 1024**3,
-    "operations_per_second": 3_210.4,
-    "eta_seconds": 190.0,
-    "lanes": 5,
-    "lanes_allowed": 8,
-}
+REPLAY = a_replay(
+    operations_total=27_000,
+    operations_applied=12_150,
+    documents_written=9_000,
+    bytes_total=3 * 1024**3,
+    bytes_applied=1024**3,
+    operations_per_second=3_210.4,
+    eta_seconds=190.0,
+    lanes=5,
+    lanes_allowed=8,
+)
 
 
-def shown(**facts: object) -> str:
+def shown(restore: RestoreProgress | None = None, *, step: str | None = None) -> str:
     """Return the table's text, its blanks and lines joined."""
     state = PhaseState(run_id="run").with_service(Service.RESTORE, ServiceState(status=Status.RUNNING, since=SINCE))
-    values: dict[str, Any] = status_of(state, AgentProgress(facts={Service.RESTORE: facts}), is_up=True)
+    progress = AgentProgress(restore=restore or RestoreProgress())
+    if step is not None:
+        progress.steps[Service.RESTORE] = step
+    values: dict[str, Any] = status_of(state, progress, is_up=True)
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
         console.print(status_table(values))
     return " ".join(captured.get().split())
+
+
+def shown_replay(**changed: Any) -> str:  # noqa: ANN401 -- fields of the replay
+    return shown(RestoreProgress(replay=replace(REPLAY, **changed)))
+
+
+def shown_comparison(*, compared: int, compared_total: int | None, different: int) -> str:
+    comparison = ComparisonProgress(compared=compared, compared_total=compared_total, different=different)
+    return shown(RestoreProgress(comparison=comparison))
 
 
 def test_a_backup_on_its_way() -> None:
@@ -58,7 +79,7 @@ def test_a_backup_on_its_way() -> None:
 
 
 def test_a_restore_on_its_way() -> None:
-    text = shown(**RESTORE, step="replaying")
+    text = shown(RestoreProgress(replay=REPLAY), step="replaying")
     assert (
         "restore ━━━━━━━━━━━━━━━━━━━━ 45 % 12,150 of 27,000 operations, 1.0 GiB of 3.0 GiB, 9,000 documents written, "
         "3,210/s, done in about 3 min 10 s, 5 of 8 lanes"
@@ -68,30 +89,32 @@ def test_a_restore_on_its_way() -> None:
 
 
 def test_a_restore_whose_end_nobody_knows() -> None:
-    assert ", …/s, end not known" in shown(**{**RESTORE, "operations_per_second": None, "eta_seconds": None})
-    assert ", 0/s, end not known" in shown(**{**RESTORE, "operations_per_second": 0.0, "eta_seconds": None})
+    assert ", …/s, end not known" in shown_replay(operations_per_second=None, eta_seconds=None)
+    assert ", 0/s, end not known" in shown_replay(operations_per_second=0.0, eta_seconds=None)
 
 
 def test_a_restore_that_has_replayed_all_has_no_rate() -> None:
-    text = shown(**{**RESTORE, "operations_applied": 27_000, "eta_seconds": 0.0})
+    text = shown_replay(operations_applied=27_000, eta_seconds=0.0)
     assert "100 % 27,000 of 27,000 operations" in text
     assert "/s" not in text
     assert "done in" not in text
 
 
 def test_nearly_all_is_not_a_hundred_percent() -> None:
-    assert " 99 % 26,999 of 27,000" in shown(**{**RESTORE, "operations_applied": 26_999})
+    assert " 99 % 26,999 of 27,000" in shown_replay(operations_applied=26_999)
 
 
 def test_a_live_restore_says_how_far_it_is_behind() -> None:
-    assert "2 s behind the source" in shown(**RESTORE, lag_seconds=2.2)
+    assert "2 s behind the source" in shown(RestoreProgress(replay=REPLAY, lag_seconds=2.2))
 
 
 def test_a_comparison_on_its_way_and_at_its_end() -> None:
-    text = shown(compared=1_500, compared_total=6_000, different=0)
+    text = shown_comparison(compared=1_500, compared_total=6_000, different=0)
     assert "verify ━━━━━━━━━━━━━━━━━━━━ 25 % 1,500 of about 6,000 documents compared, 0 different" in text
-    assert "verify 1,500 documents compared, 3 different" in shown(compared=1_500, different=3)
-    assert "100 % 1,500 documents compared" in shown(compared=1_500, compared_total=1_500, different=0)
+    assert "verify 1,500 documents compared, 3 different" in shown_comparison(
+        compared=1_500, compared_total=None, different=3
+    )
+    assert "100 % 1,500 documents compared" in shown_comparison(compared=1_500, compared_total=1_500, different=0)
 
 
 def test_nothing_is_said_of_what_has_not_begun() -> None:
@@ -130,21 +153,22 @@ def test_watching_draws_in_place_on_a_terminal_and_goes_on_below_elsewhere(
 
 
 def test_the_comparison_of_what_the_log_does_not_touch() -> None:
-    found = {
-        "is_complete": False,
-        "collections": 40,
-        "collections_compared": 12,
-        "compared": 1_234_567,
-        "missing": 1,
-        "different": 2,
-        "extra": 4,
-        "unchecked": 5,
-    }
+    found = OutsideProgress(
+        is_complete=False,
+        collections=40,
+        collections_compared=12,
+        compared=1_234_567,
+        missing=1,
+        different=2,
+        extra=4,
+        unchecked=5,
+    )
     assert (
         "outside 12 of 40 collections, 1,234,567 documents compared, 3 missing or different in the target, "
         "4 only there, 5 to look at again"
-    ) in shown(outside=found)
-    done = shown(outside={**found, "is_complete": True, "missing": 0, "different": 0, "unchecked": 0})
+    ) in shown(RestoreProgress(outside=found))
+    complete = replace(found, is_complete=True, missing=0, different=0, unchecked=0)
+    done = shown(RestoreProgress(outside=complete))
     assert "outside done, 1,234,567 documents compared, 0 missing or different in the target, 4 only there" in done
     assert "look at again" not in done
     assert "outside" not in shown()

@@ -305,7 +305,7 @@ async def test_a_restore_blocks_until_it_is_certified(stage: Stage) -> None:
     assert refused
     assert all(refused)
     assert not stage.target.database.is_blocked
-    assert stage.coordinator.facts["target_write_block"] == "set by d5agent"
+    assert stage.coordinator.progress.restore.target_write_block is Block.OURS
     assert stage.target.database.contents() == stage.foreign_contents()
 
 

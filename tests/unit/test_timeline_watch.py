@@ -11,13 +11,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from d5agent.core.operation import ClusterTime
+from d5agent.core.service_progress import RestoreProgress
 from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
 from d5agent.core.timeline import TIMELINE, Timeline
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.timeline_watch import TimelineWatch
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
-from tests.fakes.progress import a_capture, a_horizon
+from tests.fakes.progress import a_capture, a_horizon, a_replay
 from tests.fakes.store import FakeStateStore, FullDisk
 
 if TYPE_CHECKING:
@@ -37,10 +38,9 @@ class Rig:
         self.daemon = Daemon(plugins={}, states=self.states, clock=self.clock, drain_seconds=1)
         self.daemon.file.state = PhaseState(phase=Phase.REPLICATION, run_id="run")
 
-    def at_work(self, service: Service, **facts: object) -> None:
+    def at_work(self, service: Service) -> None:
         row = ServiceState(status=Status.RUNNING, since=SINCE)
         self.daemon.file.state = self.daemon.state.with_service(service, row)
-        self.daemon.progress.facts[service] = dict(facts)
 
     @asynccontextmanager
     async def watched(self) -> AsyncGenerator[None]:
@@ -58,7 +58,9 @@ async def test_what_services_do_and_report_is_seen_and_saved() -> None:
     rig.daemon.progress.capture, rig.daemon.progress.horizon = a_capture(operations=10), a_horizon(lag_seconds=1.5)
     async with rig.watched():
         await rig.clock.advance(5)
-        rig.at_work(Service.RESTORE, step="replaying", operations_applied=7)
+        rig.at_work(Service.RESTORE)
+        rig.daemon.progress.steps[Service.RESTORE] = "replaying"
+        rig.daemon.progress.restore = RestoreProgress(replay=a_replay(operations_applied=7))
         fence = Fence(sequence=1, cluster_time=ClusterTime(1, 1), at=SINCE)
         rig.daemon.file.state = replace(rig.daemon.state, fence=fence)
         await rig.clock.advance(5)
@@ -125,7 +127,7 @@ async def test_what_clean_removes_is_not_saved_again(state: PhaseState) -> None:
 async def test_a_bug_is_told_and_stops_no_service() -> None:
     rig = Rig()
     rig.at_work(Service.BACKUP)
-    rig.daemon.progress.facts[Service.BACKUP] = None  # type: ignore[assignment]  # what nobody has thought of
+    rig.daemon.progress.restore = None  # type: ignore[assignment]  # what nobody has thought of
     with capture_logs() as lines:
         async with rig.watched():
             await rig.clock.advance(1)
