@@ -124,6 +124,20 @@ class RestoreProgress:
     pages_total: int | None = None
     outside: OutsideProgress | None = None
 
+    @property
+    def operations_total(self) -> int | None:
+        """How many operations there are to apply, as far as is known."""
+        if self.replay is not None:
+            return self.replay.operations_total
+        return None if self.log is None else self.log.operations
+
+    @property
+    def bytes_total(self) -> int | None:
+        """How many bytes of the log there are to apply, as far as is known."""
+        if self.replay is not None:
+            return self.replay.bytes_total
+        return None if self.log is None else self.log.bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanProgress:

@@ -74,7 +74,7 @@ def status_of(state: PhaseState, progress: AgentProgress, *, is_up: bool, mode: 
             "mode": mode or state.mode or None,
         },
         "fence": None if state.fence is None else {"sequence": state.fence.sequence, "at": state.fence.at},
-        "verify": _verify(state, progress),
+        "verify": dict.fromkeys(_COMPARISON) | _comparison(last_comparison(state, progress)),
         "outside": None if outside is None else _outside(outside),
     }
 
@@ -105,12 +105,12 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _verify(state: PhaseState, progress: AgentProgress) -> dict[str, Any]:
+def last_comparison(state: PhaseState, progress: AgentProgress) -> ComparisonProgress | None:
     """Return the last comparison; without one, that of the proof."""
     comparison, verified = progress.verify or progress.restore.comparison, state.verified
     if comparison is None and verified is not None:
-        comparison = ComparisonProgress(compared=verified.compared, compared_total=None, different=0)
-    return dict.fromkeys(_COMPARISON) | _comparison(comparison)
+        return ComparisonProgress(compared=verified.compared, compared_total=None, different=0)
+    return comparison
 
 
 def _capture(progress: CaptureProgress | None) -> dict[str, Any]:
@@ -140,11 +140,11 @@ def _side(name: str, progress: SideProgress | None) -> dict[str, Any]:
 
 
 def _restore(progress: RestoreProgress) -> dict[str, Any]:
-    log, block = progress.log, progress.target_write_block
+    block = progress.target_write_block
     values = {
         "target_write_block": None if block is None else str(block),
-        "operations_total": None if log is None else log.operations,
-        "bytes_total": None if log is None else log.bytes,
+        "operations_total": progress.operations_total,
+        "bytes_total": progress.bytes_total,
         "lag_seconds": progress.lag_seconds,
         "in_doubt": progress.in_doubt,
         "can_cutover": progress.can_cutover,

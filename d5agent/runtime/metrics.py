@@ -9,19 +9,28 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 from aiohttp import web
 
 from d5agent.core.services import Phase, Service, Status
-from d5agent.core.status import status_of
+from d5agent.core.status import last_comparison
 from d5agent.runtime.listening import refusal
 from d5agent.settings import parse_address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
+    from d5agent.core.service_progress import (
+        AgentProgress,
+        CaptureProgress,
+        ComparisonProgress,
+        HorizonProgress,
+        ReplayProgress,
+        RestoreProgress,
+    )
+    from d5agent.core.services import PhaseState
     from d5agent.runtime.daemon import Daemon
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -38,61 +47,96 @@ class Metric:
     samples: tuple[tuple[Mapping[str, str], float | None], ...] = field(default=())
 
 
-# Name, help, and where it stands in the status.
-_COUNTERS: Final = (
-    ("captured_operations_total", "Operations in the log of this run.", "capture", "operations"),
-    ("captured_bytes_total", "Bytes of operations in the log of this run, uncompressed.", "capture", "bytes"),
-    ("captured_segments_total", "Segments in the log of this run.", "capture", "segments"),
+# Name, help, and how it is read from what is reported. What counts up ends in `_total`.
+_CAPTURE: Final[tuple[tuple[str, str, Callable[[CaptureProgress], float]], ...]] = (
+    ("captured_operations_total", "Operations in the log of this run.", lambda capture: capture.operations),
+    (
+        "captured_bytes_total",
+        "Bytes of operations in the log of this run, uncompressed.",
+        lambda capture: capture.bytes,
+    ),
+    ("captured_segments_total", "Segments in the log of this run.", lambda capture: capture.segments),
+    ("capture_queue_bytes", "Bytes read from the source and not yet stored.", lambda capture: capture.queue_bytes),
 )
-_GAUGES: Final = (
-    ("lag_seconds", "How far capture is behind the source.", "capture", "lag_seconds"),
+_HORIZON: Final[tuple[tuple[str, str, Callable[[HorizonProgress], float | None]], ...]] = (
+    ("lag_seconds", "How far capture is behind the source.", lambda horizon: horizon.lag_seconds),
     (
         "position_safe_seconds",
         "How long the saved position can still be resumed from if nothing moves it.",
-        "capture",
-        "safe_seconds",
+        lambda horizon: horizon.safe_seconds,
     ),
-    ("retention_seconds", "How long the source keeps its log of changes.", "capture", "retention_seconds"),
-    ("catch_up_rate", "Seconds of the source's history read in a second, last minute.", "capture", "catch_up_rate"),
-    ("capture_queue_bytes", "Bytes read from the source and not yet stored.", "capture", "queue_bytes"),
-    ("restore_operations", "Operations that restore has to apply.", "restore", "operations_total"),
-    ("restore_operations_applied", "Operations that restore has applied.", "restore", "operations_applied"),
-    ("restore_bytes", "Bytes of operations that restore has to apply.", "restore", "bytes_total"),
-    ("restore_bytes_applied", "Bytes of operations that restore has applied.", "restore", "bytes_applied"),
-    ("restore_documents_written", "Documents that restore has written or deleted.", "restore", "documents_written"),
-    ("restore_operations_per_second", "Applied in a second, over ten.", "restore", "operations_per_second"),
-    ("restore_eta_seconds", "How long restore will still replay.", "restore", "eta_seconds"),
-    ("restore_lag_seconds", "How far the target is behind the source, live.", "restore", "lag_seconds"),
-    ("restore_lanes", "Lanes that write at the same time, over ten seconds.", "restore", "lanes"),
-    ("restore_lanes_allowed", "Lanes that may write at this moment.", "restore", "lanes_allowed"),
-    ("verify_compared", "Documents compared by the last comparison.", "verify", "compared"),
-    ("verify_different", "Documents that the last comparison found different.", "verify", "different"),
+    ("retention_seconds", "How long the source keeps its log of changes.", lambda horizon: horizon.retention_seconds),
+    (
+        "catch_up_rate",
+        "Seconds of the source's history read in a second, last minute.",
+        lambda horizon: horizon.catch_up_rate,
+    ),
 )
+_RESTORE: Final[tuple[tuple[str, str, Callable[[RestoreProgress], float | None]], ...]] = (
+    ("restore_operations", "Operations that restore has to apply.", lambda restore: restore.operations_total),
+    ("restore_bytes", "Bytes of operations that restore has to apply.", lambda restore: restore.bytes_total),
+    ("restore_lag_seconds", "How far the target is behind the source, live.", lambda restore: restore.lag_seconds),
+)
+_REPLAY: Final[tuple[tuple[str, str, Callable[[ReplayProgress], float | None]], ...]] = (
+    ("restore_operations_applied", "Operations that restore has applied.", lambda replay: replay.operations_applied),
+    ("restore_bytes_applied", "Bytes of operations that restore has applied.", lambda replay: replay.bytes_applied),
+    (
+        "restore_documents_written",
+        "Documents that restore has written or deleted.",
+        lambda replay: replay.documents_written,
+    ),
+    (
+        "restore_operations_per_second",
+        "Applied in a second, over ten.",
+        lambda replay: replay.operations_per_second,
+    ),
+    ("restore_eta_seconds", "How long restore will still replay.", lambda replay: replay.eta_seconds),
+    ("restore_lanes", "Lanes that write at the same time, over ten seconds.", lambda replay: replay.lanes),
+    ("restore_lanes_allowed", "Lanes that may write at this moment.", lambda replay: replay.lanes_allowed),
+)
+_COMPARISON: Final[tuple[tuple[str, str, Callable[[ComparisonProgress], float]], ...]] = (
+    ("verify_compared", "Documents compared by the last comparison.", lambda comparison: comparison.compared),
+    (
+        "verify_different",
+        "Documents that the last comparison found different.",
+        lambda comparison: comparison.different,
+    ),
+)
+_Progress = TypeVar("_Progress")
 
 
-def metrics_of(status: Mapping[str, Any], *, agent_version: str) -> Iterator[Metric]:
-    """Yield the metrics that a status document means."""
-    for name, text, part, key in _COUNTERS:
-        yield Metric(name=name, help=text, is_counter=True, samples=(({}, status[part][key]),))
-    for name, text, part, key in _GAUGES:
-        yield Metric(name=name, help=text, samples=(({}, status[part][key]),))
-    ready = status["ready_at"]
+def _read(
+    readings: Sequence[tuple[str, str, Callable[[_Progress], float | None]]], progress: _Progress | None
+) -> Iterator[Metric]:
+    for name, text, read in readings:
+        value = None if progress is None else read(progress)
+        yield Metric(name=name, help=text, is_counter=name.endswith("_total"), samples=(({}, value),))
+
+
+def metrics_of(state: PhaseState, progress: AgentProgress, *, agent_version: str) -> Iterator[Metric]:
+    """Yield the metrics of the phase state and of what services have reported."""
+    yield from _read(_CAPTURE, progress.capture)
+    yield from _read(_HORIZON, progress.horizon)
+    yield from _read(_RESTORE, progress.restore)
+    yield from _read(_REPLAY, progress.restore.replay)
+    yield from _read(_COMPARISON, last_comparison(state, progress))
     yield Metric(
-        name="replication_ready", help="Whether every change is captured from now on.", samples=(({}, bool(ready)),)
+        name="replication_ready",
+        help="Whether every change is captured from now on.",
+        samples=(({}, bool(state.ready_at)),),
     )
     yield Metric(
         name="phase",
         help="1 for the phase that the failback is in.",
-        samples=tuple(({"phase": str(phase)}, status["phase"] == phase) for phase in Phase),
+        samples=tuple(({"phase": str(phase)}, state.phase is phase) for phase in Phase),
     )
-    rows = status["services"]
     yield Metric(
         name="service_state",
         help="1 for the state that a service is in; none before it is asked for in this run.",
         samples=tuple(
-            ({"service": str(service), "state": str(state)}, rows.get(service, {}).get("state") == state)
+            ({"service": str(service), "state": str(status)}, state.status(service) is status)
             for service in Service
-            for state in Status
+            for status in Status
         ),
     )
     yield Metric(name="build_info", help="The agent's version.", samples=(({"version": agent_version}, 1),))
@@ -149,9 +193,9 @@ class _Endpoint:
         self._daemon = daemon
 
     async def metrics(self, _: web.Request) -> web.Response:
-        """Answer with the status as it is now."""
-        status = status_of(self._daemon.state, self._daemon.progress, is_up=True)
-        text = exposition(metrics_of(status, agent_version=version("d5agent")))
+        """Answer with how things are now."""
+        metrics = metrics_of(self._daemon.state, self._daemon.progress, agent_version=version("d5agent"))
+        text = exposition(metrics)
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def healthz(self, _: web.Request) -> web.Response:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from d5agent.core.horizon import Basis
 from d5agent.core.service_progress import AgentProgress, RestoreProgress
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, Verified
-from d5agent.core.status import status_of
 from d5agent.runtime.metrics import Metric, exposition, metrics_of
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_capture, a_horizon, a_replay
@@ -65,21 +63,21 @@ def parsed(text: str) -> dict[str, float]:
     return values
 
 
-def text_of(status: dict[str, Any]) -> str:
-    return exposition(metrics_of(status, agent_version="1.2.3"))
+def text_of(state: PhaseState, progress: AgentProgress) -> str:
+    return exposition(metrics_of(state, progress, agent_version="1.2.3"))
 
 
-def running_status() -> dict[str, Any]:
+def running() -> tuple[PhaseState, AgentProgress]:
     row = ServiceState(status=Status.RUNNING, since=SINCE)
     proof = Verified(sequence=4, operations=9, compared=70, at=SINCE)
     state = PhaseState(phase=Phase.RESTORE, run_id="run", ready_at=SINCE, verified=proof)
     state = state.with_service(Service.REPLICATION, row).with_service(Service.RESTORE, row)
     progress = AgentProgress(capture=CAPTURE, horizon=HORIZON, restore=RestoreProgress(replay=REPLAY, lag_seconds=0.75))
-    return status_of(state, progress, is_up=True)
+    return state, progress
 
 
 def test_each_value_of_the_status_has_its_metric() -> None:
-    values = parsed(text_of(running_status()))
+    values = parsed(text_of(*running()))
     expected = {
         "d5agent_captured_operations_total": 12,
         "d5agent_captured_bytes_total": 3_400,
@@ -108,7 +106,7 @@ def test_each_value_of_the_status_has_its_metric() -> None:
 
 
 def test_phase_and_states_are_one_of_their_kind_and_nought_for_the_others() -> None:
-    values = parsed(text_of(running_status()))
+    values = parsed(text_of(*running()))
     phases = {name: value for name, value in values.items() if name.startswith("d5agent_phase{")}
     assert len(phases) == len(Phase)
     assert [name for name, value in phases.items() if value] == ['d5agent_phase{phase="restore"}']
@@ -121,7 +119,7 @@ def test_phase_and_states_are_one_of_their_kind_and_nought_for_the_others() -> N
 
 
 def test_what_is_not_known_is_absent_and_not_nought() -> None:
-    text = text_of(status_of(PhaseState(), AgentProgress(), is_up=True))
+    text = text_of(PhaseState(), AgentProgress())
     values = parsed(text)
     assert values["d5agent_replication_ready"] == 0
     assert values['d5agent_phase{phase="idle"}'] == 1

@@ -191,7 +191,7 @@ class Reporter:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics that have one value each."""
-        found = metrics_of(status_of(self.daemon.state, self.daemon.progress, is_up=True), agent_version="0")
+        found = metrics_of(self.daemon.state, self.daemon.progress, agent_version="0")
         single = [metric for metric in found if metric.name not in {"phase", "service_state", "build_info"}]
         return {m.name: value for m in single for _, value in m.samples if value is not None}
 
