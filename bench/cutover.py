@@ -27,6 +27,7 @@ from typing_extensions import override
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rig of the integration tests serves here too
 
+from d5agent.core.read_status import read_status
 from d5agent.drill.s3_server import S3Server
 from d5agent.drill.servers import Mongod, ServerOptions
 from tests.integration.agent_rig import AgentRig, agent_rig
@@ -136,12 +137,21 @@ async def surroundings(mode: str) -> AsyncGenerator[tuple[AgentRig, Application,
         yield rig, kind(client=client, rate=0, refused=refused), refused
 
 
+def can_cutover(status: dict[str, Any]) -> bool:
+    """Whether restore has caught up."""
+    return read_status(status).progress.restore.can_cutover is True
+
+
+def captured(status: dict[str, Any]) -> int:
+    """Return how many operations the log holds."""
+    capture = read_status(status).progress.capture
+    return 0 if capture is None else capture.operations
+
+
 async def live(agent: Agent, _: Path) -> tuple[float, dict[str, Any]]:
     """Follow, cut over; return when it was done, and what was known before."""
     await agent.call("start", "restore")
-    before = await agent.until(
-        lambda status: bool(status["services"]["restore"].get("can_cutover")), what="ready", seconds=PATIENCE_SECONDS
-    )
+    before = await agent.until(can_cutover, what="ready", seconds=PATIENCE_SECONDS)
     await asyncio.sleep(5)  # it follows for a while
     await agent.call("cutover", "--follow")
     return time.time(), before
@@ -158,16 +168,14 @@ async def barriers(agent: Agent, refused: Path) -> tuple[float, dict[str, Any]]:
     """Follow, be killed, catch up, cut over."""
     began = time.time()
     await agent.call("start", "restore")
-    await agent.until(
-        lambda status: bool(status["services"]["restore"].get("can_cutover")), what="ready", seconds=PATIENCE_SECONDS
-    )
+    await agent.until(can_cutover, what="ready", seconds=PATIENCE_SECONDS)
     print(f"caught up {time.time() - began:.1f} s after the start of restore", flush=True)
     await asyncio.sleep(_FOLLOW_SECONDS)
     await agent.kill()
     began = time.time()
     await agent.start()
     await agent.until(
-        lambda status: bool(status["services"].get("restore", {}).get("can_cutover")),
+        can_cutover,
         what="ready after the kill",
         seconds=PATIENCE_SECONDS,
     )
@@ -189,7 +197,7 @@ async def measure(mode: str, operations: int, rate: int) -> None:
         agent = await rig.captured_agent()
         await write(application.client, operations)
         await agent.until(
-            lambda status: (status["capture"]["operations"] or 0) >= operations,
+            lambda status: captured(status) >= operations,
             what="captured",
             seconds=PATIENCE_SECONDS,
         )
@@ -199,22 +207,25 @@ async def measure(mode: str, operations: int, rate: int) -> None:
             began = time.time()
             done, before = await MODES[mode](agent, refused)
         refused_at = refused.stat().st_mtime
-        status = await agent.status()
+        seen = read_status(await agent.status())
         source, target = await rig.hashes()
         agent.note_memory()
     assert source == target, "the two sides differ"
+    replay, comparison = seen.progress.restore.replay, seen.comparison
+    assert replay is not None
+    assert comparison is not None
     window = done - refused_at
     print(
         f"\n# {mode}: {operations:,} operations in the log, {rate:,} writes/s until refused\n"
         f"read-only window {window:6.2f} s; restore as a whole {done - began:6.1f} s; "
         f"{application.written * (1 if mode == 'barriers' else 2):,} operations while it went on; dbHash equal\n"
-        f"restored {status['restore']['operations_applied']:,} operations, compared {status['verify']['compared']:,} "
-        f"documents, {status['verify']['different']} different; peak {agent.peak_bytes / 1024**2:.0f} MiB",
+        f"restored {replay.operations_applied:,} operations, compared {comparison.compared:,} "
+        f"documents, {comparison.different} different; peak {agent.peak_bytes / 1024**2:.0f} MiB",
         flush=True,
     )
     if before:
-        row = before["services"]["restore"]
-        print(f"caught up in generation {row['generation']}, {row['carried']} carried, {row['lag_seconds']} s behind")
+        row = read_status(before).progress.restore
+        print(f"caught up in generation {row.generation}, {row.carried} carried, {row.lag_seconds} s behind")
 
 
 async def main() -> None:

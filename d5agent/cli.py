@@ -399,11 +399,12 @@ def _status_screen(*, as_json: bool, again: bool) -> Iterator[Callable[[dict[str
         return
     from rich.console import Console
 
+    from d5agent.core.read_status import read_status
     from d5agent.screen import redrawn
     from d5agent.screen_status import status_table
 
     with redrawn(Console(highlight=False), is_wanted=again) as show:
-        yield lambda values: show(status_table(values))
+        yield lambda values: show(status_table(read_status(values)))
 
 
 async def _ask(settings: Settings, request: dict[str, Any]) -> int:

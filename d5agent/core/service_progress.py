@@ -10,7 +10,6 @@ from d5agent.core.services import Service
 if TYPE_CHECKING:
     from d5agent.core.hold import Block
     from d5agent.core.horizon import Basis
-    from d5agent.core.log import Total
     from d5agent.core.operation import ClusterTime
 
 
@@ -103,14 +102,15 @@ class OutsideProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreProgress:
-    """How far restore is; None: it has not come to that. `log`: what the log held when it was checked.
+    """How far restore is; None: it has not come to that. `log_…`: what the log held when it was checked.
 
     `can_cutover`: whether a cutover takes seconds from now on; a drained restore does not say. `refused`: lines on the
     first of `refused_documents`. `pages` of `pages_total` of accepted late operations are written.
     """
 
     target_write_block: Block | None = None
-    log: Total | None = None
+    log_operations: int | None = None
+    log_bytes: int | None = None
     replay: ReplayProgress | None = None
     lag_seconds: float | None = None
     in_doubt: int | None = None
@@ -129,14 +129,14 @@ class RestoreProgress:
         """How many operations there are to apply, as far as is known."""
         if self.replay is not None:
             return self.replay.operations_total
-        return None if self.log is None else self.log.operations
+        return self.log_operations
 
     @property
     def bytes_total(self) -> int | None:
         """How many bytes of the log there are to apply, as far as is known."""
         if self.replay is not None:
             return self.replay.bytes_total
-        return None if self.log is None else self.log.bytes
+        return self.log_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.s3 import S3Store
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.raw import id_document
+from d5agent.core.read_status import read_status
 from d5agent.drill import dataset
 from d5agent.drill.child import pause
 from d5agent.drill.stage import APPLICATION, BUCKET
@@ -81,7 +82,8 @@ async def outage(agent: Agent, workload: Workload, operations: int) -> None:
         work = group.create_task(workload.run(operations=operations))
         while workload.ledger.total < operations * 2 // 5:
             await pause(_PROBE_SECONDS)
-        if work.done() or not (await agent.status())["capture"]["operations"]:
+        capture = read_status(await agent.status()).progress.capture
+        if work.done() or capture is None or not capture.operations:
             raise OperatorError("the daemon cannot be killed while it captures", hint="give more --operations")
         await agent.kill()
         await agent.start()
@@ -119,7 +121,7 @@ async def follow(agent: Agent, stage: Stage, workload: Workload, operations: int
         group.create_task(workload.run(operations=operations))
         await _kill_between_windows(agent, stage)
     await agent.until(
-        lambda status: bool(status["services"]["restore"].get("can_cutover")),
+        lambda status: read_status(status).progress.restore.can_cutover is True,
         what="restore has caught up",
         seconds=_PATIENCE_SECONDS,
     )

@@ -314,7 +314,9 @@ class Restore:
                 fence=fence.sequence,
             )
         total = summary.last.commit.total
-        coordinator.progress.restore = replace(coordinator.progress.restore, log=total)
+        coordinator.progress.restore = replace(
+            coordinator.progress.restore, log_operations=total.operations, log_bytes=total.bytes
+        )
         coordinator.journal.info(
             "log_checked",
             sequence=summary.last.commit.sequence,

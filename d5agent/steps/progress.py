@@ -39,7 +39,8 @@ class ReplayReporter:
 
     def __post_init__(self) -> None:
         """Take up what is known."""
-        self.counts.expect(self.coordinator.progress.restore.log or Total())
+        restore = self.coordinator.progress.restore
+        self.counts.expect(Total(operations=restore.log_operations or 0, bytes=restore.log_bytes or 0))
         self.advance()
 
     async def watched(self, links: AsyncIterator[Link]) -> AsyncGenerator[Link]:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from d5agent.core.horizon import Basis
+from d5agent.core.read_status import read_status
 from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import PhaseState, Service, ServiceState, Status
 from d5agent.core.status import status_of
@@ -23,7 +24,7 @@ def shown(**facts: Any) -> str:  # noqa: ANN401 -- fields of the horizon
     values: dict[str, Any] = status_of(state, AgentProgress(horizon=a_horizon(**facts)), is_up=True)
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
-        console.print(status_table(values))
+        console.print(status_table(read_status(values)))
     return " ".join(captured.get().split())
 
 
@@ -68,6 +69,6 @@ def test_the_nearer_the_end_the_louder(safe: float, colour: str) -> None:
     values = status_of(PhaseState(), AgentProgress(horizon=horizon), is_up=True)
     console = Console(width=300, force_terminal=True, color_system="standard", highlight=False, legacy_windows=False)
     with console.capture() as captured:
-        console.print(status_table(values))
+        console.print(status_table(read_status(values)))
     line = next(line for line in captured.get().splitlines() if "source keeps" in line)
     assert line.startswith(f"\x1b[{colour}m")

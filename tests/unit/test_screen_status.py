@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from d5agent.core.hold import Block
+from d5agent.core.read_status import read_status
 from d5agent.core.service_progress import (
     AgentProgress,
     BackupProgress,
+    CleanProgress,
     ComparisonProgress,
     OutsideProgress,
     RestoreProgress,
@@ -22,7 +25,7 @@ from d5agent.core.status import status_of
 from d5agent.screen import duration, redrawn, size_of
 from d5agent.screen_status import status_table
 from tests.fakes.coordinator import SINCE
-from tests.fakes.progress import a_replay
+from tests.fakes.progress import a_capture, a_horizon, a_replay
 
 REPLAY = a_replay(
     operations_total=27_000,
@@ -37,6 +40,52 @@ REPLAY = a_replay(
 )
 
 
+def what(service: Service, progress: AgentProgress) -> str:
+    """Return what the table says beside a service."""
+    state = PhaseState(run_id="run").with_service(service, ServiceState(status=Status.RUNNING, since=SINCE))
+    console = Console(width=400, highlight=False)
+    with console.capture() as captured:
+        console.print(status_table(read_status(status_of(state, progress, is_up=True))))
+    line = next(line for line in captured.get().splitlines() if f" {service} " in line)
+    return line.split("│")[-2].strip()
+
+
+def test_what_is_said_beside_each_service() -> None:
+    progress = AgentProgress(
+        capture=a_capture(operations=12, bytes=3_400, segments=5, queue_bytes=77, is_drained=True),
+        horizon=a_horizon(lag_seconds=1.5),
+        verify=ComparisonProgress(compared=1, compared_total=2, different=0),
+        clean=CleanProgress(archived=3, deleted=4),
+        restore=RestoreProgress(
+            target_write_block=Block.OURS,
+            replay=REPLAY,
+            in_doubt=2,
+            can_cutover=False,
+            generation=7,
+            carried=8,
+            refused_documents=1,
+            refused=("shop.orders 1: it is refused",),
+            pages=1,
+            pages_total=9,
+        ),
+        steps={Service.CLEAN: "deleting", Service.RESTORE: "comparing", Service.MONITOR_RESTORE: "reading"},
+    )
+    assert what(Service.REPLICATION, progress) == (
+        "operations 12, bytes 3400, segments 5, last cluster time [1, 1], operations after fence 0, queue bytes 77, "
+        "is drained True"
+    )
+    assert what(Service.RESTORE, progress) == (
+        "step comparing, target write block set by d5agent, in doubt 2, can cutover False, generation 7, carried 8, "
+        "refused documents 1, refused ['shop.orders 1: it is refused'], pages 1, pages total 9"
+    )
+    assert what(Service.CLEAN, progress) == "step deleting, archived 3, deleted 4"
+    assert what(Service.MONITOR_RESTORE, progress) == "step reading"
+    for service in (Service.VERIFY, Service.BACKUP, Service.MONITOR_CLEAN):
+        assert what(service, progress) == ""
+    assert what(Service.REPLICATION, AgentProgress()) == ""
+    assert what(Service.RESTORE, AgentProgress()) == ""
+
+
 def shown(restore: RestoreProgress | None = None, *, step: str | None = None) -> str:
     """Return the table's text, its blanks and lines joined."""
     state = PhaseState(run_id="run").with_service(Service.RESTORE, ServiceState(status=Status.RUNNING, since=SINCE))
@@ -46,7 +95,7 @@ def shown(restore: RestoreProgress | None = None, *, step: str | None = None) ->
     values: dict[str, Any] = status_of(state, progress, is_up=True)
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
-        console.print(status_table(values))
+        console.print(status_table(read_status(values)))
     return " ".join(captured.get().split())
 
 
@@ -65,11 +114,8 @@ def test_a_backup_on_its_way() -> None:
     source = SideProgress(databases=2, databases_stored=0, documents=0, bytes=0)
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
-        console.print(
-            status_table(
-                status_of(state, AgentProgress(backup=BackupProgress(target=target, source=source)), is_up=True)
-            )
-        )
+        progress = AgentProgress(backup=BackupProgress(target=target, source=source))
+        console.print(status_table(read_status(status_of(state, progress, is_up=True))))
     assert (
         "backup target 1 of 3 databases stored, 12,150 documents, 3.0 MiB; "
         "source 0 of 2 databases stored, 0 documents, 0 bytes"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from d5agent.core.horizon import Basis, Retention
+from d5agent.core.read_status import read_status
 from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status
 from d5agent.core.status import status_of
@@ -176,6 +177,8 @@ class Reporter:
         """What `status --json` prints."""
         values = status_of(self.daemon.state, self.daemon.progress, is_up=True)
         found: dict[str, Any] = json.loads(json.dumps(values, default=str))
+        again = status_of(self.daemon.state, read_status(found).progress, is_up=True)
+        assert json.loads(json.dumps(again)) == found, "what is read back is what was reported"
         return found
 
     def row(self, service: Service) -> Any:  # noqa: ANN401 -- a JSON value, of names of types
