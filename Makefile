@@ -67,6 +67,8 @@ check: setup
 	@$(PART) 'lint' $(BIN)/ruff check .
 	@$(PART) 'format' $(BIN)/ruff format --check .
 	@$(PART) 'types' $(BIN)/mypy
+	@MYPYPATH=bench $(PART) 'types of benchmarks' $(BIN)/mypy bench/*.py
+	@MYPYPATH=bench/side $(PART) 'types of their sides' $(BIN)/mypy bench/side/*.py
 	@$(PART) 'layers' $(BIN)/lint-imports
 
 lock: setup

@@ -201,7 +201,7 @@ def median(turns: list[Took]) -> Took:
 
 async def side_by_side() -> None:
     """Our service, the bare drain and the peers over the same events, in turns."""
-    from peers import PEERS, PeerResult  # type: ignore[import-not-found]  # noqa: PLC0415 -- it imports this module
+    from peers import PEERS, PeerResult  # noqa: PLC0415 -- it imports this module
 
     print(f"\n# {EVENTS:,} events, half inserts, half updates, {DOCUMENT_BYTES} bytes; medians of {ROUNDS} turns")
     async with bench() as at:

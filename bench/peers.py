@@ -149,7 +149,7 @@ def _environment(name: str) -> Path:
     lock, folder = _HERE / f"{name}.lock", tools_folder() / "peers" / name
     python, stamp = folder / "bin" / "python", folder / "made-from.lock"
     if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
-        uv = str(Path(sys.executable).with_name("uv"))
+        uv = str(tools_folder() / "uv" / "bin" / "uv")
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
         install = ["install", "--quiet", "--require-hashes", "--python", str(python), "-r", str(lock)]
         subprocess.run([uv, "pip", *install], check=True)
@@ -247,7 +247,7 @@ def _decode(objects: Path) -> dict[str, int]:
 async def main(events: int) -> None:
     """Let the peers take turns, and print the best of each."""
     # Not at the top: capture.py imports this module.
-    from capture import DOCUMENT_BYTES, write  # type: ignore[import-not-found]  # noqa: PLC0415
+    from capture import DOCUMENT_BYTES, write  # noqa: PLC0415
 
     print(f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     print(f"versions: Python {platform.python_version()}, mongod 6.0.5, LocalStack S3 4.7.0; best of {_ROUNDS}")

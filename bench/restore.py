@@ -67,7 +67,8 @@ def hot(count: int) -> list[tuple[int, Request]]:
 
 def mixed(count: int) -> list[tuple[int, Request]]:
     """Half inserts, four tenths updates of old and new documents, a tenth deletes."""
-    dice, made, found = random.Random(2), 0, []
+    dice, made = random.Random(2), 0
+    found: list[tuple[int, Request]] = []
     for _ in range(count):
         kind = dice.random()
         if kind < 0.5:

@@ -21,6 +21,8 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
+from typing_extensions import override
+
 BASELINE = "import typer, rich, pydantic_settings"
 _RUN = "import sys; from d5agent.cli import main; sys.argv[0] = 'd5agent'; main()"
 _IMPORT = f"import asyncio; asyncio.run = lambda work: (work.close(), sys.exit(0)); {_RUN}"
@@ -66,6 +68,7 @@ _STATUS = {
 class _Daemon(socketserver.StreamRequestHandler):
     """Answers what a daemon without a run answers to `status`."""
 
+    @override
     def handle(self) -> None:
         """Answer one request."""
         self.rfile.readline()

@@ -19,6 +19,7 @@ from peak import peak_mib
 
 from d5agent.core.services import PhaseState, Service, Status
 from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.disk import Disk
 from d5agent.runtime.opening import open_adapters
 from d5agent.runtime.wiring import plugins
 from d5agent.settings import BackupSettings, Settings, SourceSettings, StateSettings, StoreSettings, TargetSettings
@@ -49,9 +50,12 @@ async def main(values: dict[str, Any]) -> None:
     settings = settings_of(values)
     async with open_adapters(settings) as adapters:
         daemon = Daemon(
-            plugins=plugins(settings, adapters, "bench"), states=adapters.states, clock=adapters.clock, drain_seconds=10
+            plugins=plugins(settings, adapters, Disk.open(Path(values["state"])), lambda: False),
+            states=adapters.states,
+            clock=adapters.clock,
+            drain_seconds=10,
         )
-        daemon.state = PhaseState(run_id="bench", ready_at="2026-11-02T08:00:00+00:00")
+        daemon.file.state = PhaseState(run_id="bench", ready_at="2026-11-02T08:00:00+00:00")
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             group.create_task(daemon.serve(group))

@@ -15,7 +15,7 @@ import resource
 import sys
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from peak import peak_mib
 
@@ -57,7 +57,7 @@ async def bare_ids(clients: tuple[Client, Client], name: str, documents: int) ->
     async def read(client: Client, first: int) -> bytes:
         which = {"_id": {"$in": list(range(first, min(first + _BATCH, documents)))}}
         pages = client["bench"][name].find_raw_batches(which, batch_size=_BATCH + 1)
-        return b"".join([bytes(page) async for page in pages])  # type: ignore[call-overload]  # raw pages are bytes
+        return b"".join([cast("bytes", page) async for page in pages])
 
     async def compare(first: int) -> None:
         async with free:

@@ -41,7 +41,7 @@ from d5agent.steps.log_reader import LogReader
 from d5agent.steps.replayer import Replayer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from d5agent.core.replay import Barrier, Failure, WriteBatch
 
@@ -150,7 +150,7 @@ async def replay(values: dict[str, Any], kind: type[MongoTarget] = MongoTarget) 
 async def main(side: str, values: dict[str, Any]) -> None:
     """Run that side, and print what it took."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    sides = {
+    sides: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, float]]]] = {
         "bulk": bulk,
         "replay": replay,
         "reading": partial(replay, kind=Nowhere),

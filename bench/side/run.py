@@ -26,8 +26,9 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.state import MirroredStateStore
-from d5agent.adapters.stream_cursor import StreamCursor, View
+from d5agent.adapters.stream_cursor import ANSWER_SECONDS, StreamCursor, View
 from d5agent.core.operation import ClusterTime, Position
+from d5agent.core.portion import Portion
 from d5agent.core.services import Service
 from d5agent.errors import AgentError
 from d5agent.plugins.replication import Replication
@@ -56,7 +57,13 @@ class PlainCursor(StreamCursor):
 async def bare(client: Client, values: dict[str, Any]) -> dict[str, float]:
     """Read the events and drop them: the replies are taken apart into events, which is what anybody must do."""
     kind = StreamCursor if values["looks_up"] else PlainCursor
-    cursor = kind(client=client, position=start_of(values), view=View.WHOLE)
+    cursor = kind(
+        client=client,
+        clock=SystemClock(),
+        position=start_of(values),
+        view=View.WHOLE,
+        portion=Portion(answer_seconds=ANSWER_SECONDS),
+    )
     began, seen = time.perf_counter(), 0
     async with aclosing(cursor.batches()) as batches:
         async for batch in batches:
