@@ -18,7 +18,7 @@ from d5agent.errors import OperatorError
 from d5agent.runtime.control_client import ask, socket_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from d5agent.drill.child import Start
     from d5agent.drill.stage import Stage
@@ -109,15 +109,27 @@ class Agent:
             return answer
         raise OperatorError("the daemon said nothing", hint=f"read {self.log}")
 
-    async def until(self, is_so: Callable[[dict[str, Any]], bool], *, what: str, seconds: float) -> dict[str, Any]:
-        """Wait until the status is so; OperatorError when a service fails, or time is over."""
+    async def until(
+        self,
+        is_so: Callable[[dict[str, Any]], bool],
+        *,
+        what: str,
+        seconds: float,
+        failed_before: Collection[str] = (),
+    ) -> dict[str, Any]:
+        """Wait until the status is so; OperatorError when a service fails, or time is over.
+
+        `failed_before`: services whose failure is known, until something starts them again.
+        """
+        known = set(failed_before)
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
             status = await self.status()
             if is_so(status):
                 return status
+            known &= {name for name, row in status["services"].items() if row["state"] == "failed"}
             for name, row in status["services"].items():
-                if row["state"] == "failed":
+                if row["state"] == "failed" and name not in known:
                     raise OperatorError(f"{name} failed: {row['error']}", hint=row["hint"], log=self.log)
             if asyncio.get_running_loop().time() > deadline:
                 raise OperatorError(f"not within {seconds:g} s: {what}", hint=f"read {self.log}")

@@ -38,6 +38,16 @@ async def orders(rig: AgentRig) -> dict[Any, Any]:
         return {row["_id"]: row["n"] async for row in client["shop"]["orders"].find()}
 
 
+async def cleaned(agent: Agent) -> None:
+    """Wait for the end, after a restore that asked for a word."""
+    await agent.until(
+        lambda status: status["phase"] == "idle",
+        what="cleaned",
+        seconds=PATIENCE_SECONDS,
+        failed_before={"restore", "monitor-restore"},
+    )
+
+
 async def typed(agent: Agent, *words: str) -> Ended:
     """Type a start that is followed, and that the operator must act upon."""
     ended = await agent.run("start", *words, "--follow")
@@ -65,7 +75,7 @@ async def test_no_command_after_the_certificate_reverts_an_application(rig: Agen
     await agent.kill()
     await agent.start()
     await agent.call("start", "monitor-restore", "--accept-late", run_id)
-    await agent.until(lambda status: status["phase"] == "idle", what="cleaned", seconds=PATIENCE_SECONDS)
+    await cleaned(agent)
     assert await orders(rig) == {1: 999}
     async with Client(rig.target.uri) as client:
         assert await client["shop"]["log"].find_one() == {"_id": "stray"}
@@ -88,6 +98,6 @@ async def test_discarded_late_operations_leave_mongodb_as_it_is(rig: AgentRig) -
     assert "restore overwrites nothing of this" in (await agent.json("plan"))["notes"][0]
     run_id = (await agent.status())["run_id"]
     await agent.call("start", "monitor-restore", "--discard-late", run_id)
-    await agent.until(lambda status: status["phase"] == "idle", what="cleaned", seconds=PATIENCE_SECONDS)
+    await cleaned(agent)
     assert await orders(rig) == {1: 999, 78: 1}
     assert [key for key in await rig.keys() if key.endswith("events-000001.bson")]
