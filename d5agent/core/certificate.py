@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.naming import commit_key
+from d5agent.core.servers import ServerFacts
 from d5agent.core.services import Verified
 from d5agent.errors import CorruptDataError, OperatorError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from d5agent.core.comparison import Comparison
     from d5agent.core.log import Link
     from d5agent.core.report import VerifyReport
-    from d5agent.core.servers import ServerFacts
     from d5agent.core.services import Fence, PhaseState
     from d5agent.core.timeline import Timeline
 
@@ -189,6 +189,34 @@ def proof_of(body: bytes, fence: Fence, *, key: str) -> tuple[Verified, dict[str
         digest=certificate["log"]["sha256"],
     )
     return proof, certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifiedClusters:
+    """The clusters that a certificate is about; None: not known.
+
+    `marker`: the `_id` of the fence marker that the source holds; empty: not known.
+    """
+
+    source: ServerFacts | None
+    target: ServerFacts | None
+    marker: str
+
+
+def certified_clusters(body: bytes) -> CertifiedClusters | None:
+    """Return the clusters that a certificate names; None: an agent issued it that named none.
+
+    CorruptDataError: it was altered.
+    """
+    certificate = _opened(body)
+    if certificate["version"] == _WITHOUT_EVIDENCE:
+        return None
+    named = certificate["servers"]
+    return CertifiedClusters(
+        source=ServerFacts.from_json(named["source"]),
+        target=ServerFacts.from_json(named["target"]),
+        marker=str(certificate.get("end_of_stream", {}).get("marker", "")),
+    )
 
 
 def _opened(body: bytes) -> dict[str, Any]:

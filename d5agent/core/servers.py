@@ -33,10 +33,20 @@ class ServerFacts:
         return cls(**{**value, "hosts": tuple(value["hosts"])})
 
     def is_same(self, other: ServerFacts) -> bool:
-        """Whether this is the cluster that it was: by its id, else by a host that both name."""
+        """Whether this is the cluster that it was: by its id, else by a host that both name.
+
+        Equal names of sets prove nothing, but a host whose set has another name is another cluster's by now.
+        """
         if self.cluster_id and other.cluster_id:
             return self.cluster_id == other.cluster_id
+        if self.set_name and other.set_name and self.set_name != other.set_name:
+            return False
         return not set(self.hosts).isdisjoint(other.hosts)
+
+    def in_words(self) -> str:
+        """Return what an operator knows it by."""
+        named = (("set", self.set_name), ("id", self.cluster_id), ("hosts", ", ".join(self.hosts)))
+        return "; ".join(f"{name} {value}" for name, value in named if value)
 
 
 def hosts_of(asked: Iterable[str], told: Iterable[str]) -> tuple[str, ...]:

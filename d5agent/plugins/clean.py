@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from d5agent.core.verdicts import FULL, red_verdicts
 from d5agent.core.words import accepts_differences
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
 from d5agent.steps.archive import LogArchive, archive_prefix
+from d5agent.steps.expiries import Expiries
 from d5agent.steps.fence import draw_fence, operations_to_marker
 from d5agent.steps.log_reader import LogReader, link_of
 from d5agent.steps.owners import owners_of_log
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from d5agent.core.services import PhaseState
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
-    from d5agent.steps.expiries import Expiries
     from d5agent.steps.kept_changes import KeptChanges
     from d5agent.steps.outside import Outside
+    from d5agent.steps.servers import Servers
     from d5agent.steps.target_hold import TargetHold
 
 CLEARING: Final = "clearing"
@@ -44,13 +46,21 @@ _AGAIN: Final = "d5agent start clean"
 _SHOWN: Final = 3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedClusters:
+    """Both clusters, while clean compares them. `outside`: what compares what the log does not touch; None: nobody."""
+
+    servers: Servers
+    outside: Outside | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Clean:
     """Removes what a finished failback leaves; dumps and reports stay. `state_names`: the state files that go.
 
     `timeout_seconds`: how long it waits for the fence. `keep_log_days`: the log goes to `archive/`; None: it goes.
     `url_of`: where an object is, in an operator's words.
-    `open_outside`: opens what compares what the log does not touch, as far as restore has not; None: nobody does.
+    `open_clusters`: opens the target, once and for all comparisons; a run that is given up may have none.
     """
 
     source: ChangeSource
@@ -62,10 +72,9 @@ class Clean:
     clock: Clock
     timeout_seconds: float
     hold: TargetHold
-    expiries: Expiries
+    open_clusters: Callable[[], AbstractAsyncContextManager[ComparedClusters]]
     keep_log_days: int | None = None
     url_of: Callable[[str], str] = str
-    open_outside: Callable[[], AbstractAsyncContextManager[Outside]] | None = None
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
@@ -78,8 +87,10 @@ class Clean:
             await self._check_proof(coordinator)
             await require_place(self.store, reports_folder(coordinator.state.run_id), what="the final report")
             await require_deleting(self.store, SEGMENTS)
-            link = await self._compare_and_read(coordinator)
-            await self._stop_replication(coordinator, link)
+            async with self.open_clusters() as clusters:
+                await clusters.servers.require_certified(coordinator.state, again=_AGAIN)
+                link = await self._compare_and_read(coordinator, clusters.outside)
+                await self._stop_replication(coordinator, link, clusters.servers)
             await coordinator.update(lambda state: replace(state, is_clearing=True))
         clearing = await self._clearing(coordinator)
         await self._close_stream(coordinator, clearing)
@@ -133,19 +144,15 @@ class Clean:
                 different=red.different,
             )
 
-    async def _compare_and_read(self, coordinator: Coordinator) -> Link:
-        """Read to the end of the log, and compare what it does not touch: it tells what it touches, and is about to go.
-
-        The target is opened for that only: a run that is given up may have none.
-        """
-        if self.open_outside is None:
+    async def _compare_and_read(self, coordinator: Coordinator, outside: Outside | None) -> Link:
+        """Read to the end of the log, and compare what it does not touch: it tells what that is, and is about to go."""
+        if outside is None:
             return await self._read_to_the_end(coordinator)
         coordinator.begin_step("comparing what the log does not touch")
-        async with self.open_outside() as outside:
-            await outside.finish(coordinator)
-            link = await self._read_to_the_end(coordinator)
-            # Once more: the log holds all up to a marker by now, so what is in motion is known as such.
-            self._check_outside(coordinator, await outside.finish(coordinator))
+        await outside.finish(coordinator)
+        link = await self._read_to_the_end(coordinator)
+        # Once more: the log holds all up to a marker by now, so what is in motion is known as such.
+        self._check_outside(coordinator, await outside.finish(coordinator))
         return link
 
     def _check_outside(self, coordinator: Coordinator, found: OutsideReport) -> None:
@@ -178,7 +185,7 @@ class Clean:
         await coordinator.go_on()
         return marker.link
 
-    async def _stop_replication(self, coordinator: Coordinator, link: Link) -> None:
+    async def _stop_replication(self, coordinator: Coordinator, link: Link, servers: Servers) -> None:
         """Stop replication, and see that neither the log nor the stream behind it holds what is not verified.
 
         Until that is known nothing is deleted, and whatever fails, replication goes on.
@@ -197,7 +204,7 @@ class Clean:
             )
             await self.kept.prove(coordinator.state.run_id, sequence=link.commit.sequence)
             covered = await link_of(self.store, covered_sequence(coordinator.state))
-            late = await self.expiries.after(covered, unread=unread)
+            late = await self._expiries(servers).after(covered, unread=unread)
             if late.others:
                 raise _not_verified(late.total)
             if late.total:
@@ -207,6 +214,10 @@ class Clean:
         except AgentError:  # one that may pass, too: clean might fail for it, and capture must not stand still
             await coordinator.start(Service.REPLICATION)
             raise
+
+    def _expiries(self, servers: Servers) -> Expiries:
+        target = servers.target_reader
+        return Expiries(source=servers.source_reader, open_target=lambda: nullcontext(target), store=self.store)
 
     async def _give_target_back(self, coordinator: Coordinator) -> None:
         """Give the target back, if restore has not: a forced clean goes on without, since the target may be lost."""

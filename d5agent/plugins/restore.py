@@ -198,17 +198,9 @@ class Restore:
                 await self.outside.begin_anew(run_id)
 
     async def _require_certified_target(self, coordinator: Coordinator) -> None:
-        """Raise OperatorError if the target is not the one that the certificate is about: it may be in use."""
-        certified = (await load_checkpoint(self.states, coordinator.state.run_id)).target
-        target = (await self.servers.tell_apart()).target
-        if certified is not None and not certified.is_same(target):
-            raise OperatorError(
-                "the certificate was issued for another target",
-                hint="correct [target] uri: nothing was written; to restore into another target, clean this run"
-                " and begin a new one",
-                before=certified.hosts,
-                now=target.hosts,
-            )
+        """Raise OperatorError if a cluster is not the one that the certificate is about: the target may be in use."""
+        await self.servers.require_certified(coordinator.state, again="d5agent start monitor-restore")
+        await self.servers.tell_apart()
 
     async def _is_proved(self, coordinator: Coordinator) -> bool:
         """Whether the run has its proof: in the state, or in a certificate that a daemon died over."""
@@ -224,6 +216,7 @@ class Restore:
             store=self.store,
             source=self.source,
             target=self.target_reader,
+            servers=self.servers,
             clock=self.clock,
             waiting_bytes=self.waiting_bytes,
         )

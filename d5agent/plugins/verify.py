@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from d5agent.ports import Clock, DocumentReader, ObjectStore, StateStore
     from d5agent.service import Coordinator
+    from d5agent.steps.servers import Servers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,13 +31,15 @@ class Verify:
     target_reader: DocumentReader
     store: ObjectStore
     states: StateStore
+    servers: Servers
     clock: Clock
     waiting_bytes: int
     url_of: Callable[[str], str] = str
     drains: bool = False
 
     async def run(self, coordinator: Coordinator) -> None:
-        """Compare every touched document; OperatorError when one differs."""
+        """Compare every touched document; OperatorError when one differs, or a cluster is not the certificate's."""
+        await self.servers.require_certified(coordinator.state, again="d5agent start verify")
 
         def on_progress(report: VerifyReport) -> None:
             total = None if report.expected is None else max(report.expected, report.compared)

@@ -18,6 +18,7 @@ def verify_plugin(settings: Settings, adapters: Adapters, target: TargetAdapters
         target_reader=target.reader,
         store=adapters.store,
         states=adapters.states,
+        servers=adapters.servers(target, url_of=settings.store.url_of),
         clock=adapters.clock,
         waiting_bytes=settings.waiting_bytes,
         url_of=settings.store.url_of,

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 async def plan(settings: Settings, *, with_divergence: bool) -> dict[str, Any]:
     """Return what restore would do; the plan is stored among the reports, and nothing else is written.
 
-    OperatorError: there is no log.
+    OperatorError: there is no log, or a cluster is not the one that the run's certificate names.
     """
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
         await adapters.source.require_set()
         state = await stored_phase(adapters)
+        servers = adapters.servers(target, url_of=settings.store.url_of)
+        await servers.require_certified(state, again="d5agent plan")
         await require_place(adapters.store, reports_folder(state.run_id), what="the plan")
         at = adapters.clock.now().isoformat(timespec="seconds")
         planner = Planner(

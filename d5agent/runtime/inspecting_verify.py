@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 async def verify(
     settings: Settings, *, is_full: bool, on_progress: Callable[[VerifyReport], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Compare, store the report, return it; with what has become of the certificate, if restore has issued one."""
+    """Compare, store the report, return it; with what has become of the certificate, if restore has issued one.
+
+    OperatorError: a cluster is not the one that the certificate names.
+    """
     async with open_adapters(settings) as adapters, adapters.open_target() as target:
         await adapters.source.require_set()
         state = await stored_phase(adapters)
         certificate = await certificate_state(
             adapters.store, state.verified, state.run_id
         )  # first: it may be unreadable
+        servers = adapters.servers(target, url_of=settings.store.url_of)
+        await servers.require_certified(state, again="d5agent verify")
         report, key = await verify_plugin(settings, adapters, target).compare(
             state.run_id, is_full=is_full, on_progress=on_progress
         )

@@ -91,15 +91,18 @@ class Adapters:
     source_server: MongoServer
     timeline: Timeline = field(default_factory=Timeline)
 
-    def servers(self, target: TargetAdapters) -> Servers:
-        """Return both clusters, to tell them apart."""
+    def servers(self, target: TargetAdapters, *, url_of: Callable[[str], str] = str) -> Servers:
+        """Return both clusters, to tell them apart. `url_of`: where an object is, in an operator's words."""
         return Servers(
             changes=self.source,
             source=self.source_server,
             target=target.server,
             source_reader=self.source_reader,
             target_reader=target.reader,
+            store=self.store,
+            states=self.states,
             clock=self.clock,
+            url_of=url_of,
         )
 
 

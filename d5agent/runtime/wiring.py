@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,7 @@ from d5agent.core.phase_codec import PHASE
 from d5agent.core.services import Service
 from d5agent.core.timeline import TIMELINE
 from d5agent.plugins.backup import Backup
-from d5agent.plugins.clean import CLEARING, Clean
+from d5agent.plugins.clean import CLEARING, Clean, ComparedClusters
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
@@ -26,7 +25,6 @@ from d5agent.runtime.with_target import WithTarget
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.checkpoint import CHECKPOINT
-from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
@@ -34,14 +32,12 @@ from d5agent.steps.late_restore import LATE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from contextlib import AbstractAsyncContextManager
 
-    from d5agent.ports import DocumentReader
     from d5agent.runtime.disk import Disk
     from d5agent.runtime.opening import Adapters, TargetAdapters
     from d5agent.service import Plugin
     from d5agent.settings import Settings
-    from d5agent.steps.outside import Outside
+    from d5agent.steps.servers import Servers
 
 MIRRORED: Final = (PHASE, TOKEN, CHECKPOINT, COMPARED, LATE, KEPT, GAP, TIMELINE, CLEARING, HOLD)
 """The states that a new host takes from the bucket."""
@@ -61,14 +57,6 @@ def _issuer(agent_id: str) -> dict[str, str]:
     return {"agent_id": agent_id, "host": socket.gethostname(), "version": version("d5agent")}
 
 
-@asynccontextmanager
-async def _open_reader(
-    open_target: Callable[[], AbstractAsyncContextManager[TargetAdapters]],
-) -> AsyncGenerator[DocumentReader]:
-    async with open_target() as target:
-        yield target.reader
-
-
 def plugins(
     settings: Settings, adapters: Adapters, disk: Disk, is_live: Callable[[], bool]
 ) -> dict[Service, Callable[[], Plugin]]:
@@ -79,10 +67,14 @@ def plugins(
     at, compares_outside = adapters, settings.verify.outside == "full"
     kept = KeptChanges(source=at.source, states=at.states, store=at.store, clock=at.clock)
 
+    def servers(target: TargetAdapters) -> Servers:
+        return at.servers(target, url_of=settings.store.url_of)
+
     @asynccontextmanager
-    async def open_outside() -> AsyncGenerator[Outside]:
+    async def open_clusters() -> AsyncGenerator[ComparedClusters]:
         async with at.open_target() as target:
-            yield outside_comparison(at, target, settings)
+            outside = outside_comparison(at, target, settings) if compares_outside else None
+            yield ComparedClusters(servers=servers(target), outside=outside)
 
     def restore(target: TargetAdapters) -> Plugin:
         return Restore(
@@ -92,7 +84,7 @@ def plugins(
             specifications=target.specifications,
             keeps_indexes=settings.restore.keep_indexes,
             target_changes=target.changes,
-            servers=at.servers(target),
+            servers=servers(target),
             store=at.store,
             states=at.states,
             clock=at.clock,
@@ -114,6 +106,7 @@ def plugins(
                 store=at.store,
                 source=at.source_reader,
                 target=target.reader,
+                servers=servers(target),
                 clock=at.clock,
                 waiting_bytes=settings.waiting_bytes,
             )
@@ -173,12 +166,9 @@ def plugins(
             clock=at.clock,
             timeout_seconds=settings.drain.timeout_seconds,
             hold=at.hold,
-            expiries=Expiries(
-                source=at.source_reader, open_target=partial(_open_reader, at.open_target), store=at.store
-            ),
             keep_log_days=settings.clean.keep_log_days,
             url_of=settings.store.url_of,
-            open_outside=open_outside if compares_outside else None,
+            open_clusters=open_clusters,
         ),
         Service.MONITOR_CLEAN: lambda: MonitorClean(
             power=at.power,

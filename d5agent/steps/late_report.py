@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from d5agent.core.services import PhaseState
     from d5agent.ports import Clock, DocumentReader, ObjectStore
     from d5agent.service import Coordinator
+    from d5agent.steps.servers import Servers
 
 VERSION: Final = 1
 _NAMED: Final = 1000  # operations and documents that the report names; the pages hold all
@@ -81,14 +82,17 @@ class LateReporter:
     store: ObjectStore
     source: DocumentReader
     target: DocumentReader
+    servers: Servers
     clock: Clock
     waiting_bytes: int
 
     async def look(self, coordinator: Coordinator) -> None:
         """Return when the target has all that the log holds behind the certified end, or needs nothing of it.
 
-        OperatorError: it has not; what came is reported then, and waits for the operator's word.
+        OperatorError: it has not; what came is reported then, and waits for the operator's word. Or a cluster is not
+        the certificate's, and what is compared with it says nothing.
         """
+        await self.servers.require_certified(coordinator.state, again="d5agent start monitor-restore")
         late = await self._late_range(covered_sequence(coordinator.state))
         if late is None:
             return

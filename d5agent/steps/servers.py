@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from d5agent.core.certificate import CertifiedClusters, certified_clusters
 from d5agent.core.operation import OWN_DATABASE, Namespace
-from d5agent.errors import OperatorError
+from d5agent.errors import CorruptDataError, OperatorError
+from d5agent.steps.checkpoint import load_checkpoint
 from d5agent.steps.fence import write_marker
 from d5agent.steps.marks import mark_document_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from d5agent.core.raw import DocumentId
     from d5agent.core.servers import ServerFacts
-    from d5agent.core.services import Fence
-    from d5agent.ports import ChangeSource, Clock, DocumentReader, Server
+    from d5agent.core.services import Fence, PhaseState, Verified
+    from d5agent.ports import ChangeSource, Clock, DocumentReader, ObjectStore, Server, StateStore
     from d5agent.steps.log_reader import LogReader
 
 MARKS: Final = Namespace(OWN_DATABASE, "marks")
@@ -36,14 +38,20 @@ class Both:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """The two clusters, as one who must not confuse them sees them. `changes` writes the markers to the source."""
+    """The two clusters, as one who must not confuse them sees them. `changes` writes the markers to the source.
+
+    `url_of`: where an object is, in an operator's words.
+    """
 
     changes: ChangeSource
     source: Server
     target: Server
     source_reader: DocumentReader
     target_reader: DocumentReader
+    store: ObjectStore
+    states: StateStore
     clock: Clock
+    url_of: Callable[[str], str] = str
 
     async def tell_apart(self) -> Both:
         """Return who they are. OperatorError: they are one.
@@ -88,6 +96,52 @@ class Servers:
             "dropped the database d5agent on the source, type: d5agent stop replication, then d5agent start "
             "replication, then d5agent start restore",
         )
+
+    async def require_certified(self, state: PhaseState, *, again: str) -> None:
+        """Raise unless these are the clusters of the run's certificate, if it has one; `again`: what to type.
+
+        OperatorError: one of them is another.
+        """
+        if state.verified is None:
+            return
+        certified = await self._certified(state, state.verified)
+        where = "" if certified.source is None else f"{self.url_of(state.verified.certificate)} names both clusters; "
+        source, target = await self.source.facts(), await self.target.facts()
+        for side, before, now in (("source", certified.source, source), ("target", certified.target, target)):
+            if before is not None and not before.is_same(now):
+                raise OperatorError(
+                    f"the {side} is not the cluster that the certificate names",
+                    hint=f"nothing was written or deleted; {where}correct [{side}] uri, or its secret, then type:"
+                    f" {again}",
+                    certified=before.in_words(),
+                    now=now.in_words(),
+                )
+        # Removed with the log: from then on nobody looks for what came late.
+        marker = "" if state.is_clearing else certified.marker
+        if marker and not await self.source_reader.fetch(MARKS, [mark_document_id(marker)]):
+            raise OperatorError(
+                "the source does not hold the fence marker that the certificate names: it is another cluster, or"
+                " somebody dropped its database d5agent",
+                hint=f"nothing was written or deleted; {where}correct [source] uri, or its secret, then type: {again}."
+                " If the database was dropped on the right cluster, the log goes only by d5agent start clean --force"
+                f" {state.run_id}",
+                marker=marker,
+            )
+
+    async def _certified(self, state: PhaseState, proof: Verified) -> CertifiedClusters:
+        """Return the clusters that the certificate names; of one that is lost or altered, what else is known of them.
+
+        Whoever builds upon the certificate itself, such as clean, refuses that. Until then nothing may be settled with
+        another target.
+        """
+        body = await self.store.get(proof.certificate) if proof.certificate else None
+        with suppress(CorruptDataError):
+            named = None if body is None else certified_clusters(body)
+            if named is not None:
+                return named
+        written = await load_checkpoint(self.states, state.run_id)
+        marker = "" if state.fence is None else state.fence.marker
+        return CertifiedClusters(source=None, target=written.target, marker=marker)
 
 
 async def _marks(reader: LogReader) -> AsyncGenerator[Sequence[DocumentId]]:

@@ -14,6 +14,7 @@ from d5agent.core.report import VerifyReport
 from d5agent.core.services import Fence, Phase, PhaseState, Service, Status, Verified
 from d5agent.core.timeline import Timeline
 from d5agent.plugins.backup import Backup
+from d5agent.plugins.clean import ComparedClusters
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
@@ -40,6 +41,7 @@ from tests.fakes.target import FakeReader, FakeTarget, FakeTargetChanges
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from d5agent.core.log import Commit
     from d5agent.core.operation import Operation
@@ -139,9 +141,14 @@ class Stage:
             store=self.store,
             source=FakeReader(self.cluster),
             target=self.target,
+            servers=self.servers(),
             clock=self.clock,
             waiting_bytes=10_000,
         )
+
+    def clusters(self, outside: Outside | None = None) -> AbstractAsyncContextManager[ComparedClusters]:
+        """Return both clusters, as clean opens them."""
+        return nullcontext(ComparedClusters(servers=self.servers(), outside=outside))
 
     def servers(self) -> Servers:
         """Return both servers, to be told apart."""
@@ -151,6 +158,8 @@ class Stage:
             target=self.target_server,
             source_reader=FakeReader(self.cluster),
             target_reader=self.target,
+            store=self.store,
+            states=self.states,
             clock=self.clock,
         )
 
@@ -195,6 +204,7 @@ class Stage:
             target_reader=self.target,
             store=self.store,
             states=self.states,
+            servers=self.servers(),
             clock=self.clock,
             waiting_bytes=10_000,
         )

@@ -17,7 +17,7 @@ from d5agent.core.operation import OWN_DATABASE, Namespace
 from d5agent.core.services import Phase, Service, Status
 from d5agent.core.timeline import Timeline
 from d5agent.plugins.backup import Backup
-from d5agent.plugins.clean import Clean
+from d5agent.plugins.clean import Clean, ComparedClusters
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.monitor_restore import MonitorRestore
@@ -28,7 +28,6 @@ from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.steps.capture import TOKEN
 from d5agent.steps.certificate import Certifier
 from d5agent.steps.checkpoint import CHECKPOINT
-from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import COMPARED
 from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.late_report import LateReporter
@@ -197,6 +196,16 @@ class World:
         changes = mortal(FakeTargetChanges(self.target), life)
         self.target.before_each = life.spend
         kept = KeptChanges(source=source, states=states, store=store, clock=self.clock)
+        servers = Servers(
+            changes=source,
+            source=mortal(source_server(), life),
+            target=mortal(target_server(), life),
+            source_reader=reader,
+            target_reader=target,
+            store=store,
+            states=states,
+            clock=self.clock,
+        )
 
         def outside() -> Outside:
             return Outside(
@@ -249,14 +258,7 @@ class World:
                     target=target,
                     target_reader=target,
                     target_changes=changes,
-                    servers=Servers(
-                        changes=source,
-                        source=mortal(source_server(), life),
-                        target=mortal(target_server(), life),
-                        source_reader=reader,
-                        target_reader=target,
-                        clock=self.clock,
-                    ),
+                    servers=servers,
                     specifications=target,
                     store=store,
                     states=states,
@@ -273,7 +275,14 @@ class World:
                     outside=outside(),
                 ),
                 Service.MONITOR_RESTORE: lambda: MonitorRestore(
-                    late=LateReporter(store=store, source=reader, target=target, clock=self.clock, waiting_bytes=500)
+                    late=LateReporter(
+                        store=store,
+                        source=reader,
+                        target=target,
+                        servers=servers,
+                        clock=self.clock,
+                        waiting_bytes=500,
+                    )
                 ),
                 Service.CLEAN: lambda: Clean(
                     source=source,
@@ -285,9 +294,8 @@ class World:
                     clock=self.clock,
                     timeout_seconds=600,
                     hold=hold,
-                    expiries=Expiries(source=reader, open_target=lambda: nullcontext(target), store=store),
                     keep_log_days=self.keep_log_days,
-                    open_outside=lambda: nullcontext(outside()),
+                    open_clusters=lambda: nullcontext(ComparedClusters(servers=servers, outside=outside())),
                 ),
                 Service.MONITOR_CLEAN: lambda: MonitorClean(
                     power=mortal(self.power, life), store=store, clock=self.clock, timeout_seconds=60

@@ -143,3 +143,21 @@ async def certificate_in(rig: AgentRig, agent: Agent) -> dict[str, Any]:
     assert body is not None
     found: dict[str, Any] = json.loads(body)
     return found
+
+
+async def test_after_the_certificate_another_target_is_refused_and_another_name_is_not(rig: AgentRig) -> None:
+    agent = await restored_agent(rig)
+    certified = rig.target.uri
+    rig.config["target"] = {"uri": rig.source.uri}  # another cluster, with the same documents: it would be equal
+    rig.agent()  # writes the configuration, which the daemon reads again for the target
+    before = await rig.keys()
+    for words in (["verify"], ["start", "monitor-restore", "--follow"], ["start", "clean", "--follow"]):
+        ended = await agent.run(*words)
+        assert ended.code == 78, said(ended)
+        assert "the target is not the cluster that the certificate names" in said(ended)
+        assert f"s3://{rig.bucket}/" in said(ended)
+    assert set(before) <= set(await rig.keys())
+    rig.config["target"] = {"uri": certified.replace("127.0.0.1", "localhost")}
+    rig.agent()
+    ended = await agent.run("verify")
+    assert ended.code == 0, said(ended)

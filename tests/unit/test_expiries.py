@@ -17,7 +17,6 @@ from d5agent.core.services import Service
 from d5agent.core.ttl import TtlIndex
 from d5agent.errors import OperatorError
 from d5agent.plugins.monitor_restore import MonitorRestore
-from d5agent.steps.late_report import LateReporter
 from d5agent.steps.log_reader import LogReader
 from tests.fakes.cluster import Op, delete, insert
 from tests.fakes.documents import raw_document, raw_id
@@ -131,14 +130,7 @@ async def test_a_steady_expiry_does_not_keep_a_restore_from_its_end() -> None:
 async def test_monitor_restore_lists_what_has_expired_and_starts_clean() -> None:
     stage = await proved({"_id": 1, "at": LONG_AGO})
     await stage.capture(delete(ORDERS, 1))
-    reporter = LateReporter(
-        store=stage.store,
-        source=FakeReader(stage.cluster),
-        target=stage.target,
-        clock=stage.clock,
-        waiting_bytes=10_000,
-    )
-    await MonitorRestore(late=reporter).run(stage.coordinator)
+    await MonitorRestore(late=stage.reporter()).run(stage.coordinator)
     (facts,) = stage.coordinator.journal.facts_of("expired_after_certificate")
     assert facts == {"operations": 1, "namespaces": {"shop.orders": 1}}
     assert stage.target.database.find(ORDERS, raw_id(1)) is not None  # listed, not applied

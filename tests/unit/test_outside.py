@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -462,7 +461,7 @@ async def cleaned(stage: Stage, outside: Outside | None = None) -> dict[str, Any
     """Run clean, as after a restart; return what the final report says of what the log does not touch."""
     stage.coordinator.set_status(Service.RESTORE, Status.DONE)
     comparison = outside or stage.outside()
-    await run_clean(stage, replace(clean(stage), open_outside=lambda: nullcontext(comparison)))
+    await run_clean(stage, replace(clean(stage), open_clusters=lambda: stage.clusters(comparison)))
     report: dict[str, Any] = json.loads(stage.store.objects["reports/run/final.json"])
     found: dict[str, Any] = report["outside"]
     return found

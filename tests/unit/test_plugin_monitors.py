@@ -52,7 +52,7 @@ async def proved(stage: Stage) -> Stage:
 def clean(stage: Stage, *, keep_log_days: int | None = None) -> Clean:
     return Clean(
         hold=stage.hold(),
-        expiries=stage.expiries(),
+        open_clusters=stage.clusters,
         source=stage.source,
         store=stage.store,
         uploads=stage.store,

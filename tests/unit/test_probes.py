@@ -56,7 +56,7 @@ def clean(stage: Stage) -> Clean:
         states=stage.states,
         state_names=(),
         hold=stage.hold(),
-        expiries=stage.expiries(),
+        open_clusters=stage.clusters,
         kept=stage.kept(),
         clock=stage.clock,
         timeout_seconds=60,

@@ -126,14 +126,15 @@ async def test_a_checkpoint_of_another_target_counts_for_nothing() -> None:
     assert stage.coordinator.journal.facts_of("target_is_another")
 
 
-async def test_another_target_after_the_certificate_is_refused() -> None:
+async def test_another_target_is_refused_although_the_certificate_is_lost() -> None:
     stage = await captured()
     stage.target.before_each = _may_write
     await stage.restore().run(stage.coordinator)
+    stage.store.objects.pop("reports/run/certificate.json")
     stage.target = FakeTarget(before_each=_must_not_write)
     stage.target_server.told = replace(stage.target_server.told, hosts=("new:27017",), cluster_id="7c1b")
-    error = await refused(stage, "the certificate was issued for another target")
-    assert error.facts["now"] == ("new:27017",)
+    error = await refused(stage, "the target is not the cluster that the certificate names")
+    assert error.facts["now"] == "set rs0; id 7c1b; hosts new:27017"
 
 
 async def test_a_checkpoint_of_an_earlier_version_is_taken_up() -> None:

@@ -427,15 +427,10 @@ async def test_clean_that_compares_archives_and_deletes() -> None:
     await stage.prove()
     reporter.daemon.file.state = replace(stage.coordinator.state, services={})
 
-    @asynccontextmanager
-    async def opened() -> AsyncGenerator[Any]:
-        yield stage.outside()
-
     service = Clean(
         source=stage.source,
         uploads=stage.store,
         hold=stage.hold(),
-        expiries=stage.expiries(),
         store=stage.store,
         states=stage.states,
         kept=stage.kept(),
@@ -443,7 +438,7 @@ async def test_clean_that_compares_archives_and_deletes() -> None:
         clock=stage.clock,
         timeout_seconds=60,
         keep_log_days=30,
-        open_outside=opened,
+        open_clusters=lambda: stage.clusters(stage.outside()),
     )
     surroundings = reporter.surroundings(Service.CLEAN)
 
