@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from d5agent.core.addresses import addressed, addressed_json
 from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, AgentError, TransientError
 from d5agent.runtime.garbage import collect_garbage_rarely, skip_collection_of_imports, skip_last_collection
 
@@ -43,7 +44,9 @@ Name = Annotated[str, typer.Argument(help="A service or a phase, such as replica
 Follow = Annotated[bool, typer.Option("--follow", help="Stay until it ends, and end with its result.")]
 RunId = Annotated[str | None, typer.Argument(help="The run of a backup; the last one without it.")]
 Mode = Literal["drained", "live"]
-Keys = Annotated[list[str] | None, typer.Argument(help="Keys of segments, or beginnings of keys; all without one.")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(help="Keys or addresses of segments, or their beginnings; all without one.")
+]
 
 
 @app.command()
@@ -53,7 +56,8 @@ def serve(config: Config = None) -> None:
     from d5agent.runtime.logs import configure_logs
     from d5agent.runtime.serve import serve as serve_daemon
 
-    configure_logs(to_journald="JOURNAL_STREAM" in os.environ)  # noqa: TID251 -- says who reads our output
+    to_journald = "JOURNAL_STREAM" in os.environ  # noqa: TID251 -- says who reads our output
+    configure_logs(to_journald=to_journald, url_of=settings.store.url_of)
     notify_socket = os.environ.get("NOTIFY_SOCKET")  # noqa: TID251 -- systemd's, not a setting
     work = serve_daemon(
         settings,
@@ -61,7 +65,7 @@ def serve(config: Config = None) -> None:
         notify_socket=notify_socket,
         serve_metrics=_metrics(settings.metrics.listen),
     )
-    _end(_run(work))
+    _end(_run(settings, work))
 
 
 @app.command()
@@ -111,13 +115,13 @@ def start(  # noqa: PLR0913 -- an option is a parameter to typer
         "again": again,
     }
     request = {"verb": "start", "name": name, "follow": follow, "force": force, "mode": mode, **words}
-    _end(_run(_ask(_settings(config), request)))
+    _end(_asked(config, request))
 
 
 @app.command()
 def stop(name: Name, config: Config = None) -> None:
     """Stop a service or a phase, drained."""
-    _end(_run(_ask(_settings(config), {"verb": "stop", "name": name})))
+    _end(_asked(config, {"verb": "stop", "name": name}))
 
 
 @app.command()
@@ -128,7 +132,8 @@ def status(
     config: Config = None,
 ) -> None:
     """Say how things stand."""
-    values = _run(_status(_settings(config), as_json=as_json, again=watch))
+    settings = _settings(config)
+    values = _run(settings, _status(settings, as_json=as_json, again=watch))
     _end(EXIT_DONE if values["daemon"] == "up" else EXIT_TRANSIENT)
 
 
@@ -146,19 +151,19 @@ def cutover(
 ) -> None:
     """End a live restore: the application read-only, fence, last operations, verify."""
     request = {"verb": "cutover", "follow": follow, "call_off": call_off, "confirmed": yes}
-    _end(_run(_ask(_settings(config), request)))
+    _end(_asked(config, request))
 
 
 @app.command()
 def pause(name: Name, config: Config = None) -> None:
     """Let restore write nothing until it is resumed; a restart leaves it paused."""
-    _end(_run(_ask(_settings(config), {"verb": "pause", "name": name})))
+    _end(_asked(config, {"verb": "pause", "name": name}))
 
 
 @app.command()
 def resume(name: Name, config: Config = None) -> None:
     """Let a paused restore go on."""
-    _end(_run(_ask(_settings(config), {"verb": "resume", "name": name})))
+    _end(_asked(config, {"verb": "resume", "name": name}))
 
 
 @app.command()
@@ -175,8 +180,8 @@ def plan(
     from d5agent.runtime import inspecting_plan
     from d5agent.screen_plan import plan_table
 
-    values = _run(inspecting_plan.plan(settings, with_divergence=divergence))
-    _show(values, as_json=as_json, table=plan_table)
+    values = _run(settings, inspecting_plan.plan(settings, with_divergence=divergence))
+    _show(settings, values, as_json=as_json, table=plan_table)
     _end(EXIT_DONE if values["go"] else 78)
 
 
@@ -193,8 +198,8 @@ def verify(
     from d5agent.screen_verify import verify_progress, verify_table
 
     with verify_progress() as on_progress:
-        values = _run(inspecting_verify.verify(settings, is_full=full, on_progress=on_progress))
-    _show(values, as_json=as_json, table=verify_table)
+        values = _run(settings, inspecting_verify.verify(settings, is_full=full, on_progress=on_progress))
+    _show(settings, values, as_json=as_json, table=verify_table)
     is_certified = values["certificate"] is None or values["certificate"]["valid"]
     _end(EXIT_DONE if values["equal"] and is_certified else 78)
 
@@ -206,8 +211,8 @@ def check(*, as_json: Json = False, config: Config = None) -> None:
     from d5agent.runtime import inspecting_check
     from d5agent.screen import check_table
 
-    values = _run(inspecting_check.check(settings))
-    _show(values, as_json=as_json, table=check_table)
+    values = _run(settings, inspecting_check.check(settings))
+    _show(settings, values, as_json=as_json, table=check_table)
     _end(EXIT_DONE if values["ok"] else 78)
 
 
@@ -218,8 +223,8 @@ def log_ls(keys: Keys = None, *, as_json: Json = False, config: Config = None) -
     from d5agent.runtime import inspecting_log
     from d5agent.screen import segments_table
 
-    values = _run(inspecting_log.list_segments(settings, keys or []))
-    _show(values, as_json=as_json, table=segments_table)
+    values = _run(settings, inspecting_log.list_segments(settings, keys or []))
+    _show(settings, values, as_json=as_json, table=segments_table)
 
 
 @log_app.command("cat")
@@ -229,7 +234,7 @@ def log_cat(keys: Keys = None, *, as_json: Json = False, config: Config = None) 
     from d5agent.runtime import inspecting_log
 
     del as_json
-    _run(inspecting_log.print_operations(settings, keys or [], sys.stdout.write))
+    _run(settings, inspecting_log.print_operations(settings, keys or [], sys.stdout.write))
 
 
 @log_app.command("verify")
@@ -239,8 +244,8 @@ def log_verify(keys: Keys = None, *, as_json: Json = False, config: Config = Non
     from d5agent.runtime import inspecting_log
     from d5agent.screen import log_table
 
-    values = _run(inspecting_log.check_log(settings, keys or []))
-    _show(values, as_json=as_json, table=log_table)
+    values = _run(settings, inspecting_log.check_log(settings, keys or []))
+    _show(settings, values, as_json=as_json, table=log_table)
 
 
 @backups_app.command("ls")
@@ -250,7 +255,7 @@ def backups_ls(*, as_json: Json = False, config: Config = None) -> None:
     from d5agent.runtime import inspecting_backups
     from d5agent.screen_backups import backups_text
 
-    _show(_run(inspecting_backups.list_all(settings)), as_json=as_json, table=backups_text)
+    _show(settings, _run(settings, inspecting_backups.list_all(settings)), as_json=as_json, table=backups_text)
 
 
 @backups_app.command("show")
@@ -260,7 +265,7 @@ def backups_show(run_id: RunId = None, *, as_json: Json = False, config: Config 
     from d5agent.runtime import inspecting_backups
     from d5agent.screen_backups import manifests_text
 
-    _show(_run(inspecting_backups.show(settings, run_id)), as_json=as_json, table=manifests_text)
+    _show(settings, _run(settings, inspecting_backups.show(settings, run_id)), as_json=as_json, table=manifests_text)
 
 
 @backups_app.command("verify")
@@ -270,20 +275,21 @@ def backups_verify(run_id: RunId = None, *, as_json: Json = False, config: Confi
     from d5agent.runtime import inspecting_backups
     from d5agent.screen_backups import archives_table
 
-    values = _run(inspecting_backups.verify(settings, run_id))
-    _show(values, as_json=as_json, table=archives_table)
+    values = _run(settings, inspecting_backups.verify(settings, run_id))
+    _show(settings, values, as_json=as_json, table=archives_table)
     _end(EXIT_DONE if values["whole"] else EXIT_OPERATOR)
 
 
 @backups_app.command("cat")
 def backups_cat(
-    key: Annotated[str, typer.Argument(help="The key of an archive, as show lists it.")], config: Config = None
+    key: Annotated[str, typer.Argument(help="The address or the key of an archive, as show lists it.")],
+    config: Config = None,
 ) -> None:
     """Write an archive to standard output, for mongorestore --archive --gzip."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_backups
 
-    _run(inspecting_backups.write_archive(settings, key, sys.stdout.buffer.write))
+    _run(settings, inspecting_backups.write_archive(settings, key, sys.stdout.buffer.write))
 
 
 @app.command()
@@ -298,7 +304,7 @@ def drill(
     """Perform the whole failback on this machine, on embedded servers."""
     from d5agent.drill.run import run_drill  # its data packages are not there in production
 
-    _end(_run(run_drill(operations=operations, seed=seed, mode=mode, keep=keep, as_json=as_json)))
+    _end(_run(None, run_drill(operations=operations, seed=seed, mode=mode, keep=keep, as_json=as_json)))
 
 
 def main() -> None:
@@ -338,24 +344,36 @@ def _metrics(listen: str | None) -> Callable[[Daemon], AbstractAsyncContextManag
     return partial(metrics_server, listen)
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 -- whatever the work returns
+def _run(settings: Settings | None, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 -- whatever the work returns
+    """Run a verb. Keys in its errors become addresses in the bucket of the settings."""
     import asyncio
 
     collect_garbage_rarely()
-    return asyncio.run(work)
+    try:
+        return asyncio.run(work)
+    except AgentError as error:
+        if settings is not None:
+            error.say(lambda value: addressed(value, settings.store.url_of))
+        raise
+
+
+def _asked(config: Path | None, request: dict[str, Any]) -> int:
+    settings = _settings(config)
+    code: int = _run(settings, _ask(settings, request))
+    return code
 
 
 def _end(code: int) -> None:
     raise typer.Exit(code)
 
 
-def _show(values: dict[str, Any], *, as_json: bool, table: Any) -> None:  # noqa: ANN401 -- one of screen's tables
+def _show(settings: Settings, values: dict[str, Any], *, as_json: bool, table: Any) -> None:  # noqa: ANN401 -- one of screen's tables
     if as_json:
-        _print_json(values)
+        _print_json(addressed_json(values, settings.store.url_of))
         return
     from d5agent.screen import print_
 
-    print_(table(values))
+    print_(table(addressed(values, settings.store.url_of)))
 
 
 def _print_json(values: dict[str, Any]) -> None:
@@ -368,7 +386,7 @@ async def _status(settings: Settings, *, as_json: bool, again: bool) -> dict[str
 
     with _status_screen(as_json=as_json, again=again) as show:
         while True:
-            values = await _current_status(settings.state.directory)
+            values: dict[str, Any] = addressed(await _current_status(settings.state.directory), settings.store.url_of)
             show(values)
             if not again:
                 return values
@@ -415,7 +433,8 @@ async def _ask(settings: Settings, request: dict[str, Any]) -> int:
     from d5agent.runtime.control_client import ask, socket_path
     from d5agent.screen import print_answer
 
-    async for answer in ask(socket_path(settings.state.directory), request):
+    async for said in ask(socket_path(settings.state.directory), request):
+        answer: dict[str, Any] = addressed(said, settings.store.url_of)
         if "question" in answer and sys.stdin.isatty() and typer.confirm(answer["question"]):
             return await _ask(settings, {**request, "confirmed": True})
         print_answer(answer)

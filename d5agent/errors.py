@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -26,6 +29,10 @@ class AgentError(Exception):
         self.message = message
         self.hint = hint
         self.facts = facts
+
+    def say(self, otherwise: Callable[[Any], Any]) -> None:
+        """Say the same in other words: message, hint and facts are what `otherwise` returns of them."""
+        self.message, self.hint, self.facts = otherwise(self.message), otherwise(self.hint), otherwise(self.facts)
 
     @override
     def __str__(self) -> str:

@@ -83,10 +83,10 @@ def check_table(values: dict[str, Any]) -> RenderableType:
 def segments_table(values: dict[str, Any]) -> RenderableType:
     """Return segments as a table."""
     table = Table()
-    for column in ("commit", "operations", "bytes", "key"):
-        table.add_column(column, justify="left" if column == "key" else "right", no_wrap=column != "key")
+    for column in ("commit", "operations", "bytes", "address"):
+        table.add_column(column, justify="left" if column == "address" else "right", no_wrap=column != "address")
     for row in values["segments"]:
-        table.add_row(str(row["commit"]), f"{row['count']:,}", f"{row['bytes']:,}", escaped(row["key"]))
+        table.add_row(str(row["commit"]), f"{row['count']:,}", f"{row['bytes']:,}", escaped(row["url"]))
     return table
 
 

@@ -26,7 +26,7 @@ def _backup_line(row: dict[str, Any]) -> str:
 
 
 def manifests_text(values: dict[str, Any]) -> RenderableType:
-    """Return what a run's backup holds; each key stands whole on its line: it is for the next command."""
+    """Return what a run's backup holds; each address stands whole on its line: it is for the next command."""
     return "\n".join(_manifest_text(manifest) for manifest in values["manifests"])
 
 
@@ -41,7 +41,7 @@ def _manifest_text(manifest: dict[str, Any]) -> str:
     for archive in manifest["archives"]:
         documents = archive["documents"]
         counts = f"{len(documents):,} collections, {sum(documents.values()):,} documents, {archive['bytes']:,} bytes"
-        lines.append(f"  {escaped(archive['key'])}  {counts}")
+        lines.append(f"  {escaped(archive['url'])}  {counts}")
         # Its patterns do not match a line break.
         lines += [
             f"    mongorestore leaves out {escaped(repr(name))}: load it alone, with --nsInclude and its name"

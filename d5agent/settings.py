@@ -82,6 +82,10 @@ class StoreSettings(_Section):
         """Return where an object is, as the AWS command line takes it."""
         return "/".join(part for part in (f"s3://{self.bucket}", self.prefix.strip("/"), key) if part)
 
+    def key_of(self, address: str) -> str:
+        """Return the key of an object that somebody names by its address; what is none of ours is a key already."""
+        return address.removeprefix(f"{self.url}/")
+
 
 class StateSettings(_Section):
     """Where the state files, the lock and the control socket are."""

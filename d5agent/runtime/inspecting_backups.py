@@ -35,7 +35,10 @@ async def show(settings: Settings, run_id: str | None) -> dict[str, Any]:
     """Return the manifests of a run, of the last one without an id."""
     async with open_store(settings) as store:
         manifests = await manifests_of(store, run_id)
-    return {"run_id": manifests[0].run_id, "manifests": [manifest.to_json() for manifest in manifests]}
+    found = [manifest.to_json() for manifest in manifests]
+    for archive in (archive for manifest in found for archive in manifest["archives"]):
+        archive["url"] = settings.store.url_of(archive["key"])
+    return {"run_id": manifests[0].run_id, "manifests": found}
 
 
 async def verify(settings: Settings, run_id: str | None) -> dict[str, Any]:
@@ -46,6 +49,7 @@ async def verify(settings: Settings, run_id: str | None) -> dict[str, Any]:
 
 async def write_archive(settings: Settings, key: str, write: Callable[[bytes], object]) -> None:
     """Write an archive out. CorruptDataError, at its end: what was written is not what was stored."""
+    key = settings.store.key_of(key)
     async with _stores(settings) as (store, archives):
         archive = await _archive_of(store, key)
         digest = hashlib.sha256()

@@ -22,8 +22,8 @@ async def list_segments(settings: Settings, keys: list[str]) -> dict[str, Any]:
     """Return the segments that commits name."""
     async with open_store(settings) as store:
         found = [
-            {"commit": commit.sequence, **asdict(ref)}
-            async for commit, ref in _segments(LogReader(store=store), keys, where=settings.store.url)
+            {"commit": commit.sequence, **asdict(ref), "url": settings.store.url_of(ref.key)}
+            async for commit, ref in _segments(LogReader(store=store), keys, settings)
         ]
     return {"segments": found}
 
@@ -32,7 +32,7 @@ async def print_operations(settings: Settings, keys: list[str], write: Callable[
     """Write stored operations as canonical Extended JSON without a loss, one a line, in the log's order."""
     async with open_store(settings) as store:
         reader = LogReader(store=store)
-        async for _, ref in _segments(reader, keys, where=settings.store.url):
+        async for _, ref in _segments(reader, keys, settings):
             async for operation in reader.segment(ref):
                 write(f"{to_text(operation.raw)}\n")
 
@@ -42,7 +42,7 @@ async def check_log(settings: Settings, keys: list[str]) -> dict[str, Any]:
     async with open_store(settings) as store:
         reader = LogReader(store=store)
         if keys:
-            async for _, ref in _segments(reader, keys, where=settings.store.url):
+            async for _, ref in _segments(reader, keys, settings):
                 async for _operation in reader.segment(ref):
                     pass
         summary = await reader.check()
@@ -58,11 +58,17 @@ async def check_log(settings: Settings, keys: list[str]) -> dict[str, Any]:
     }
 
 
-async def _segments(reader: LogReader, keys: list[str], *, where: str) -> AsyncGenerator[tuple[Commit, SegmentRef]]:
-    """Yield the segments whose keys begin with one of `keys`. OperatorError: there is no log, or a key names none."""
+async def _segments(
+    reader: LogReader, asked: list[str], settings: Settings
+) -> AsyncGenerator[tuple[Commit, SegmentRef]]:
+    """Yield the segments whose keys, or addresses, begin with one of `asked`.
+
+    OperatorError: there is no log, or one of them names none.
+    """
+    keys = [settings.store.key_of(each) for each in asked]
     unmet = set(keys)
     if await reader.last() is None:
-        raise no_log(where)
+        raise no_log(settings.store.url)
     async for link in reader.links():
         for ref in link.commit.segments:
             hits = {key for key in keys if ref.key.startswith(key)}

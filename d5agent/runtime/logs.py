@@ -10,8 +10,10 @@ from d5agent.runtime.without_rich import without_rich
 with without_rich():
     import structlog
 
+from d5agent.core.addresses import addressed
+
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
 # sd-daemon(3): journald takes the level from a line's beginning.
 _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -25,9 +27,16 @@ def _without_empty(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
     return {key: value for key, value in event.items() if value not in ("", None)}
 
 
-def configure_logs(*, to_journald: bool) -> None:
-    """Set up structlog: `event key=value …` on standard output, with time and level where journald adds none."""
-    processors: list[Any] = [structlog.contextvars.merge_contextvars, _without_empty]
+def configure_logs(*, to_journald: bool, url_of: Callable[[str], str] = str) -> None:
+    """Set up structlog: `event key=value …` on standard output, with time and level where journald adds none.
+
+    `url_of`: where an object of the bucket is; a line names each by its address.
+    """
+
+    def with_addresses(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+        return {name: value if name == "exc_info" else addressed(value, url_of) for name, value in event.items()}
+
+    processors: list[Any] = [structlog.contextvars.merge_contextvars, _without_empty, with_addresses]
     if not to_journald:
         processors += [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.add_log_level]
     processors += [

@@ -131,7 +131,7 @@ async def test_backups_are_listed_shown_and_checked(rig: AgentRig) -> None:
     assert f"{run_id}  target  {target['stored_at']}  1 databases, 8 documents, {target['bytes']:,} bytes" in listed
     key = f"dump/{run_id}/target/shop.archive.gz"
     shown = await agent.call("backups", "show", run_id)
-    assert f"  {key}  1 collections, 8 documents, " in shown
+    assert f"  s3://{rig.bucket}/{key}  1 collections, 8 documents, " in shown
     assert "not in it: users and roles" in shown
     assert "whole: the backup of run" in await agent.call("backups", "verify", run_id)
     unknown = await agent.run("backups", "cat", f"dump/{run_id}/target/none.archive.gz")
@@ -142,7 +142,9 @@ async def test_backups_are_listed_shown_and_checked(rig: AgentRig) -> None:
         await store.put(key, archive[:-1] + bytes([archive[-1] ^ 1]))
     damaged = await agent.run("backups", "verify")
     assert (damaged.code, "not whole" in said(damaged), "sha256 differs" in said(damaged)) == (78, True, True)
-    code, output = await Shell(rig).run(f"d5agent backups cat {key} | cat > /dev/null; exit ${{PIPESTATUS[0]}}")
+    code, output = await Shell(rig).run(
+        f"d5agent backups cat s3://{rig.bucket}/{key} | cat > /dev/null; exit ${{PIPESTATUS[0]}}"
+    )
     assert (code, "do not use it" in output) == (78, True)
 
 
