@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from d5agent.core.comparison import Comparison
     from d5agent.core.log import Link
+    from d5agent.core.operation import ClusterTime
     from d5agent.core.report import VerifyReport
     from d5agent.core.services import Fence, PhaseState
     from d5agent.core.timeline import Timeline
@@ -62,10 +63,11 @@ def proved_fence(state: PhaseState) -> Fence:
     return fence
 
 
-def end_of_stream(fence: Fence, *, operations_after: int) -> dict[str, Any]:
+def end_of_stream(fence: Fence, *, operations_after: int, kept_since: ClusterTime | None = None) -> dict[str, Any]:
     """Return how it was proved that the log holds all that happened on the source before the fence.
 
-    `operations_after`: so many operations of others the certified log holds behind the marker.
+    `operations_after`: so many operations of others the certified log holds behind the marker. `kept_since`: from when
+    on it is proved that the stream has no gap; None: from the log's beginning.
     """
     return {
         "proof": "marker",
@@ -74,6 +76,7 @@ def end_of_stream(fence: Fence, *, operations_after: int) -> dict[str, Any]:
         "cluster_time": list(fence.cluster_time),
         "at": fence.at,
         "operations_after": operations_after,
+        "kept_since": None if kept_since is None else list(kept_since),
     }
 
 

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.charts import bars, clock, curve, duration, number, rates
+from d5agent.core.operation import ClusterTime
 from d5agent.core.page_style import STYLE
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ def _facts(document: Mapping[str, Any]) -> str:
         end = document["end_of_stream"]
         said = f"proved by the marker {end['marker']}, stored in {end['commit']}"
         facts.append(("End of the stream", f"{said}; operations after it: {end['operations_after']:,}"))
+        if end.get("kept_since") is not None:  # missing in an earlier version
+            since = ClusterTime(*end["kept_since"])
+            facts.append(("Stream", f"proved without a gap from {since} on; an earlier version began the log"))
         facts += _hold(document.get("target_hold"))
         facts += _overwritten(document.get("overwritten"))
         facts += _specifications(result.get("specifications"))

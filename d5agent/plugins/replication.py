@@ -51,7 +51,7 @@ class Replication:
         last = await self._last_commit(coordinator)
         await self._check_source(coordinator, may_enable=last is None)
         # Before the stream is opened: the last commit may stand behind a gap that nobody has noticed yet (ADR 38).
-        await self.kept.prove(coordinator.state.run_id, sequence=last.commit.sequence if last else None)
+        await self._prove_kept(coordinator, last)
         if last is not None:
             last = await self._claim(coordinator, last)
         # Asked before the stream opens: what happens after it is captured, what happened up to it is not (ADR 32).
@@ -69,6 +69,16 @@ class Replication:
             raise failure
         await capture.look_for_gap()
         capture.report_end()
+
+    async def _prove_kept(self, coordinator: Coordinator, last: Link | None) -> None:
+        since = await self.kept.prove(coordinator.state.run_id, sequence=last.commit.sequence if last else None)
+        if since is not None:
+            coordinator.journal.warning(
+                "stream_not_proved_before",
+                cluster_time=str(since),
+                hint="an earlier version began the log; whether its stream had a gap before that time is not known."
+                ' Keep [verify] outside = "full": restore compares what the log does not touch, too',
+            )
 
     async def _check_source(self, coordinator: Coordinator, *, may_enable: bool) -> None:
         """See that changes are kept, and note beforehand if the agent switches that on: then `clean` switches it off.

@@ -46,7 +46,7 @@ class Certifier:
         OperatorError: no marker proves that the log holds all of the stream, or the stream has a gap.
         """
         fence = proved_fence(state)
-        await self.kept.prove(state.run_id, sequence=proof.sequence)
+        kept_since = await self.kept.prove(state.run_id, sequence=proof.sequence)
         link = await link_of(self.store, proof.sequence)
         certificate = certificate_of(
             report,
@@ -58,7 +58,7 @@ class Certifier:
         )
         certificate["issued_at"] = proof.at
         behind = await operations_behind(LogReader(store=self.store), fence, until=proof.sequence)
-        certificate["end_of_stream"] = end_of_stream(fence, operations_after=behind)
+        certificate["end_of_stream"] = end_of_stream(fence, operations_after=behind, kept_since=kept_since)
         certificate["target_hold"] = evidence.target_hold
         certificate["outside"] = dict(evidence.outside or OFF)
         certificate["overwritten"] = evidence.overwritten

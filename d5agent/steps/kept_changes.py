@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from d5agent.core.certificate import REPORTS
 from d5agent.core.operation import ClusterTime
 from d5agent.errors import AgentError, CorruptDataError, NotKeptError
+from d5agent.steps.log_reader import LogReader, link_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,21 +39,42 @@ class KeptChanges:
     store: ObjectStore
     clock: Clock
 
-    async def prove(self, run_id: str, *, sequence: int | None) -> None:
+    async def prove(self, run_id: str, *, sequence: int | None) -> ClusterTime | None:
         """Prove that nothing is missing in the stream from the last proved time until now, and save the new time.
 
-        `sequence`: of the log's last commit; None: the log begins now. NotKeptError: there is a gap, now or since an
-        earlier look. Any other error: nothing is known, and the next look begins at the same time again.
+        `sequence`: of the log's last commit; None: the log begins now. Return from when on no gap is proved; None: from
+        the log's beginning. NotKeptError: there is a gap, now or since an earlier look. Any other error: nothing is
+        known, and the next look begins at the same time again.
         """
         await self.refuse_gap(run_id)
-        since = None if sequence is None else await self._proved(run_id)
+        since, until = None, None
         try:
-            until = await self.source.check_kept(since)
+            if sequence is None:
+                until = await self.source.check_kept(None)
+            elif (kept := await self._kept(run_id)) is not None:
+                since = None if kept.get("since") is None else ClusterTime(*kept["since"])
+                until = await self.source.check_kept(ClusterTime(*kept["cluster_time"]))
+            else:
+                since, until = await self._from_the_log(sequence)
         except NotKeptError as error:
             if sequence is not None:  # else nothing was captured yet, and nothing is lost
                 await self._note_gap(run_id, sequence, error)
             raise
-        await self.states.save(KEPT, {"version": 1, "run_id": run_id, "cluster_time": until})
+        await self.states.save(KEPT, {"version": 1, "run_id": run_id, "cluster_time": until, "since": since})
+        return since
+
+    async def _from_the_log(self, sequence: int) -> tuple[ClusterTime | None, ClusterTime]:
+        """Prove a log that an earlier version began, which saved no proved time; return from when on, and until when.
+
+        From the log's first commit: where the source still has all of that, and no gap, the log is whole. Else nobody
+        can tell a gap from changes that have grown too old, and what is behind the last commit is what can be proved.
+        """
+        first = await anext(LogReader(store=self.store).links())
+        try:
+            return None, await self.source.check_kept(first.commit.position.cluster_time)
+        except NotKeptError:
+            since = (await link_of(self.store, sequence)).commit.position.cluster_time
+            return since, await self.source.check_kept(since)
 
     async def refuse_gap(self, run_id: str) -> None:
         """Raise NotKeptError if a gap was found in this run: the log may hold operations on both sides of it."""
@@ -70,10 +92,10 @@ class KeptChanges:
             found=gap["error"],
         )
 
-    async def _proved(self, run_id: str) -> ClusterTime | None:
-        """Return up to when nothing is missing; None: an earlier version has begun the log, and saved no such time."""
+    async def _kept(self, run_id: str) -> dict[str, Any] | None:
+        """Return what is proved; None: an earlier version has begun the log, and saved no such time."""
         kept = await self.states.load(KEPT)
-        return ClusterTime(*kept["cluster_time"]) if kept is not None and kept["run_id"] == run_id else None
+        return kept if kept is not None and kept["run_id"] == run_id else None
 
     async def _note_gap(self, run_id: str, sequence: int, error: NotKeptError) -> None:
         """Save what was found on disk and in the store: either may refuse it. If both do, the next look finds it."""

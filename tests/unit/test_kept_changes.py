@@ -183,15 +183,58 @@ async def test_the_proved_time_of_another_run_is_ignored() -> None:
     await stage.kept().prove("run", sequence=1)
 
 
-async def test_a_log_of_an_earlier_version_is_proved_from_now_on() -> None:
+async def test_a_log_of_an_earlier_version_is_proved_from_its_beginning() -> None:
     stage = Stage()
     await stage.capture(insert(ORDERS, {"_id": 1}))
     await stage.states.delete(KEPT)
     await stage.capture(insert(ORDERS, {"_id": 2}))
+    assert json.loads(stage.states.texts[KEPT])["since"] is None
+    assert not stage.coordinator.journal.facts_of("stream_not_proved_before")
     stage.source.switch(is_on=False)
     stage.source.switch(is_on=True)
     with pytest.raises(NotKeptError, match=LOST):
         await stage.kept().prove("run", sequence=1)
+
+
+@WITH_AND_WITHOUT_POSITIONS
+async def test_a_gap_before_the_upgrade_is_noticed_from_the_last_commit(*, names_positions: bool) -> None:
+    stage = stage_of(names_positions=names_positions)
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    await stage.states.delete(KEPT)  # an earlier version wrote this log, and has stopped
+    open_a_gap(stage)
+    last = (await stage.commits())[-1].sequence
+    with pytest.raises(NotKeptError, match=LOST):
+        await stage.kept().prove("run", sequence=last)
+    with pytest.raises(NotKeptError, match=KNOWN):
+        await stage.replication().run(stage.coordinator)
+
+
+async def test_a_log_that_is_provable_in_part_only_says_so() -> None:
+    stage = Stage()
+    await captured_over_a_gap(stage)
+    await stage.states.delete(KEPT)  # of an earlier version, which passed over it and committed behind it
+    last = (await stage.commits())[-1]
+    stage.coordinator.state = replace(stage.coordinator.state, ready_at="")
+    async with stage.running(stage.replication()):
+        await until(stage.clock, lambda: stage.coordinator.state.ready_at)
+    (facts,) = stage.coordinator.journal.facts_of("stream_not_proved_before")
+    assert facts["cluster_time"] == str(last.position.cluster_time)
+    assert "[verify] outside" in str(facts["hint"])
+    await stage.draw_fence()
+    await stage.prove()
+    certificate = json.loads(stage.store.objects["reports/run/certificate.json"])
+    assert certificate["end_of_stream"]["kept_since"] == list(last.position.cluster_time)
+    page = stage.store.objects["reports/run/certificate.html"].decode()
+    assert f"proved without a gap from {last.position.cluster_time} on" in page
+
+
+async def test_a_proved_time_of_an_earlier_form_is_from_the_beginning() -> None:
+    stage = Stage()
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    value = json.loads(stage.states.texts[KEPT])
+    assert value.pop("since") is None
+    await stage.states.save(KEPT, value)
+    assert await stage.kept().prove("run", sequence=1) is None
 
 
 @WITH_AND_WITHOUT_POSITIONS

@@ -105,6 +105,7 @@ async def test_a_restore_ends_with_both_sides_equal_and_proves_it() -> None:
         "cluster_time": list(fence.cluster_time),
         "at": fence.at,
         "operations_after": 0,
+        "kept_since": None,
     }
     assert b"Both databases are equal" in stage.store.objects["reports/run/certificate.html"]
     restore, replay = stage.coordinator.progress.restore, replayed(stage.coordinator.progress)
