@@ -63,6 +63,7 @@ def status_table(seen: AgentStatus) -> RenderableType:
     progress = seen.progress
     lines = (
         _pace(progress.horizon),
+        _failing(progress.failing_since, progress.horizon),
         _safety(progress.horizon),
         _dumped(progress.backup),
         _applied(progress.restore),
@@ -171,8 +172,24 @@ def _safety(horizon: HorizonProgress | None) -> str:
     text = f"the position is safe for {duration(safe)}: the source keeps its changes for {duration(kept)} ({basis})"
     if safe == 0:
         text = f"THE POSITION HAS EXPIRED: the source keeps its changes for {duration(kept)} only ({basis})"
-    level = Horizon(lag_seconds=0, age_seconds=kept - safe, retention_seconds=kept, catch_up_rate=None).level
-    return f"[{_LEVEL_COLOURS[level]}]{escaped(text)}[/]"
+    return f"[{_colour(safe, kept)}]{escaped(text)}[/]"
+
+
+def _colour(safe: float, kept: int) -> str:
+    """Return how loud it is to be said."""
+    horizon = Horizon(lag_seconds=0, age_seconds=kept - safe, retention_seconds=kept, catch_up_rate=None)
+    return _LEVEL_COLOURS[horizon.level]
+
+
+def _failing(since: str | None, horizon: HorizonProgress | None) -> str:
+    """Return since when capture fails and is tried again, and how long that may go on."""
+    if since is None:
+        return ""
+    safe, kept = (None, None) if horizon is None else (horizon.safe_seconds, horizon.retention_seconds)
+    if safe is None or kept is None:
+        return f"[yellow]capture fails since {since}, and is tried again[/]"
+    colour = _colour(safe, kept).replace("default", "yellow")
+    return f"[{colour}]capture fails since {since}, and is tried again: {duration(safe)} are left for that[/]"
 
 
 def _what(service: str, progress: AgentProgress) -> str:

@@ -112,6 +112,11 @@ def may_try_again(horizon: Horizon | None) -> bool:
     return horizon is None or horizon.level < Level.QUARTER
 
 
+def left_near_the_end(horizon: Horizon | None) -> float | None:
+    """Return for how many seconds the position is still safe, once a quarter of the retention is left; else None."""
+    return None if may_try_again(horizon) or horizon is None else horizon.safe_seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossing:
     """A change of level that deserves a line in the journal."""

@@ -81,6 +81,7 @@ def _progress(document: Mapping[str, Any], rows: Mapping[Service, Mapping[str, A
         verify=_comparison(rows[Service.VERIFY]),
         clean=_clean(rows[Service.CLEAN]),
         steps={service: row["step"] for service, row in rows.items() if "step" in row},
+        failing_since=document["capture"].get("failing_since"),
     )
 
 

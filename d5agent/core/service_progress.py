@@ -153,7 +153,8 @@ class AgentProgress:
     """What all services of an agent have reported; None: nothing yet, since the service was started last.
 
     A service replaces its own attribute and no other. `horizon` belongs to the watch over the horizon, which goes on
-    while replication stands still. `steps`: what a service has begun, in words.
+    while replication stands still. `steps`: what a service has begun, in words. `failing_since`: since when capture
+    fails and is tried again; None: it has committed since, or does not fail.
     """
 
     capture: CaptureProgress | None = None
@@ -163,6 +164,7 @@ class AgentProgress:
     verify: ComparisonProgress | None = None
     clean: CleanProgress = field(default_factory=CleanProgress)
     steps: dict[Service, str] = field(default_factory=dict)
+    failing_since: str | None = None
 
     def begin(self, service: Service) -> None:
         """Forget what a service has reported: it starts."""

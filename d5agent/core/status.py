@@ -67,7 +67,10 @@ def status_of(state: PhaseState, progress: AgentProgress, *, is_up: bool, mode: 
         "run_id": state.run_id,
         "ready_at": state.ready_at,
         "services": services,
-        "capture": {name: reported[Service.REPLICATION].get(name) for name in (*_CAPTURE, *_HORIZON)},
+        "capture": {
+            **{name: reported[Service.REPLICATION].get(name) for name in (*_CAPTURE, *_HORIZON)},
+            "failing_since": progress.failing_since,
+        },
         "restore": {
             **{name: reported[Service.RESTORE].get(name) for name in _RESTORE},
             "is_paused": state.is_paused,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from d5agent.core import cutover, phase
+from d5agent.core.charts import duration
 from d5agent.core.ending import forced
-from d5agent.core.horizon import may_try_again
+from d5agent.core.horizon import left_near_the_end, may_try_again
 from d5agent.core.owners import LogOwners
 from d5agent.core.service_progress import AgentProgress
 from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
@@ -265,18 +266,20 @@ class Daemon:
         """Run a service to its end. What may pass is tried again, as systemd would; what needs a person is not."""
         journal = ServiceJournal(service, self.followers, run_id=self.state.run_id)
         attempt = 0
+        self._forget_failing(service)
         try:
             while True:
                 began = self.clock.monotonic()
                 error = await self._run_once(service, plugin, stopping, journal)
                 self._running[service].has_drained = error is None and not self.progress.has_left_unread(service)
                 if error is None or isinstance(error, OperatorError):
+                    self._forget_failing(service)
                     await self._conclude(service, error, journal)
                     return
                 ran_well = self.clock.monotonic() - began > _LONGEST_PAUSE_SECONDS
                 attempt = 1 if ran_well else attempt + 1
                 pause = min(2**attempt, _LONGEST_PAUSE_SECONDS)
-                await self.show_row(service, Status.WAITING, reason=f"trying again in {pause} s", error=error)
+                await self._show_failing(service, error, journal, pause=pause)
                 await self._pause(stopping, pause)
                 if isinstance(error, CredentialsError):
                     await self.renew_credentials()
@@ -304,6 +307,34 @@ class Daemon:
             journal.error("service_failed", error=f"a bug: {type(error).__name__}", exc_info=error)
             return TransientError(f"a bug: {type(error).__name__}", hint="report the traceback in the journal")
         return None
+
+    def _forget_failing(self, service: Service) -> None:
+        if service is Service.REPLICATION:
+            self.progress.failing_since = None
+
+    async def _show_failing(
+        self, service: Service, error: AgentError, journal: ServiceJournal, *, pause: float
+    ) -> None:
+        """Say why a service waits for its next try. Capture says since when, and loudly how long its position is safe.
+
+        What may pass is tried again without an end: nothing else tells an operator that the time for it runs out.
+        """
+        reason, left = f"trying again in {pause} s", None
+        if service is Service.REPLICATION:
+            left = left_near_the_end(self.horizon())
+            since = self.progress.failing_since or self._now()
+            self.progress.failing_since = since  # until it commits again
+            if left is not None:
+                reason = f"{reason}; the position is safe for {duration(left)}"
+                hint = f"{error.hint}; to win time, lengthen the retention now (docs/metrics.md)".removeprefix("; ")
+                journal.warning(
+                    "capture_fails_near_horizon",
+                    safe_seconds=round(left),
+                    failing_since=since,
+                    error=error.message,
+                    hint=hint,
+                )
+        await self.show_row(service, Status.WAITING, reason=reason, error=error)
 
     def _decided(self, service: Service, error: BaseException) -> BaseException:
         """Return the error, or, where it must not be tried again although it might pass, one that calls a person."""

@@ -117,6 +117,11 @@ def metrics_of(state: PhaseState, progress: AgentProgress, *, agent_version: str
     """Yield the metrics of the phase state and of what services have reported."""
     yield from _read(_CAPTURE, progress.capture)
     yield from _read(_HORIZON, progress.horizon)
+    yield Metric(
+        name="capture_failing",
+        help="Whether capture fails and is tried again, since its last commit.",
+        samples=(({}, progress.failing_since is not None),),
+    )
     yield from _read(_RESTORE, progress.restore)
     yield from _read(_REPLAY, progress.restore.replay)
     yield from _read(_COMPARISON, last_comparison(state, progress))

@@ -262,6 +262,7 @@ class Capture:
         await self._states.save(TOKEN, position, mirrors=mirrors)
         if mirrors:
             self._mirrored_at = now
+        self._coordinator.progress.failing_since = None
         if is_rollup_due(commit.sequence):
             self._rollup_due.set()
         self._report()

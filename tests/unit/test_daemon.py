@@ -252,6 +252,54 @@ async def test_an_unknown_error_of_capture_is_tried_again_in_the_servers_words(
     assert {(log["log_level"], log["server_says"]) for log in failed} == {("error", "words")}
 
 
+async def test_passing_errors_are_loud_once_a_quarter_of_the_horizon_is_left() -> None:
+    house = House()
+    house.workers[Service.REPLICATION].errors = [
+        TransientError("the source is not reached", hint="see the network") for _ in range(6)
+    ]
+    age = 7_000
+    with capture_logs() as logs:
+        async with house.up() as daemon:
+            daemon.horizon = lambda: Horizon(
+                lag_seconds=0, age_seconds=age, retention_seconds=10_000, catch_up_rate=None
+            )
+            await daemon.start(Phase.REPLICATION)
+            row = await house.until_status(Service.REPLICATION, Status.WAITING)
+            since = daemon.progress.failing_since
+            assert row.reason == "trying again in 2 s"
+            assert not [log for log in logs if log["event"] == "capture_fails_near_horizon"]
+            age = 9_280
+            await until(house.clock, lambda: "safe" in daemon.state.services[Service.REPLICATION].reason)
+            row = daemon.state.services[Service.REPLICATION]
+            assert row.reason == "trying again in 4 s; the position is safe for 12 min 0 s"
+            age = 10_500
+            await house.until_status(Service.REPLICATION, Status.RUNNING)
+            assert daemon.progress.failing_since == since  # until it commits again
+    warned = [log for log in logs if log["event"] == "capture_fails_near_horizon"]
+    assert [log["safe_seconds"] for log in warned] == [720, 0, 0, 0, 0]
+    assert {(log["log_level"], log["error"], log["failing_since"]) for log in warned} == {
+        ("warning", "the source is not reached", since)
+    }
+    assert warned[0]["hint"] == "see the network; to win time, lengthen the retention now (docs/metrics.md)"
+
+
+async def test_only_capture_is_loud_and_only_until_it_ends() -> None:
+    house = House()
+    await house.remember(READY)
+    house.workers[Service.BACKUP].errors = [TransientError("the store is not reached")]
+    house.workers[Service.REPLICATION].errors = [TransientError("not reached"), OperatorError("no right")]
+    with capture_logs() as logs:
+        async with house.up() as daemon:
+            daemon.horizon = lambda: Horizon(lag_seconds=0, age_seconds=99, retention_seconds=100, catch_up_rate=None)
+            await daemon.start(Service.REPLICATION)
+            await daemon.start(Service.BACKUP)
+            await house.until_status(Service.REPLICATION, Status.FAILED)
+            assert daemon.progress.failing_since is None
+            await until(house.clock, lambda: house.workers[Service.BACKUP].runs == 2)
+            assert daemon.progress.failing_since is None
+    assert len([log for log in logs if log["event"] == "capture_fails_near_horizon"]) == 1
+
+
 async def test_an_unknown_error_of_another_service_fails_it() -> None:
     house = House()
     await house.remember(READY)

@@ -559,3 +559,10 @@ async def test_a_run_that_was_ready_is_not_captured_anew_where_its_log_is_missin
     with pytest.raises(OperatorError, match="no log below s3://bucket/wrong/"):
         await service.run(stage.coordinator)
     assert stage.store.objects == {}
+
+
+async def test_a_commit_ends_what_is_said_of_failed_tries() -> None:
+    stage = Stage()
+    stage.coordinator.progress.failing_since = SINCE
+    await stage.capture(insert(ORDERS, {"_id": 1}))
+    assert stage.coordinator.progress.failing_since is None

@@ -87,6 +87,7 @@ def test_each_value_of_the_status_has_its_metric() -> None:
         "d5agent_retention_seconds": 10_800,
         "d5agent_catch_up_rate": 1.02,
         "d5agent_capture_queue_bytes": 77,
+        "d5agent_capture_failing": 0,
         "d5agent_restore_operations": 12,
         "d5agent_restore_operations_applied": 7,
         "d5agent_restore_documents_written": 5,
@@ -116,6 +117,12 @@ def test_phase_and_states_are_one_of_their_kind_and_nought_for_the_others() -> N
         'd5agent_service_state{service="replication",state="running"}',
         'd5agent_service_state{service="restore",state="running"}',
     ]
+
+
+def test_capture_that_is_tried_again_has_its_metric() -> None:
+    state, progress = running()
+    progress.failing_since = SINCE
+    assert parsed(text_of(state, progress))["d5agent_capture_failing"] == 1
 
 
 def test_what_is_not_known_is_absent_and_not_nought() -> None:

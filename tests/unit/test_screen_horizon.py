@@ -17,11 +17,13 @@ from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_horizon
 
 
-def shown(**facts: Any) -> str:  # noqa: ANN401 -- fields of the horizon
+def shown(*, failing_since: str | None = None, **facts: Any) -> str:  # noqa: ANN401 -- fields of the horizon
     """Return the table's text, its blanks and lines joined."""
     row = ServiceState(status=Status.RUNNING, since=SINCE)
     state = PhaseState(run_id="run").with_service(Service.REPLICATION, row)
-    values: dict[str, Any] = status_of(state, AgentProgress(horizon=a_horizon(**facts)), is_up=True)
+    values: dict[str, Any] = status_of(
+        state, AgentProgress(horizon=a_horizon(**facts), failing_since=failing_since), is_up=True
+    )
     console = Console(width=300, highlight=False)
     with console.capture() as captured:
         console.print(status_table(read_status(values)))
@@ -61,6 +63,21 @@ def test_the_lag_and_where_it_goes(facts: dict[str, Any], words: str) -> None:
 )
 def test_how_long_the_position_is_safe_and_how_that_is_known(safe: float, kept: int, basis: str, words: str) -> None:
     assert words in shown(safe_seconds=safe, retention_seconds=kept, retention_basis=Basis(basis))
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({}, "capture fails since then, and is tried again"),
+        (
+            {"safe_seconds": 720.0, "retention_seconds": 10_800, "retention_basis": Basis.AWS},
+            "capture fails since then, and is tried again: 12 min are left for that",
+        ),
+    ],
+)
+def test_capture_that_fails_says_since_when(facts: dict[str, Any], words: str) -> None:
+    assert words in shown(failing_since="then", **facts)
+    assert "fails since" not in shown(failing_since=None, **facts)
 
 
 @pytest.mark.parametrize(("safe", "colour"), [(6_000.0, "39"), (5_000.0, "33"), (2_000.0, "1;31"), (0.0, "1;31")])

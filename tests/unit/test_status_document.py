@@ -54,6 +54,7 @@ NOTHING: Final[dict[str, Any]] = {
             "retention_basis",
             "catch_up_rate",
             "caught_up_in_seconds",
+            "failing_since",
             "queue_bytes",
         ],
         "null",
@@ -257,19 +258,21 @@ async def test_replication_at_work_with_its_horizon_and_drained() -> None:
             "captured_bytes_total",
             "captured_segments_total",
             "capture_queue_bytes",
+            "capture_failing",
             "replication_ready",
         }
         task = asyncio.ensure_future(watch.keep())
         await until(clock, lambda: reporter.document["capture"]["catch_up_rate"] is not None)
         task.cancel()
         assert reporter.row(Service.REPLICATION) == {**own, **HORIZON}
-        assert reporter.parts()["capture"] == {**CAPTURED, **HORIZON}
+        assert reporter.parts()["capture"] == {**CAPTURED, **HORIZON, "failing_since": "null"}
         capture, metrics = reporter.document["capture"], reporter.metrics()
         assert metrics == {
             "captured_operations_total": capture["operations"],
             "captured_bytes_total": capture["bytes"],
             "captured_segments_total": capture["segments"],
             "capture_queue_bytes": capture["queue_bytes"],
+            "capture_failing": 0,
             "replication_ready": 1,
             "lag_seconds": capture["lag_seconds"],
             "position_safe_seconds": capture["safe_seconds"],
