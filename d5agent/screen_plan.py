@@ -40,6 +40,8 @@ def _parts(values: dict[str, Any]) -> Iterator[RenderableType]:
             yield f"  restore overwrites these; MongoDB's versions stay in its dump: {escaped(kept_in)}"
     if values["indexes"]:
         yield _list("indexes and options that differ", len(values["indexes"]), values["indexes"][:_SHOWN])
+    yield f"looked at: {escaped(values['looked_at'])}"
+    yield from (f"not looked at: {escaped(line)}" for line in values["not_looked_at"])
     yield from (escaped(note) for note in values["notes"])
     yield from _estimate(values["estimate"])
     if "report_url" in values:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 _NAMED: Final = 1000
+_SHOWN: Final = 20
 MOST_DIVERGENT: Final = 100_000  # documents that diverge and are named
 _KINDS: Final = {"insert": "inserts", "update": "updates", "replace": "updates", "delete": "deletes"}
 _EFFECTS: Final = {"missing": "insert", "different": "overwrite", "extra": "delete"}
@@ -179,6 +180,31 @@ class Plan:
             self.undelivered.add(found)
 
     @property
+    def looked_at(self) -> str:
+        """What the plan rests on, in words."""
+        if self.divergence is None:
+            return "documents that the log touches, as they are on both sides now"
+        both = "documents that the log touches, also for writes in MongoDB that DMS had not delivered"
+        return f"{both}, and all other documents"
+
+    @property
+    def not_looked_at(self) -> list[str]:
+        """What nobody has looked at, in words: restore may overwrite it, and this plan does not name it."""
+        if self.divergence is None:
+            without = (
+                "whether DMS had delivered MongoDB's last write to each document that would be overwritten or deleted,"
+                " and what the log does not touch; to look at both: d5agent plan --divergence"
+            )
+            return [without]
+        both = [
+            "undelivered writes to fields that were written on DocumentDB, too: nobody can tell them from the replay"
+        ]
+        moved = sorted(map(str, self.whole))
+        if not moved:
+            return both
+        return [*both, f"undelivered writes in what the log drops or renames: {', '.join(moved[:_SHOWN])}"]
+
+    @property
     def obstacles(self) -> list[str]:
         """What restore would stop at, or not be able to write, in words."""
         unknown = [
@@ -216,6 +242,8 @@ class Plan:
             "indexes": self.indexes,
             **dict(self._divergence()),
             "estimate": None if self.estimate is None else self.estimate.to_json(),
+            "looked_at": self.looked_at,
+            "not_looked_at": self.not_looked_at,
             "notes": self.notes,
         }
 

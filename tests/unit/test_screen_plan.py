@@ -40,8 +40,26 @@ def test_a_plan_without_anything_to_look_at_is_a_table_an_estimate_and_a_verdict
     assert "about 3 min 25 s: reading 20 s, writing 3 min, comparing 5 s" in text
     assert "reading: measured [x]" in text
     assert text.endswith("nothing stands in the way")
-    for word in ("conflicts", "overwritten", "touch", "renames"):
+    for word in ("conflicts", "documents that would be", "renames", "undelivered"):
         assert word not in text
+
+
+def test_a_plan_says_what_nobody_has_looked_at() -> None:
+    text = shown(Plan())
+    assert "looked at: documents that the log touches, as they are on both sides now not looked at: whether" in text
+    assert "DMS had delivered MongoDB's last write to each document that would be overwritten" in text
+    assert "to look at both: d5agent plan --divergence" in text
+
+
+def test_a_plan_with_divergence_says_what_it_cannot_find() -> None:
+    plan = Plan(divergence=Named(), undelivered=Named())
+    text = shown(plan)
+    assert "also for writes in MongoDB that DMS had not delivered, and all other documents" in text
+    assert "not looked at: undelivered writes to fields that were written on DocumentDB, too" in text
+    assert "--divergence" not in text
+    assert "drops or renames" not in text
+    plan.whole = {ORDERS: None, Namespace("old"): None}
+    assert "undelivered writes in what the log drops or renames: old, shop.or[d]ers" in shown(plan)
 
 
 def test_what_stands_in_the_way_is_named() -> None:
