@@ -128,6 +128,7 @@ def _facts(document: Mapping[str, Any]) -> str:
             facts.append(("Stream", f"proved without a gap from {since} on; an earlier version began the log"))
         facts += _hold(document.get("target_hold"))
         facts += _overwritten(document.get("overwritten"))
+        facts += _undelivered(document.get("undelivered"))
         facts += _specifications(result.get("specifications"))
         began = datetime.fromisoformat(document["read_only_since"])
         window = (datetime.fromisoformat(document["issued_at"]) - began).total_seconds()
@@ -181,6 +182,21 @@ def _overwritten(kept: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         said += f"; somebody dropped or renamed {', '.join(kept['moved'][:_MOST_MOVED])}"
     said += "" if kept["state"] == "complete" else f". Whether that is all is not known: {kept['why']}"
     return [("Overwritten documents of the target", said)]
+
+
+def _undelivered(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what is known of writes in the target that DMS had not delivered; an older certificate does not tell."""
+    if found is None:
+        return []
+    said = f"{found['state']}: no document was looked at before restore wrote"
+    if found["sequence"] is not None:
+        said = f"{found['documents']:,} documents named in {found['report']}; the look is {found['state']}"
+    if found["operations_since"]:
+        said += (
+            f"; documents that one of the {found['operations_since']:,} later operations (markers included) touched"
+            " first were not looked at"
+        )
+    return [("Undelivered writes that restore has overwritten", said)]
 
 
 def _specifications(recorded: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from d5agent.core.page import page_of
 from d5agent.errors import AgentError, OperatorError, TransientError
 from d5agent.steps.late import operations_behind
 from d5agent.steps.log_reader import LogReader, link_of
+from d5agent.steps.undelivered import undelivered_summary
 
 if TYPE_CHECKING:
     from d5agent.core.certificate import Evidence
@@ -62,6 +63,7 @@ class Certifier:
         certificate["target_hold"] = evidence.target_hold
         certificate["outside"] = dict(evidence.outside or OFF)
         certificate["overwritten"] = evidence.overwritten
+        certificate["undelivered"] = await undelivered_summary(self.store, report.run_id, link)
         key = certificate_key(report.run_id)
         await self.store.put(key, sealed(certificate))
         # The page last: whoever reads it may move applications, and the next start must know of the proof.

@@ -136,3 +136,50 @@ async def test_a_failed_look_fails_no_backup_unless_the_log_is_lost(error: Agent
         {"error": "no answer", "hint": ""}
     ]
     assert "dump/run/target/manifest.json" in stage.store.objects
+
+
+async def certificate_of(stage: Stage) -> dict[str, Any]:
+    """Issue a certificate up to the log's end; return it."""
+    await stage.draw_fence()
+    await stage.prove()
+    found: dict[str, Any] = json.loads(stage.store.objects["reports/run/certificate.json"])
+    return found
+
+
+def page_of(stage: Stage) -> str:
+    return stage.store.objects["reports/run/certificate.html"].decode()
+
+
+async def test_certificate_names_undelivered_writes_and_what_was_not_looked_at() -> None:
+    stage = await diverged()
+    found = await backed_up(stage)
+    assert found is not None
+    certified = await certificate_of(stage)
+    assert certified["undelivered"] == {
+        "state": "complete",
+        "documents": 2,
+        "sequence": found["sequence"],
+        "operations_since": 0,
+        "report": "reports/run/undelivered.json",
+    }
+    assert "2 documents named in reports/run/undelivered.json; the look is complete<" in page_of(stage)
+
+
+async def test_certificate_says_that_later_documents_were_not_looked_at() -> None:
+    stage = await diverged()
+    await backed_up(stage)
+    await stage.capture(insert(ORDERS, {"_id": 1}), insert(ORDERS, {"_id": 2}))
+    certified = await certificate_of(stage)
+    assert certified["undelivered"]["operations_since"] == 3  # with the marker of the start
+    assert "one of the 3 later operations (markers included) touched first were not looked at" in page_of(stage)
+
+
+@pytest.mark.parametrize(("body", "state"), [(None, "not looked for"), (b"{", "not known"), (b"[]", "not known")])
+async def test_certificate_says_that_nobody_has_looked(body: bytes | None, state: str) -> None:
+    stage = await diverged()
+    if body is not None:
+        stage.store.objects[undelivered_key("run")] = body
+    certified = await certificate_of(stage)
+    assert certified["undelivered"]["state"] == state
+    assert certified["undelivered"]["operations_since"] is None
+    assert f"{state}: no document was looked at before restore wrote" in page_of(stage)
