@@ -34,13 +34,14 @@ def configure_logs(*, to_journald: bool, url_of: Callable[[str], str] = str) -> 
     """
 
     def with_addresses(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
-        return {name: value if name == "exc_info" else addressed(value, url_of) for name, value in event.items()}
+        return {name: addressed(value, url_of) for name, value in event.items()}
 
-    processors: list[Any] = [structlog.contextvars.merge_contextvars, _without_empty, with_addresses]
+    processors: list[Any] = [structlog.contextvars.merge_contextvars, _without_empty]
     if not to_journald:
         processors += [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.add_log_level]
     processors += [
         structlog.processors.format_exc_info,
+        with_addresses,
         structlog.processors.KeyValueRenderer(
             key_order=["timestamp", "level", "event", "service"] if not to_journald else ["event", "service"],
             drop_missing=True,

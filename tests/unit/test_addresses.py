@@ -89,12 +89,12 @@ def test_a_journal_line_names_addresses(capsys: pytest.CaptureFixture[str]) -> N
     configure_logs(to_journald=True, url_of=url_of)
     try:
         structlog.get_logger().warning("clean_refused", key=KEYS[0], hint=f"see {KEYS[1]}", first=[{"key": KEYS[5]}])
-        structlog.get_logger().error("service_failed", exc_info=ValueError("broken"))
+        structlog.get_logger().error("service_failed", exc_info=ValueError(f"broken: {KEYS[7]}"))
     finally:
         structlog.reset_defaults()
     out = capsys.readouterr().out
     assert f"key={url_of(KEYS[0])} hint=see {url_of(KEYS[1])} first=[{{'key': '{url_of(KEYS[5])}'}}]" in out
-    assert "ValueError: broken" in out
+    assert f"ValueError: broken: {url_of(KEYS[7])}" in out
 
 
 def test_an_error_of_a_verb_names_addresses(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
