@@ -78,9 +78,9 @@ class Hold:
         """Return it as what is to be given back: noted first, so that a crash does not leave it."""
         return replace(self, stage=Stage.ENDING, was_open=True)
 
-    def ended(self, gone: tuple[TtlIndex, ...] = ()) -> Hold:
-        """Return it once all is given back. `gone`: indexes that were not there: restore may build them again, held."""
-        return replace(self, stage=Stage.ENDED, block=Block.NONE, ttl=gone)
+    def ended(self) -> Hold:
+        """Return it once all is given back."""
+        return replace(self, stage=Stage.ENDED, block=Block.NONE, ttl=())
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, for the state file."""

@@ -13,13 +13,15 @@ from bson.raw_bson import RawBSONDocument
 from d5agent.core.extended_json import to_readable
 from d5agent.core.operation import Namespace
 from d5agent.core.servers import ServerFacts
-from d5agent.core.ttl import NEVER
+from d5agent.core.ttl import NEVER, TtlIndex
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _VERSION: Final = 1
+_EXPIRY: Final = "expireAfterSeconds"
+_CLUSTERED: Final = "clusteredIndex"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +32,38 @@ class Specification:
     indexes: tuple[bytes, ...]
 
 
-def with_ttl_held(specification: Specification) -> Specification:
-    """Return the specification with TTL that deletes nothing; what holds the target gives the seconds back (ADR 36)."""
+def ttl_of(specifications: Mapping[Namespace, Specification]) -> list[TtlIndex]:
+    """Return what of it deletes documents by their age; a clustered collection's expiry has no name."""
+    found = []
+    for namespace, one in specifications.items():
+        for fields in map(RawBSONDocument, (one.options, *one.indexes)):
+            seconds = fields.get(_EXPIRY)
+            if isinstance(seconds, int | float):
+                name, key = fields.get("name", ""), fields.get("key", {"_id": 1})
+                found.append(TtlIndex(namespace=namespace, name=name, field=next(iter(key)), seconds=seconds))
+    return [index for index in found if index.deletes]
+
+
+def with_ttl_held(specification: Specification, held: Iterable[TtlIndex]) -> Specification:
+    """Return the specification with TTL that deletes nothing; what holds the target gives the seconds back (ADR 36).
+
+    `held`: with which number an expiry is held.
+    """
+    numbers = {index.seconds: index.held_as for index in held}
     return Specification(
-        options=_held(specification.options), indexes=tuple(_held(index) for index in specification.indexes)
+        options=_held(specification.options, numbers),
+        indexes=tuple(_held(index, numbers) for index in specification.indexes),
     )
 
 
-def _held(bson: bytes) -> bytes:
+def _held(bson: bytes, numbers: Mapping[float, int]) -> bytes:
     fields = RawBSONDocument(bson)
-    if "expireAfterSeconds" not in fields:
+    number = numbers.get(fields.get(_EXPIRY, NEVER))
+    if number is None:
         return bson
-    return encode({**fields, "expireAfterSeconds": NEVER})
+    if _CLUSTERED in fields:  # which takes no such number
+        return encode({name: value for name, value in fields.items() if name != _EXPIRY})
+    return encode({**fields, _EXPIRY: number})
 
 
 def specifications_key(run_id: str, number: int = 1) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core import raw
@@ -11,12 +11,14 @@ from d5agent.core.operation import Namespace
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from d5agent.core.operation import ClusterTime
 
 NEVER: Final = 2_147_483_646
-"""The `expireAfterSeconds` of an index that is held: 68 years. One below the maximum, which an application may use."""
+"""An `expireAfterSeconds` of 68 years, one below the maximum, which an application may use. Held indexes have it, or a
+number below it that tells which expiry they had: so they are known under whatever name their collection has by then."""
+_NUMBERS: Final = 100_000  # below NEVER; what is so near to it deletes nothing either
 _MILLISECONDS: Final = struct.Struct("<q")
 _NESTING: Final = frozenset({raw.DOCUMENT, raw.ARRAY})
 
@@ -26,7 +28,7 @@ class TtlIndex:
     """A TTL index. `name`: empty for the expiry of a clustered collection, which is an option of the collection.
 
     `collection_id`: stays the same when the collection is renamed; empty where the server has none. `is_partial`: only
-    some documents are in it.
+    some documents are in it. `held_as`: the expiry that it has while the agent holds it.
     """
 
     namespace: Namespace
@@ -35,21 +37,22 @@ class TtlIndex:
     seconds: float
     collection_id: str = ""
     is_partial: bool = False
-
-    @property
-    def is_held(self) -> bool:
-        """Whether its expiry is the one that the agent sets."""
-        return self.seconds == NEVER
+    held_as: int = NEVER
 
     @property
     def deletes(self) -> bool:
         """Whether it deletes anything within our lifetime (a server takes NaN for the maximum)."""
-        return self.seconds < NEVER
+        return self.seconds < NEVER - _NUMBERS
+
+    @property
+    def place(self) -> tuple[Namespace, str]:
+        """Where it is found."""
+        return self.namespace, self.name
 
     def is_same(self, other: TtlIndex) -> bool:
         """Whether the other one is this index, whatever its expiry and the name of its collection."""
         if not self.collection_id or not other.collection_id:
-            return (self.namespace, self.name) == (other.namespace, other.name)
+            return self.place == other.place
         return (self.collection_id, self.name) == (other.collection_id, other.name)
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +64,7 @@ class TtlIndex:
             "field": self.field,
             "seconds": self.seconds,
             "collection_id": self.collection_id,
+            "held_as": self.held_as,
         }
 
     @staticmethod
@@ -72,7 +76,39 @@ class TtlIndex:
             field=value["field"],
             seconds=value["seconds"],
             collection_id=value["collection_id"],
+            held_as=value.get("held_as", NEVER),  # an earlier version held all with one number
         )
+
+
+def numbered(indexes: Iterable[TtlIndex], known: Iterable[TtlIndex], there: Iterable[TtlIndex]) -> Sequence[TtlIndex]:
+    """Return indexes as they are to be held: with one number for each expiry, that no other index of `there` has.
+
+    `known`: what is held already. A clustered collection takes no such number: its expiry is switched off.
+    """
+    numbers = {index.seconds: index.held_as for index in known if index.held_as != NEVER}
+    used = {*numbers.values(), *(index.seconds for index in there)}
+    free = (number for number in range(NEVER - 1, 0, -1) if number not in used)
+    return [
+        replace(index, held_as=(numbers.get(index.seconds) or numbers.setdefault(index.seconds, next(free))))
+        if index.name
+        else index
+        for index in indexes
+    ]
+
+
+def seconds_before(index: TtlIndex, held: Iterable[TtlIndex]) -> float | None:
+    """Return the expiry that a held index had before; None: it is not held.
+
+    Its number tells. Where that tells several, or nothing, the collection does: an earlier version held all with one
+    number, and a clustered collection that is held looks like one that never had an expiry.
+    """
+    known = [one for one in held if one.held_as == index.seconds and bool(one.name) == bool(index.name)]
+    if index.name and len({one.seconds for one in known}) == 1:
+        return known[0].seconds
+    named = [one for one in known if one.name == index.name]
+    same = [one for one in named if one.collection_id and one.collection_id == index.collection_id]
+    found = same or [one for one in named if one.place == index.place]
+    return found[0].seconds if found else None
 
 
 def has_expired(indexes: Iterable[TtlIndex], document: bytes, at: ClusterTime) -> bool:

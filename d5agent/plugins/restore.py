@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Final
 from d5agent.core.certificate import Evidence, proved_fence, reports_folder
 from d5agent.core.collation import Collated
 from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
-from d5agent.core.hold import Block
 from d5agent.core.naming import id_to_text
 from d5agent.core.operation import ClusterTime
 from d5agent.core.outside import OFF
 from d5agent.core.pace import Pace
 from d5agent.core.service_progress import ComparisonProgress
 from d5agent.core.services import ACTIVE, Service, Verified
-from d5agent.core.specification import with_ttl_held
+from d5agent.core.specification import ttl_of, with_ttl_held
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
 from d5agent.steps.checkpoint import Checkpoint, load_checkpoint
@@ -252,16 +251,15 @@ class Restore:
         self._specifications_key, specifications = await recorded(
             self.store, self.specifications, run_id=run_id, server=target, at=at
         )
-        held = await self.hold.take(run_id, coordinator.journal, guard=self.guard)
+        kept = ttl_of(specifications) if self.keeps_indexes else ()
+        held = await self.hold.take(run_id, coordinator.journal, guard=self.guard, kept=kept)
         coordinator.progress.restore = replace(coordinator.progress.restore, target_write_block=held.block)
         await self._keep_overwritten(coordinator, held, checkpoint, target)
         if not self.keeps_indexes:
             return None
-        if held.block is not Block.OURS:  # which keeps TTL indexes from deleting, too
-            specifications = {name: with_ttl_held(one) for name, one in specifications.items()}
         return Keeper(
             target=self.specifications,
-            specifications=specifications,
+            specifications={name: with_ttl_held(one, held.ttl) for name, one in specifications.items()},
             lost=checkpoint.lost,
             journal=coordinator.journal,
         )

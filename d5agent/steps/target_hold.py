@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.hold import HOLD, Block, Hold, Stage
-from d5agent.core.ttl import NEVER, TtlIndex
+from d5agent.core.ttl import TtlIndex, numbered, seconds_before
 from d5agent.errors import AgentError, LogHeldError, OperatorError
 
 if TYPE_CHECKING:
@@ -49,9 +49,12 @@ class TargetHold:
             self._is_loaded = True
         return self._hold
 
-    async def take(self, run_id: str, journal: Journal, *, guard: TargetGuard | None = None) -> Hold:
+    async def take(
+        self, run_id: str, journal: Journal, *, guard: TargetGuard | None = None, kept: Sequence[TtlIndex] = ()
+    ) -> Hold:
         """Close the target to others before restore's first write, as far as that is possible; say so if it is not.
 
+        `kept`: TTL indexes that restore may build again, held, where they are not there now.
         OperatorError: it is closed to the agent, or another target is still closed to others.
         """
         async with self._lock, self._opened(guard) as opened:
@@ -71,7 +74,7 @@ class TargetHold:
                 await self._block(hold, opened, journal)
             else:
                 self._tell_open(hold, found, journal)
-                await self._hold_ttl(hold, opened, journal)
+                await self._hold_ttl(hold, opened, journal, kept)
             return self._hold or hold
 
     async def certificate(self, *, guard: TargetGuard | None = None) -> dict[str, Any] | None:
@@ -91,16 +94,16 @@ class TargetHold:
             hold = await self.current()
             if hold is None or hold.stage is Stage.ENDED:
                 return
-            hold, gone = await self._saved(hold.ending()), tuple[TtlIndex, ...]()
+            hold = await self._saved(hold.ending())
             if hold.ttl or hold.block is not Block.NONE:
                 async with self._opened(guard) as opened:
                     if hold.is_of(target := await opened.facts()):
-                        gone = await self._give_back(hold, opened, journal)
+                        await self._give_back(hold, opened, journal)
                     else:
                         _require_nothing_set(hold, target)
                         # The target that it was about was open to others from now on, and nobody looked.
                         await self._saved(replace(hold, opened_at=hold.opened_at or b""))
-            await self._saved((self._hold or hold).ended(gone))
+            await self._saved((self._hold or hold).ended())
 
     async def note_looked(self) -> None:
         """Note that what others wrote since the target was given back was looked at."""
@@ -145,7 +148,7 @@ class TargetHold:
             since=known.since if goes_on and known is not None else self.clock.now().isoformat(timespec="seconds"),
             block=block,
             obstacle=found.obstacle,
-            ttl=known.ttl if known is not None and (is_held or known.run_id == run_id) else (),
+            ttl=known.ttl if known is not None and is_held else (),
             was_open=known is not None and known.run_id == run_id and known.was_open,
             opened_at=opened_at,
         )
@@ -163,37 +166,35 @@ class TargetHold:
         else:
             journal.warning("target_writes_blocked_by_another", note="d5agent leaves that mode as it is")
 
-    async def _hold_ttl(self, hold: Hold, guard: TargetGuard, journal: Journal) -> None:
+    async def _hold_ttl(self, hold: Hold, guard: TargetGuard, journal: Journal, kept: Sequence[TtlIndex]) -> None:
         """Keep the target's TTL indexes from deleting; write-block mode does so, but it is not the agent's here."""
-        wanted = [index for index in await guard.ttl_indexes() if index.deletes]
-        held = tuple(index for index in hold.ttl if not any(index.is_same(other) for other in wanted))
-        await self._saved(replace(hold, ttl=(*held, *wanted)))
-        for index in wanted:
-            await guard.set_ttl(index, NEVER)
+        there = await guard.ttl_indexes()
+        wanted = [index for index in there if index.deletes]
+        held = [index for index in hold.ttl if not any(index.is_same(other) for other in wanted)]
+        known = {(*index.place, index.seconds) for index in (*held, *wanted)}
+        lost = [index for index in kept if (*index.place, index.seconds) not in known]
+        new = numbered([*wanted, *lost], hold.ttl, there)
+        await self._saved(replace(hold, ttl=(*held, *new)))
+        for index in new[: len(wanted)]:
+            await guard.set_ttl(index, index.held_as)
         if wanted:
             journal.info("target_ttl_held", indexes=[f"{index.namespace} {index.name}" for index in wanted])
 
-    async def _give_back(self, hold: Hold, guard: TargetGuard, journal: Journal) -> tuple[TtlIndex, ...]:
-        """Give back; return the TTL indexes that are gone."""
+    async def _give_back(self, hold: Hold, guard: TargetGuard, journal: Journal) -> None:
         there = await guard.ttl_indexes() if hold.ttl else ()
-        gone = []
         for index in hold.ttl:
-            found = _found(index, hold.ttl, there)
-            if not found:
-                gone.append(index)
+            if not any(_is_of(index, other) for other in there):
                 journal.info("target_ttl_gone", namespace=str(index.namespace), index=index.name)
-            for each in found:
-                if each.is_held:
-                    await guard.set_ttl(each, index.seconds)
-                    journal.info(
-                        "target_ttl_given_back", namespace=str(each.namespace), index=index.name, seconds=index.seconds
-                    )
+        for index in there:
+            seconds = seconds_before(index, hold.ttl)
+            if seconds is not None:
+                await guard.set_ttl(index, seconds)
+                journal.info("target_ttl_given_back", namespace=str(index.namespace), index=index.name, seconds=seconds)
         if hold.block is not Block.NONE and hold.opened_at is None:
             await self._saved(replace(hold, opened_at=await _position(guard)))
         if hold.block is Block.OURS:
             await guard.block_writes(is_on=False)
             journal.info("target_writes_allowed", why="d5agent had set the write-block mode")
-        return tuple(gone)
 
     async def _saved(self, hold: Hold) -> Hold:
         if hold != self._hold or not self._is_loaded:
@@ -211,7 +212,7 @@ async def foreseen(guard: TargetGuard) -> list[str]:
         by = "write-block mode keeps"
     else:
         said = f"others can write to the target while restore is at work: {found.obstacle}; {found.hint}"
-        by = f"expireAfterSeconds {NEVER} keeps"
+        by = "an expireAfterSeconds of 68 years keeps"
     if not ttl:
         return [said]
     more = f" and {len(ttl) - _NAMED:,} more" if len(ttl) > _NAMED else ""
@@ -244,19 +245,7 @@ def _require_nothing_set(hold: Hold, target: ServerFacts) -> None:
         )
 
 
-def _found(index: TtlIndex, held: Sequence[TtlIndex], there: Sequence[TtlIndex]) -> list[TtlIndex]:
-    """Return the index as it is now, under whatever name its collection has, and what restore has built in its place.
-
-    A drop or a rename takes it from the collection's name, and restore builds it again there. A rename into another
-    database makes a new collection of it: then it is the one held index that nobody else claims.
-    """
-    same = [other for other in there if index.is_same(other)]
-    strangers = [
-        other
-        for other in there
-        if other.is_held
-        and (other.name, other.field) == (index.name, index.field)
-        and not any(known.is_same(other) for known in held)
-    ]
-    found = same + [other for other in strangers if other.namespace == index.namespace]
-    return found or (strangers if len(strangers) == 1 else [])
+def _is_of(held: TtlIndex, there: TtlIndex) -> bool:
+    """Whether an index is a held one, or what restore or somebody else has made in its place."""
+    is_number = (there.name, there.field, there.seconds) == (held.name, held.field, held.held_as)
+    return held.is_same(there) or held.place == there.place or (bool(held.name) and is_number)

@@ -12,6 +12,8 @@ from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_specifications import MongoSpecifications
 from d5agent.core.operation import Namespace
+from d5agent.core.specification import ttl_of, with_ttl_held
+from d5agent.core.ttl import NEVER, numbered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -115,3 +117,19 @@ async def test_names_that_drivers_refuse_are_kept_too(mongod: Mongod, fresh_name
         await database.command({"drop": "a..b"})
         assert await specifications.build(odd, found) == []
         assert set((await reader.facts(odd)).indexes) == {"n_1"}
+
+
+async def test_what_is_held_can_be_built_again(mongod: Mongod, fresh_name: str) -> None:
+    async with server(mongod, fresh_name) as (database, specifications, reader):
+        days, orders = Namespace(fresh_name, "days"), Namespace(fresh_name, "orders")
+        clustered = {"key": {"_id": 1}, "unique": True}
+        await database.command({"create": "days", "clusteredIndex": clustered, "expireAfterSeconds": 100})
+        await database["orders"].create_indexes([IndexModel([("at", ASCENDING)], expireAfterSeconds=60.5)])
+        found = {n: s for n, s in (await specifications.specifications()).items() if n.database == fresh_name}
+        held = numbered(ttl_of(found), (), ())
+        for namespace, specification in found.items():
+            await database.drop_collection(namespace.collection or "")
+            assert await specifications.build(namespace, with_ttl_held(specification, held)) == []
+        built = {n: [(i.name, i.seconds) for i in (await reader.facts(n)).ttl] for n in (days, orders)}
+        assert built == {days: [("", NEVER)], orders: [("at_1", NEVER - 1)]}
+        assert [index.seconds for index in held] == [100, 60]  # a server keeps whole seconds

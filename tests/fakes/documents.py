@@ -123,7 +123,12 @@ class FakeDatabase:
             if indexes is not None:
                 self.unique[to] = indexes
             if ttl:
-                self.ttl[to] = tuple(dataclass_replace(index, namespace=to) for index in ttl)
+                # In another database it is another collection, with the same indexes.
+                new = None if to.database == namespace.database else f"moved {len(self.changes)}"
+                self.ttl[to] = tuple(
+                    dataclass_replace(i, namespace=to, collection_id=i.collection_id if new is None else new)
+                    for i in ttl
+                )
             if options is not None:
                 self.options[to] = options
 

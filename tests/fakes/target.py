@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bson import decode, encode
 from typing_extensions import override
@@ -13,6 +13,7 @@ from d5agent.core.pace import Tickets
 from d5agent.core.raw import document_id
 from d5agent.core.replay import Failure
 from d5agent.core.specification import Specification
+from d5agent.core.ttl import NEVER, TtlIndex
 from d5agent.core.unique_key import comparable, keys_of
 from d5agent.errors import OperatorError, TooManyBytesError
 from d5agent.ports import CollectionFacts
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tests.fakes.cluster import FakeCluster
 
 _PAGE: Final = 3
+_MOST_CLUSTERED: Final = 1_700_000_000  # seconds: a server refuses what leads to before 1970
 
 
 class FakeReader:
@@ -148,21 +150,35 @@ class FakeTarget(FakeReader):
         database = self._database
         return {
             namespace: Specification(
-                options=encode(database.options.get(namespace, {})),
-                indexes=tuple(encode(vars_of(index)) for index in sorted(database.unique.get(namespace, ()), key=str)),
+                options=encode(database.options.get(namespace, {}) | _clustered_options(database, namespace)),
+                indexes=(
+                    *(encode(vars_of(index)) for index in sorted(database.unique.get(namespace, ()), key=str)),
+                    *(
+                        encode({"key": {index.field: 1}, "name": index.name, "expireAfterSeconds": index.seconds})
+                        for index in database.ttl.get(namespace, ())
+                        if index.name
+                    ),
+                ),
             )
             for namespace in database.collections
-            if namespace.database != OWN_DATABASE and (namespace in database.unique or namespace in database.options)
+            if namespace.database != OWN_DATABASE
+            and any(namespace in those for those in (database.unique, database.options, database.ttl))
         }
 
     async def build(self, namespace: Namespace, specification: Specification) -> Sequence[str]:
         await asyncio.sleep(0)
         self.before_each()
         database = self._database
+        options = decode(specification.options)
+        refused = self._make_clustered(namespace, options) if options.pop("clusteredIndex", None) else []
+        if refused:
+            return refused
         documents = database.collections.setdefault(namespace, {}).values()
-        database.options[namespace] = {**database.options.get(namespace, {}), **decode(specification.options)}
-        refused = []
+        database.options[namespace] = {**database.options.get(namespace, {}), **options}
         for found in map(decode, specification.indexes):
+            if "expireAfterSeconds" in found:
+                refused += self._build_ttl(namespace, found)
+                continue
             index = index_of(found)
             keys = [key for document in documents for key in index.keys(document)]
             if len(keys) > len(set(keys)):
@@ -170,6 +186,38 @@ class FakeTarget(FakeReader):
                 continue
             database.unique[namespace] = database.unique.get(namespace, frozenset()) | {index}
         return refused
+
+    def _make_clustered(self, namespace: Namespace, options: dict[str, Any]) -> list[str]:
+        """Make a clustered collection: nothing can make another one clustered, nor give it a large expiry."""
+        database, limit = self._database, options.pop("expireAfterSeconds", None)
+        seconds = NEVER if limit is None else limit
+        there = [index for index in database.ttl.get(namespace, ()) if not index.name]
+        if there or namespace in database.collections:
+            is_so = any(index.seconds == seconds for index in there)
+            return [] if is_so else ["options that only a new collection can have: clusteredIndex, expireAfterSeconds"]
+        if limit is not None and limit > _MOST_CLUSTERED:
+            return ["options: TTL index 'expireAfterSeconds' option must be within an acceptable range"]
+        self._add_ttl(namespace, {"name": "", "key": {"_id": 1}, "expireAfterSeconds": seconds})
+        return []
+
+    def _build_ttl(self, namespace: Namespace, found: Mapping[str, Any]) -> list[str]:
+        there = [i.seconds for i in self._database.ttl.get(namespace, ()) if i.name == found["name"]]
+        if there and there != [found["expireAfterSeconds"]]:
+            return [f"index {found['name']}: an equivalent index already exists with different options"]
+        if not there:
+            self._add_ttl(namespace, found)
+        return []
+
+    def _add_ttl(self, namespace: Namespace, found: Mapping[str, Any]) -> None:
+        others = self._database.ttl.get(namespace, ())
+        index = TtlIndex(
+            namespace=namespace,
+            name=found["name"],
+            field=next(iter(found["key"])),
+            seconds=found["expireAfterSeconds"],
+            collection_id=others[0].collection_id if others else f"made {len(self._database.changes)}",
+        )
+        self._database.ttl[namespace] = (*others, index)
 
     async def tickets(self) -> Tickets | None:
         await asyncio.sleep(0)
@@ -193,6 +241,16 @@ class FakeTarget(FakeReader):
             return []
         reason = f"the unique index {index} holds the value for another document"
         return [Failure(namespace=namespace, write=write, reason=reason, is_conflict=True, index=index)]
+
+
+def _clustered_options(database: FakeDatabase, namespace: Namespace) -> dict[str, Any]:
+    clustered = [index for index in database.ttl.get(namespace, ()) if not index.name]
+    options: dict[str, Any] = {}
+    for index in clustered:
+        options["clusteredIndex"] = {"key": {"_id": 1}, "unique": True}
+        if index.seconds != NEVER:
+            options["expireAfterSeconds"] = index.seconds
+    return options
 
 
 _MARKS: Final = Namespace(OWN_DATABASE, "marks")

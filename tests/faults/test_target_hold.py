@@ -28,8 +28,8 @@ FOREIGN: Final = {"_id": "foreign"}
 NO_RIGHT: Final = "the agent's user may not setUserWriteBlockMode"
 # The history renames and drops the one of these collections, and leaves the others.
 TTL: Final = {
-    namespace: (TtlIndex(namespace=namespace, name="at_1", field="at", seconds=60, collection_id=str(number)),)
-    for number, namespace in enumerate((ORDERS, ACCOUNTS, OLD))
+    namespace: (TtlIndex(namespace=namespace, name="at_1", field="at", seconds=60 * number, collection_id=str(number)),)
+    for number, namespace in enumerate((ORDERS, ACCOUNTS, OLD), 1)
 }
 
 
@@ -75,7 +75,8 @@ async def check_given_back(world: World) -> None:
     assert database.contents() == world.contents()
     assert not database.is_blocked
     assert {n: database.ttl.get(n) for n in (ORDERS, ACCOUNTS)} == {n: TTL[n] for n in (ORDERS, ACCOUNTS)}
-    assert not any(index.is_held for indexes in database.ttl.values() for index in indexes)
+    left = {str(name): index.seconds for name, indexes in database.ttl.items() for index in indexes}
+    assert left == {str(name): index.seconds for name, (index,) in TTL.items()}
 
 
 async def die_everywhere(script: Script, world: HostileWorld, *, step: int = 1) -> int:
@@ -113,7 +114,7 @@ async def restore_has_failed(world: World, daemon: Daemon) -> bool:
         await daemon.start(Phase.RESTORE)
     if daemon.state.status(Service.RESTORE) is not Status.FAILED:
         return False
-    is_closed = world.target.database.is_blocked or world.target.database.ttl[ORDERS][0].is_held
+    is_closed = world.target.database.is_blocked or not world.target.database.ttl[ORDERS][0].deletes
     assert is_closed
     return True
 

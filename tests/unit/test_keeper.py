@@ -17,6 +17,7 @@ from d5agent.core.specification import (
     decode_specifications,
     encode_specifications,
     specifications_key,
+    ttl_of,
     with_ttl_held,
 )
 from d5agent.core.ttl import NEVER
@@ -25,7 +26,7 @@ from d5agent.steps.checkpoint import CHECKPOINT
 from d5agent.steps.keeper import recorded
 from tests.fakes.cluster import Op, drop, drop_database, insert, rename
 from tests.fakes.documents import raw_document, raw_id
-from tests.fakes.indexes import sparse, vars_of
+from tests.fakes.indexes import sparse
 from tests.fakes.servers import target_server
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import FakeObjectStore
@@ -195,10 +196,15 @@ async def test_of_two_records_the_first_is_believed() -> None:
 def test_ttl_is_held_until_it_is_given_back() -> None:
     index = encode({"key": {"at": 1}, "name": "at_1", "expireAfterSeconds": 60})
     plain = encode({"key": {"n": 1}, "name": "n_1"})
-    held = with_ttl_held(Specification(options=encode({"expireAfterSeconds": 5}), indexes=(index, plain)))
-    assert decode(held.options) == {"expireAfterSeconds": NEVER}
-    assert decode(held.indexes[0]) == {"key": {"at": 1}, "name": "at_1", "expireAfterSeconds": NEVER}
-    assert held.indexes[1] == plain
+    other = encode({"key": {"b": 1}, "name": "b_1", "expireAfterSeconds": 2_147_483_647})
+    options = encode({"clusteredIndex": {"unique": True}, "expireAfterSeconds": 5})
+    specification = Specification(options=options, indexes=(index, plain, other))
+    deleting = ttl_of({ORDERS: specification})
+    assert [(ttl.name, ttl.field, ttl.seconds) for ttl in deleting] == [("", "_id", 5), ("at_1", "at", 60)]
+    held = with_ttl_held(specification, [replace(ttl, held_as=NEVER - 7) for ttl in deleting])
+    assert decode(held.options) == {"clusteredIndex": {"unique": True}}
+    assert decode(held.indexes[0]) == {"key": {"at": 1}, "name": "at_1", "expireAfterSeconds": NEVER - 7}
+    assert held.indexes[1:] == (plain, other)
 
 
 async def test_a_ttl_index_is_built_held_where_others_may_write() -> None:
@@ -207,7 +213,7 @@ async def test_a_ttl_index_is_built_held_where_others_may_write() -> None:
     class Watched(FakeTarget):
         @override
         async def specifications(self) -> Mapping[Namespace, Specification]:
-            index = encode({**vars_of(EMAIL_INDEX), "expireAfterSeconds": 60})
+            index = encode({"key": {"at": 1}, "name": "at_1", "expireAfterSeconds": 60})
             return {ORDERS: Specification(options=encode({}), indexes=(index,))}
 
         @override
@@ -215,7 +221,7 @@ async def test_a_ttl_index_is_built_held_where_others_may_write() -> None:
             built.append(specification)
             return await super().build(namespace, specification)
 
-    for obstacle, seconds in (("it is older than 6.0", NEVER), ("", 60)):
+    for obstacle, seconds in (("it is older than 6.0", NEVER - 1), ("", 60)):
         stage = Stage(target=Watched())
         stage.guard.obstacle = obstacle
         await stage.capture(insert(ORDERS, {"_id": 1}), drop(ORDERS), insert(ORDERS, {"_id": 2}))

@@ -21,14 +21,15 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.runtime.inspecting_check import check_guard
 from d5agent.steps.target_hold import foreseen
-from tests.fakes.cluster import insert
-from tests.fakes.documents import raw_id
+from tests.fakes.cluster import drop, insert, rename
+from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.machine import FakeJournal
 from tests.fakes.servers import FakeServer
 from tests.fakes.stage import ORDERS, Stage
 
 if TYPE_CHECKING:
     from d5agent.steps.target_hold import TargetHold
+    from tests.fakes.cluster import Op
 
 NO_RIGHT: Final = "the agent's user may not setUserWriteBlockMode"
 INDEX: Final = TtlIndex(namespace=ORDERS, name="at_1", field="at", seconds=60, collection_id="1")
@@ -42,6 +43,11 @@ def with_ttl(stage: Stage, *indexes: TtlIndex) -> None:
 
 def ttl(stage: Stage) -> dict[str, float]:
     return {str(i.namespace): i.seconds for indexes in stage.target.database.ttl.values() for i in indexes}
+
+
+def is_held(stage: Stage) -> bool:
+    """Whether no TTL index deletes anything for decades."""
+    return all(seconds > 2_000_000_000 for seconds in ttl(stage).values())
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ async def test_without_the_right_ttl_is_held_and_given_back(stage: Stage) -> Non
     stage.guard.obstacle, journal = NO_RIGHT, FakeJournal()
     held = await stage.hold().take("run", journal)
     assert (held.block, held.is_open, held.obstacle) == (Block.NONE, True, NO_RIGHT)
-    assert ttl(stage) == {"shop.orders": NEVER, "shop.other": NEVER}
+    assert is_held(stage)
     assert journal.facts_of("target_open_to_writes") == [{"why": NO_RIGHT, "hint": "grant it"}]
     assert await stage.hold().take("run", journal) == held  # a restart: what it was before is not forgotten
     await stage.hold().give_back(journal)
@@ -84,19 +90,29 @@ async def test_a_ttl_index_is_given_back_under_its_new_name(stage: Stage) -> Non
     await hold.take("run", journal)
     database.rename(ORDERS, Namespace("shop", "archive"))
     database.rename(OTHER.namespace, Namespace("elsewhere", "other"))  # which makes another collection of it
-    moved = replace(OTHER, namespace=Namespace("elsewhere", "other"), seconds=NEVER, collection_id="3")
-    database.ttl[moved.namespace] = (moved,)
     await hold.give_back(journal)
     assert ttl(stage) == {"shop.archive": 60, "elsewhere.other": 0}
     assert not journal.facts_of("target_ttl_gone")
 
 
+async def test_ttl_indexes_that_moved_to_another_database_are_told_apart(stage: Stage) -> None:
+    stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
+    for index in (INDEX, OTHER):
+        await stage.target.create_collection(index.namespace)
+    await stage.hold().take("run", journal)
+    database.rename(ORDERS, Namespace("elsewhere", "orders"))
+    database.rename(OTHER.namespace, ORDERS)
+    database.rename(ORDERS, Namespace("elsewhere", "other"))
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"elsewhere.orders": 60, "elsewhere.other": 0}
+
+
 async def test_ttl_indexes_that_were_built_again_are_given_back(stage: Stage) -> None:
-    stage.guard.obstacle, journal = NO_RIGHT, FakeJournal()
+    stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
     await stage.hold().take("run", journal)
     for index in (INDEX, OTHER):
-        again = replace(index, collection_id=f"new {index.collection_id}", seconds=NEVER)
-        stage.target.database.ttl[index.namespace] = (again,)
+        (held,) = database.ttl[index.namespace]
+        database.ttl[index.namespace] = (replace(held, collection_id=f"new {index.collection_id}"),)
     await stage.hold().give_back(journal)
     assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
 
@@ -105,21 +121,141 @@ async def test_a_ttl_index_that_was_renamed_and_built_again_is_given_back_twice(
     stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
     await stage.target.create_collection(ORDERS)
     await stage.hold().take("run", journal)
+    (held,) = database.ttl[ORDERS]
     database.rename(ORDERS, Namespace("shop", "archive"))
-    database.ttl[ORDERS] = (replace(INDEX, collection_id="new", seconds=NEVER),)
+    database.ttl[ORDERS] = (replace(held, collection_id="new"),)
     await stage.hold().give_back(journal)
     assert ttl(stage) == {"shop.orders": 60, "shop.other": 0, "shop.archive": 60}
 
 
-async def test_a_ttl_index_that_is_built_again_after_a_stop_is_given_back(stage: Stage) -> None:
+async def test_a_ttl_index_that_restore_builds_later_is_given_back(stage: Stage) -> None:
     stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
+    database.ttl.pop(ORDERS)
+    await stage.hold().take("run", journal, kept=[replace(INDEX, collection_id="")])
+    held = await stage.hold().take("run", journal, kept=[replace(INDEX, collection_id="")])  # another start of restore
+    (number,) = [index.held_as for index in held.ttl if index.namespace == ORDERS]
+    database.ttl[ORDERS] = (replace(INDEX, collection_id="new", seconds=number),)
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
+
+
+async def test_an_expiry_that_somebody_else_has_set_is_no_number_of_the_agents(stage: Stage) -> None:
+    stage.guard.obstacle, journal = NO_RIGHT, FakeJournal()
+    theirs = replace(INDEX, namespace=Namespace("shop", "theirs"), seconds=NEVER - 1, collection_id="3")
+    with_ttl(stage, theirs)
+    await stage.hold().take("run", journal)
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0, "shop.theirs": NEVER - 1}
+
+
+CLUSTERED: Final = replace(INDEX, name="", field="_id", seconds=100)
+
+
+async def test_a_clustered_collection_without_an_expiry_gets_none(stage: Stage) -> None:
+    stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
+    other = replace(CLUSTERED, namespace=OTHER.namespace, seconds=NEVER, collection_id="2")
+    with_ttl(stage, CLUSTERED, other)
     await stage.hold().take("run", journal)
     database.ttl.pop(ORDERS)
     await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.other": NEVER}
+    assert journal.facts_of("target_ttl_gone") == [{"namespace": "shop.orders", "index": ""}]
+
+
+async def test_a_clustered_collection_gets_its_expiry_back_by_its_id_and_by_its_name(stage: Stage) -> None:
+    stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
+    with_ttl(stage, CLUSTERED, replace(CLUSTERED, namespace=OTHER.namespace, seconds=200, collection_id="2"))
+    await stage.target.create_collection(ORDERS)
     await stage.hold().take("run", journal)
-    database.ttl[ORDERS] = (replace(INDEX, collection_id="new", seconds=NEVER),)
+    database.rename(ORDERS, Namespace("shop", "archive"))
+    database.ttl[OTHER.namespace] = (replace(database.ttl[OTHER.namespace][0], collection_id="new"),)
     await stage.hold().give_back(journal)
-    assert ttl(stage) == {"shop.orders": 60, "shop.other": 0}
+    assert ttl(stage) == {"shop.archive": 100, "shop.other": 200}
+
+
+async def test_what_an_earlier_version_held_is_given_back(stage: Stage) -> None:
+    stage.guard.obstacle, journal, database = NO_RIGHT, FakeJournal(), stage.target.database
+    await stage.target.create_collection(ORDERS)
+    await stage.hold().take("run", journal)
+    value = json.loads(stage.states.texts[HOLD])
+    for row in value["ttl"]:
+        del row["held_as"]
+    await stage.states.save(HOLD, value)
+    with_ttl(stage, *[replace(index, seconds=NEVER) for index in (INDEX, OTHER)])
+    database.rename(ORDERS, Namespace("shop", "archive"))
+    with_ttl(stage, replace(INDEX, seconds=NEVER, collection_id="new"))
+    await stage.hold().give_back(journal)
+    assert ttl(stage) == {"shop.archive": 60, "shop.orders": 60, "shop.other": 0}
+
+
+ITEMS: Final = Namespace("shop", "items")
+OLD: Final = {n: Namespace("shop", f"old {n.collection}") for n in (ORDERS, ITEMS)}
+
+
+def reloaded(namespace: Namespace, *more: Op) -> list[Op]:
+    """Drop a collection, and make it again."""
+    return [insert(namespace, {"_id": 1}), drop(namespace), insert(namespace, {"_id": 2}), *more]
+
+
+async def restored(*ops: Op, ttl: dict[Namespace, TtlIndex], window_bytes: int = 1, obstacle: str = NO_RIGHT) -> Stage:
+    """Return a stage with TTL indexes on its target, after a restore that may not block it."""
+    stage = Stage()
+    for number, (namespace, index) in enumerate(ttl.items()):
+        stage.target.database.put(namespace, raw_id("there"), raw_document({"_id": "there"}))
+        with_ttl(stage, replace(index, namespace=namespace, collection_id=str(number)))
+    await stage.capture(*ops)
+    await stage.draw_fence()
+    stage.guard.obstacle = obstacle
+    await stage.restore(window_bytes=window_bytes).run(stage.coordinator)
+    return stage
+
+
+@pytest.mark.parametrize("window_bytes", [1, 10_000])
+async def test_collections_that_are_made_again_and_renamed_are_given_back_each_its_own(window_bytes: int) -> None:
+    moved = [op for n, to in OLD.items() for op in reloaded(n, rename(n, to))]
+    stage = await restored(*moved, ttl={ORDERS: INDEX, ITEMS: OTHER}, window_bytes=window_bytes)
+    assert ttl(stage) == ({"shop.old orders": 60, "shop.old items": 0} if window_bytes == 1 else {})
+
+
+async def test_an_index_that_takes_anothers_place_is_refused_as_in_write_block_mode() -> None:
+    ops = (insert(ORDERS, {"_id": 1}), rename(ORDERS, ITEMS), insert(ORDERS, {"_id": 2}))
+    for obstacle in (NO_RIGHT, ""):
+        with pytest.raises(OperatorError, match="cannot be built again") as failed:
+            await restored(*ops, ttl={ORDERS: INDEX, ITEMS: OTHER}, obstacle=obstacle)
+        assert "shop.items: index at_1: an equivalent index" in str(failed.value.facts["refused"])
+
+
+@pytest.mark.parametrize("seconds", [60.5, 2_147_483_647, NEVER])
+async def test_an_index_that_is_built_again_has_the_expiry_that_it_had(seconds: float) -> None:
+    stage = await restored(*reloaded(ORDERS), ttl={ORDERS: replace(INDEX, seconds=seconds)})
+    assert ttl(stage) == {"shop.orders": seconds}
+
+
+async def test_a_clustered_collection_is_made_again_with_its_expiry() -> None:
+    stage = await restored(*reloaded(ORDERS), ttl={ORDERS: CLUSTERED})
+    assert ttl(stage) == {"shop.orders": 100}
+
+
+async def test_what_was_lost_in_write_block_mode_and_is_built_without_it_is_given_back() -> None:
+    stage = await restored(insert(ORDERS, {"_id": 1}), drop(ORDERS), ttl={ORDERS: INDEX}, obstacle="")
+    stage.forget_proof()
+    await stage.capture(insert(ORDERS, {"_id": 2}))
+    await stage.draw_fence()
+    stage.guard.obstacle = NO_RIGHT
+    await stage.restore().run(stage.coordinator)
+    assert ttl(stage) == {"shop.orders": 60}
+
+
+async def test_what_was_held_fits_what_is_built_once_the_right_is_granted() -> None:
+    stage = await restored(insert(ORDERS, {"_id": 1}), ttl={ORDERS: INDEX})
+    stage.forget_proof()
+    stage.guard.obstacle = NO_RIGHT
+    await stage.hold().take("run", FakeJournal())
+    await stage.capture(rename(ORDERS, OLD[ORDERS]), rename(OLD[ORDERS], ORDERS))
+    await stage.draw_fence()
+    stage.guard.obstacle = ""
+    await stage.restore().run(stage.coordinator)
+    assert ttl(stage) == {"shop.orders": 60}
 
 
 async def test_a_ttl_index_that_somebody_has_changed_or_dropped_is_left(stage: Stage) -> None:
@@ -139,7 +275,7 @@ async def test_an_expiry_that_somebody_sets_meanwhile_is_held_and_given_back(sta
     await hold.take("run", journal)
     with_ttl(stage, replace(INDEX, seconds=7))
     await hold.take("run", journal)
-    assert ttl(stage) == {"shop.orders": NEVER, "shop.other": NEVER}
+    assert is_held(stage)
     await hold.give_back(journal)
     assert ttl(stage) == {"shop.orders": 7, "shop.other": 0}
 
@@ -149,7 +285,7 @@ async def test_a_block_of_somebody_else_is_never_lifted(stage: Stage) -> None:
     hold, journal = stage.hold(), FakeJournal()
     held = await hold.take("run", journal)
     assert (held.block, held.is_open) == (Block.ANOTHERS, False)
-    assert ttl(stage)["shop.orders"] == NEVER  # somebody else may lift the block at any moment
+    assert is_held(stage)  # somebody else may lift the block at any moment
     await hold.give_back(journal)
     assert stage.target.database.is_blocked
     assert ttl(stage)["shop.orders"] == 60
@@ -317,7 +453,7 @@ async def test_a_plan_says_what_keeps_others_from_writing(stage: Stage) -> None:
     with_ttl(stage, *[replace(INDEX, namespace=Namespace("more", str(n)), collection_id=str(n)) for n in range(10)])
     cannot, named = await foreseen(stage.guard)
     assert NO_RIGHT in cannot
-    assert f"expireAfterSeconds {NEVER} keeps 12 TTL indexes" in named
+    assert "an expireAfterSeconds of 68 years keeps 12 TTL indexes" in named
     assert named.endswith("and 2 more")
     stage.target.database.ttl.clear()
     assert len(await foreseen(stage.guard)) == 1
