@@ -37,7 +37,7 @@ class HoldWatch:
         """Give back what is due. A failure is reported once, and tried again at each look."""
         try:
             if is_due(await self.hold.current(), self.daemon.state):
-                await self.hold.give_back(structlog.get_logger())
+                await self.hold.give_back(structlog.get_logger(), is_due=lambda hold: is_due(hold, self.daemon.state))
                 if self.daemon.state.phase is Phase.IDLE:
                     await self.hold.forget()  # clean has gone on without
             self._said = ""

@@ -85,14 +85,17 @@ class TargetHold:
         async with self._opened(guard) as opened:
             return hold.certificate(is_on=(await opened.write_block()).is_on)
 
-    async def give_back(self, journal: Journal, *, guard: TargetGuard | None = None) -> None:
+    async def give_back(
+        self, journal: Journal, *, guard: TargetGuard | None = None, is_due: Callable[[Hold], bool] = lambda _: True
+    ) -> None:
         """Give back what the agent has set, and nothing else.
 
-        May be called at any time, and again after it failed. OperatorError: the settings name another target now.
+        May be called at any time, and again after it failed. `is_due`: asked when nobody else is at it, since a new
+        start of restore may have taken the target meanwhile. OperatorError: the settings name another target now.
         """
         async with self._lock:
             hold = await self.current()
-            if hold is None or hold.stage is Stage.ENDED:
+            if hold is None or hold.stage is Stage.ENDED or not is_due(hold):
                 return
             hold = await self._saved(hold.ending())
             if hold.ttl or hold.block is not Block.NONE:

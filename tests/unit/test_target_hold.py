@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -426,6 +427,26 @@ async def test_a_watch_reports_a_target_that_cannot_be_given_back_once(stage: St
     stage.guard.error = None
     await watch.look()
     assert not stage.target.database.is_blocked
+
+
+@pytest.mark.parametrize("obstacle", ["", NO_RIGHT])
+async def test_a_watch_that_comes_late_leaves_what_a_new_start_has_taken(stage: Stage, obstacle: str) -> None:
+    stage.guard.obstacle, hold, journal = obstacle, stage.hold(), FakeJournal()
+    held = await hold.take("run", journal)
+    await stage.states.save(HOLD, held.ending().to_json())  # it was stopped, and the target was not reached
+    hold = stage.hold()
+    await hold.current()
+    stage.coordinator.set_status(Service.RESTORE, Status.RUNNING)
+    _, watch = watched(stage, hold)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(hold.take("run", journal))
+        await asyncio.sleep(0)  # restore is asking the target
+        group.create_task(watch.look())
+    assert stage.target.database.is_blocked is not bool(obstacle)
+    assert not obstacle or is_held(stage)
+    held_now = await hold.current()
+    assert held_now is not None
+    assert held_now.stage is HoldStage.HELD
 
 
 async def test_a_restore_blocks_until_it_is_certified(stage: Stage) -> None:
