@@ -139,6 +139,7 @@ class World:
     target: FakeTarget = field(default_factory=lambda: FakeTarget(_copied()))
     keep_log_days: int | None = None
     obstacle: str = ""
+    history: tuple[tuple[Op, ...], ...] = HISTORY
     dumps: FakeDumpTool = field(default_factory=lambda: FakeDumpTool(archives={"shop": [b"archive"]}))
     cluster: FakeCluster = field(init=False)
     source: FakeChangeSource = field(init=False)
@@ -164,7 +165,7 @@ class World:
     def _connect(self) -> None:
         """Let what stands around the agent see this world."""
         self.store.may_delete = lambda: self.may_clean(self)
-        self.application.last_writes = lambda: self.happen(len(HISTORY))
+        self.application.last_writes = lambda: self.happen(len(self.history))
 
     def copied(self) -> World:
         """Return another world in which all is as it is here at this moment, but no agent lives."""
@@ -342,7 +343,7 @@ class World:
     def happen(self, until: int) -> None:
         """Let the history go on; what has happened does not happen again."""
         while self.done_of_history < until:
-            self.cluster.apply(*HISTORY[self.done_of_history])
+            self.cluster.apply(*self.history[self.done_of_history])
             self.done_of_history += 1
 
     async def captured(self) -> int:
@@ -378,13 +379,13 @@ async def replication_is_ready(_: World, daemon: Daemon) -> bool:
 
 async def half_of_it_happens(world: World, _: Daemon) -> bool:
     """Let the applications write, up to a moment at which some is captured."""
-    world.happen(len(HISTORY) // 2)
+    world.happen(len(world.history) // 2)
     return await world.captured() > 0
 
 
 async def all_is_captured(world: World, _: Daemon) -> bool:
     """Let the applications end, and wait until the log holds all of it."""
-    world.happen(len(HISTORY))
+    world.happen(len(world.history))
     return await world.captured() == world.foreign_events
 
 
@@ -400,8 +401,8 @@ async def restore_follows(world: World, daemon: Daemon) -> bool:
     if daemon.state.status(Service.RESTORE) is None:
         await daemon.start(Phase.RESTORE)
     has_caught_up = daemon.progress.restore.can_cutover is True
-    world.happen(min(world.done_of_history + 3, len(HISTORY) - 2))
-    return has_caught_up and world.done_of_history == len(HISTORY) - 2
+    world.happen(min(world.done_of_history + 3, len(world.history) - 2))
+    return has_caught_up and world.done_of_history == len(world.history) - 2
 
 
 async def cutover_is_done(_: World, daemon: Daemon) -> bool:
