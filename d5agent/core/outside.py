@@ -12,6 +12,7 @@ from d5agent.core.compare import Difference, DifferenceKind
 from d5agent.core.identity import identity_of
 from d5agent.core.operation import Namespace
 from d5agent.core.raw import DocumentId
+from d5agent.core.servers import ServerFacts
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class OutsideReport:
     that only the target has, with the number of their documents; they are not read. `found_at`: when the newest
     difference was found that needs an operator's word; `reported`: what an earlier start had found. `target_position`:
     where the target's change stream was when the replay had ended; `written_since`: documents that differ and were
-    written there since.
+    written there since. `target`: which one it is; None: an earlier version has not noted it.
     """
 
     run_id: str
@@ -116,6 +117,11 @@ class OutsideReport:
     reported: frozenset[_Known] = frozenset()
     target_position: bytes | None = None
     written_since: Differences = field(default_factory=Differences)
+    target: ServerFacts | None = None
+
+    def is_of(self, target: ServerFacts | None) -> bool:
+        """Whether it was made with this target, as far as anybody can say."""
+        return self.target is None or target is None or self.target.is_same(target)
 
     @property
     def compared(self) -> int:
@@ -198,6 +204,7 @@ class OutsideReport:
             "target_position": None
             if self.target_position is None
             else base64.b64encode(self.target_position).decode(),
+            "target": None if self.target is None else self.target.to_json(),
             "differences": [_row(difference) for difference in self.differences],
             "written_since": [_row(difference) for difference in self.written_since],
             "unchecked": [_row(difference) for difference in self.suspects],
@@ -227,6 +234,7 @@ def decode_outside(body: bytes, *, run_id: str) -> OutsideReport:
             total=int(value["collections_total"]),
             is_cut=bool(value["is_cut"]),
             found_at=str(value["found_at"] or ""),
+            target=ServerFacts.from_json(value["target"]) if value.get("target") else None,
         )
         report.reported = frozenset(map(_known, map(_difference, value["differences"])))
         rows = (*value["differences"], *value["unchecked"], *value["written_since"])

@@ -17,6 +17,7 @@ def outside_comparison(adapters: Adapters, target: TargetAdapters, settings: Set
     return Outside(
         source=adapters.source_reader,
         target=target.reader,
+        server=target.server,
         changes=target.changes,
         store=adapters.store,
         clock=adapters.clock,

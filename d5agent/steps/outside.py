@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from d5agent.core.log import Link
     from d5agent.core.operation import Namespace
     from d5agent.core.repair import LastEvent
-    from d5agent.ports import Clock, DocumentReader, ObjectStore, TargetChanges
+    from d5agent.ports import Clock, DocumentReader, ObjectStore, Server, TargetChanges
     from d5agent.service import Coordinator
     from d5agent.steps.log_reader import StoredSegment
 
@@ -69,11 +69,13 @@ class _Found(VerifyReport):
 class Outside:
     """The comparison of one run. What it has found is stored, so that a restart goes on with the next collection.
 
+    `server`: the target that it is made with. What was found with another one is not taken for this one's.
     `most_bytes`: what its differences may hold in memory.
     """
 
     source: DocumentReader
     target: DocumentReader
+    server: Server
     changes: TargetChanges
     store: ObjectStore
     clock: Clock
@@ -117,7 +119,7 @@ class Outside:
     async def begin_anew(self, run_id: str) -> None:
         """Forget what an earlier start has compared: it was with another target, or this one was put back since."""
         if await self.store.get(outside_key(run_id)) is not None:
-            self._report = OutsideReport(run_id=run_id, began_at=self._now())
+            self._report = await self._new(run_id)
             await self._save(self._report)
 
     async def finish(self, coordinator: Coordinator) -> OutsideReport:
@@ -163,11 +165,27 @@ class Outside:
         if self._report is None:
             run_id = self._coordinator.state.run_id
             body = await self.store.get(outside_key(run_id))
-            if body is None:
-                self._report = OutsideReport(run_id=run_id, began_at=self._now())
-            else:
-                self._report = decode_outside(body, run_id=run_id)
+            new = await self._new(run_id)
+            found = new if body is None else decode_outside(body, run_id=run_id)
+            if not found.is_of(new.target):
+                self._require_restore(found, new)
+                found = new
+            found.target = new.target  # an earlier version did not note it
+            self._report = found
         return self._report
+
+    async def _new(self, run_id: str) -> OutsideReport:
+        return OutsideReport(run_id=run_id, began_at=self._now(), target=await self.server.facts())
+
+    def _require_restore(self, found: OutsideReport, new: OutsideReport) -> None:
+        """Raise OperatorError unless this is a restore, which begins with another target anew: clean is about one."""
+        if self._is_alone:
+            raise OperatorError(
+                "the comparison of documents that the log does not touch was made with another target",
+                hint="nothing was deleted; correct [target] uri, then type: d5agent start clean",
+                before=() if found.target is None else found.target.hosts,
+                now=() if new.target is None else new.target.hosts,
+            )
 
     async def _advance(self) -> None:
         report = await self._known()

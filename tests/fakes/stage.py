@@ -169,6 +169,7 @@ class Stage:
         comparison = Outside(
             source=FakeReader(self.cluster),
             target=self.target,
+            server=self.target_server,
             changes=self.changes,
             store=self.store,
             clock=self.clock,

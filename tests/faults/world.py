@@ -210,7 +210,13 @@ class World:
 
         def outside() -> Outside:
             return Outside(
-                source=reader, target=target, changes=changes, store=store, clock=self.clock, waiting_bytes=500
+                source=reader,
+                target=target,
+                server=mortal(target_server(), life),
+                changes=changes,
+                store=store,
+                clock=self.clock,
+                waiting_bytes=500,
             )
 
         return Daemon(

@@ -22,6 +22,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import raw_document, raw_id
+from tests.fakes.servers import FakeServer
 from tests.fakes.stage import ORDERS, Stage, until
 from tests.fakes.store import DownStore
 from tests.fakes.target import FakeReader
@@ -264,6 +265,50 @@ async def test_what_was_compared_with_another_target_is_compared_again(*, is_kno
     assert ORDERS in reader.scanned
     assert found["began_at"] != LATER
     assert COMPARED not in stage.states.texts
+
+
+def beside(stage: Stage) -> Stage:
+    """Return the same world with another target, which has all that the source has."""
+    told = replace(stage.target_server.told, hosts=("other:27017",), cluster_id="6b0b")
+    other = Stage(clock=stage.clock, states=stage.states, store=stage.store, target_server=FakeServer(told=told))
+    other.cluster, other.source, other.coordinator = stage.cluster, stage.source, stage.coordinator
+    for namespace, documents in stage.cluster.database.contents().items():
+        for id_, document in documents.items():
+            other.target.database.put(namespace, id_, document)
+    return other
+
+
+async def test_what_was_compared_with_a_target_that_was_refused_is_compared_again() -> None:
+    stage = await drained(diverged(), insert(ORDERS, {"_id": "new"}))
+    await stage.hold().take("run", stage.coordinator.journal)  # restore was killed
+    await stage.states.save(CHECKPOINT, Checkpoint(run_id="run", target=stage.target_server.told).to_json())
+    with pytest.raises(OperatorError, match="another target is still closed"):
+        await restored(beside(stage))
+    assert stored(stage)["collections"]
+    found = await restored(stage)
+    assert (found["state"], named(found)) == ("complete", DIVERGED)
+
+
+async def test_clean_compares_with_no_other_target() -> None:
+    stage = await drained(diverged(), insert(ORDERS, {"_id": "new"}))
+    await restored(stage)
+    with pytest.raises(OperatorError, match="another target") as refused:
+        await cleaned(stage, beside(stage).outside())
+    assert "correct [target] uri" in refused.value.hint
+    assert refused.value.facts == {"before": ("target:27017",), "now": ("other:27017",)}
+    assert [key for key in stage.store.objects if key.startswith("replication/")]
+
+
+async def test_a_comparison_of_an_earlier_version_goes_on_with_the_present_target() -> None:
+    stage = await drained(diverged(), insert(ORDERS, {"_id": "new"}))
+    await restored(stage)
+    value = stored(stage)
+    del value["target"]
+    stage.store.objects[outside_key("run")] = json.dumps(value).encode()
+    reader = CountingReader(stage)
+    await stage.outside(source=reader).finish(stage.coordinator)
+    assert reader.scanned == []
+    assert stored(stage)["target"] == stage.target_server.told.to_json()
 
 
 async def test_a_collection_with_many_unreplayed_documents_is_compared_after_the_replay() -> None:
