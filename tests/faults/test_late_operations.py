@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from bson import decode
 
 from d5agent.core.naming import SEGMENTS
 from d5agent.core.services import Phase, Service, Status
+from d5agent.core.ttl import TtlIndex
 from d5agent.core.words import Words
 from tests.fakes.cluster import delete, insert, update
 from tests.fakes.documents import raw_document, raw_id
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tests.faults.deaths import Script
 
 LATE = 100
+NO_RIGHT: Final = "the agent's user may not setUserWriteBlockMode"
+TTL: Final = TtlIndex(namespace=ORDERS, name="at_1", field="at", seconds=60, collection_id="1")
 
 
 def _write_late(world: World) -> None:
@@ -158,6 +161,29 @@ async def test_an_accepted_late_restore_that_dies_anywhere_reverts_and_loses_not
     asked = (*CAPTURE, *RESTORE, *MOVED)
     first = await halves_of((*CAPTURE, *RESTORE))
     assert await crash_everywhere((*asked, late_operations_are_accepted), check_accepted, first=first) > 200
+
+
+@pytest.mark.parametrize("obstacle", ["", NO_RIGHT], ids=["write-block mode", "TTL held"])
+async def test_a_word_on_late_operations_meets_no_target_that_a_death_has_left_closed(obstacle: str) -> None:
+    """Die around the certificate, whatever is left closed then: applications move, and a word is given."""
+
+    async def applications_may_move(world: World, daemon: Daemon) -> bool:
+        is_given_back = not world.target.database.is_blocked and world.target.database.ttl == {ORDERS: (TTL,)}
+        return is_given_back and await applications_move_over(world, daemon)
+
+    script = (*CAPTURE, *RESTORE, applications_may_move, *MOVED[1:], late_operations_are_accepted)
+    world, others = World(obstacle=obstacle), World(obstacle=obstacle)
+    for each in (world, others):
+        each.target.database.ttl[ORDERS] = (TTL,)
+    life = Life(None)
+    assert await others.live(life, (*CAPTURE, *RESTORE))
+    left = await worlds_left(script, first=life.spent - 80, step=8, world=world)
+    for number, each in enumerate(left):
+        assert await each.live(Life(None), script)
+        await check_accepted(each)
+        assert not each.target.database.is_blocked, number
+        assert each.target.database.ttl == {ORDERS: (TTL,)}
+    assert len(left) > 30
 
 
 async def test_a_discarding_word_that_dies_anywhere_leaves_the_target_as_it_is() -> None:
