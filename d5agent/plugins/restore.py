@@ -23,6 +23,7 @@ from d5agent.steps.conflicts import Holders
 from d5agent.steps.dead_letters import DEAD_LETTERS, DeadLetters
 from d5agent.steps.expiries import Expiries
 from d5agent.steps.generations import COMPARED, Generations
+from d5agent.steps.held_reader import HeldReader
 from d5agent.steps.keeper import Keeper, recorded
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
@@ -346,11 +347,12 @@ class Restore:
             # What was written is about what is touched; a live restore compares some of it more than once.
             _report_comparison(coordinator, report, total=max(report.compared, checkpoint.written))
 
+        hold = await self.hold.current()
         generations = Generations(
             reader=reader,
             states=self.states,
             source=self.source,
-            target=self.target_reader,
+            target=HeldReader(reader=self.target_reader, held=() if hold is None else hold.ttl),
             repair_into=self.target,
             clock=self.clock,
             waiting_bytes=self.waiting_bytes,

@@ -14,6 +14,7 @@ from d5agent.adapters.mongo_specifications import MongoSpecifications
 from d5agent.core.operation import Namespace
 from d5agent.core.specification import ttl_of, with_ttl_held
 from d5agent.core.ttl import NEVER, numbered
+from d5agent.steps.held_reader import HeldReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -133,3 +134,6 @@ async def test_what_is_held_can_be_built_again(mongod: Mongod, fresh_name: str) 
         built = {n: [(i.name, i.seconds) for i in (await reader.facts(n)).ttl] for n in (days, orders)}
         assert built == {days: [("", NEVER)], orders: [("at_1", NEVER - 1)]}
         assert [index.seconds for index in held] == [100, 60]  # a server keeps whole seconds
+        shown = HeldReader(reader=reader, held=held)
+        assert (await shown.facts(days)).options["expireAfterSeconds"] == "100"
+        assert (await shown.facts(orders)).indexes == {"at_1": '{"at": 1} {"expireAfterSeconds": 60}'}

@@ -73,6 +73,11 @@ class FakeReader:
         await asyncio.sleep(0)
         indexes = {index.name: index.specification for index in self.database.unique.get(namespace, frozenset())}
         options = dict(self.database.options.get(namespace, {}))
+        for ttl in self.database.ttl.get(namespace, ()):
+            if ttl.name:
+                indexes[ttl.name] = f'{{"{ttl.field}": 1}} {{"expireAfterSeconds": {ttl.seconds}}}'
+            elif ttl.seconds != NEVER:
+                options["expireAfterSeconds"] = str(ttl.seconds)
         if namespace in self.database.capped:
             options["capped"] = "true"
         exists = namespace in self.database.collections

@@ -17,10 +17,12 @@ from d5agent.core.operation import Namespace
 from d5agent.core.servers import ServerFacts
 from d5agent.core.services import Phase, Service, Status, Verified
 from d5agent.core.ttl import NEVER, TtlIndex
+from d5agent.core.unique_key import UniqueIndex
 from d5agent.errors import CorruptDataError, OperatorError, TransientError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.runtime.inspecting_check import check_guard
+from d5agent.steps.held_reader import HeldReader
 from d5agent.steps.target_hold import foreseen
 from tests.fakes.cluster import drop, insert, rename
 from tests.fakes.documents import raw_document, raw_id
@@ -235,6 +237,36 @@ async def test_an_index_that_is_built_again_has_the_expiry_that_it_had(seconds: 
 async def test_a_clustered_collection_is_made_again_with_its_expiry() -> None:
     stage = await restored(*reloaded(ORDERS), ttl={ORDERS: CLUSTERED})
     assert ttl(stage) == {"shop.orders": 100}
+
+
+@pytest.mark.parametrize("index", [INDEX, CLUSTERED, replace(INDEX, seconds=NEVER)])
+async def test_the_certificate_names_no_expiry_that_is_the_holds(index: TtlIndex) -> None:
+    other = replace(index, namespace=ITEMS, collection_id="2", seconds=index.seconds + 1)
+    stage = Stage()
+    for side, seconds in ((stage.database, index.seconds), (stage.target.database, other.seconds)):
+        side.ttl[ORDERS], side.ttl[ITEMS] = (index,), (replace(other, seconds=seconds),)
+    await stage.capture(insert(ORDERS, {"_id": 1}), insert(ITEMS, {"_id": 1}))
+    await stage.draw_fence()
+    stage.guard.obstacle = NO_RIGHT
+    await stage.restore().run(stage.coordinator)
+    told = json.loads(stage.store.objects["reports/run/certificate.json"])["result"]["indexes"]
+    (line,) = [each for each in told if each.startswith(str(ITEMS))]
+    assert (str(index.seconds) in line, str(other.seconds) in line) == (True, True)
+    assert told == [line]
+
+
+async def test_a_reader_of_a_held_target_reads_what_its_reader_reads(stage: Stage) -> None:
+    stage.target.database.put(ORDERS, raw_id(1), raw_document({"_id": 1}))
+    held = replace(INDEX, seconds=60.0)
+    with_ttl(stage, replace(INDEX, seconds=held.held_as))
+    shown = HeldReader(reader=stage.target, held=[held])
+    assert await shown.collections() == await stage.target.collections()
+    assert await shown.fetch(ORDERS, [raw_id(1)]) == await stage.target.fetch(ORDERS, [raw_id(1)])
+    assert await shown.count(ORDERS, exactly=True) == 1
+    assert [page async for page in shown.scan(ORDERS)] == [page async for page in stage.target.scan(ORDERS)]
+    index = UniqueIndex(name="_id_", fields=("_id",))
+    assert await shown.holders(ORDERS, index, []) == []
+    assert (await shown.facts(ORDERS)).indexes == {"at_1": '{"at": 1} {"expireAfterSeconds": 60}'}
 
 
 async def test_what_was_lost_in_write_block_mode_and_is_built_without_it_is_given_back() -> None:
