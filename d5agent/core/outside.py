@@ -100,7 +100,8 @@ class OutsideReport:
     that only the target has, with the number of their documents; they are not read. `found_at`: when the newest
     difference was found that needs an operator's word; `reported`: what an earlier start had found. `target_position`:
     where the target's change stream was when the replay had ended; `written_since`: documents that differ and were
-    written there since. `target`: which one it is; None: an earlier version has not noted it.
+    written there since. `expired`: those that the target lacks, and that its own TTL indexes delete. `target`: which
+    one it is; None: an earlier version has not noted it.
     """
 
     run_id: str
@@ -117,6 +118,7 @@ class OutsideReport:
     reported: frozenset[_Known] = frozenset()
     target_position: bytes | None = None
     written_since: Differences = field(default_factory=Differences)
+    expired: Differences = field(default_factory=Differences)
     target: ServerFacts | None = None
 
     def is_of(self, target: ServerFacts | None) -> bool:
@@ -161,6 +163,19 @@ class OutsideReport:
                 self.suspects.touch(difference.namespace, difference.id)
                 self.written_since.add([difference])
 
+    def missing(self) -> dict[Namespace, set[DocumentId]]:
+        """Return the suspects that the target lacks."""
+        found = Differences()
+        found.add(difference for difference in self.suspects if difference.kind is DifferenceKind.MISSING)
+        return found.by_namespace()
+
+    def set_expired_aside(self, namespace: Namespace, ids: Iterable[DocumentId]) -> None:
+        """Take out of the suspects what the target's own TTL indexes delete: it is no loss."""
+        places = {(namespace, identity_of(id_)) for id_ in ids}
+        for difference in [suspect for suspect in self.suspects if _known(suspect) in places]:
+            self.suspects.touch(difference.namespace, difference.id)
+            self.expired.add([difference])
+
     def counts(self) -> dict[str, int]:
         """Return how many documents the log does not touch, and differ, by kind."""
         found = dict.fromkeys(map(str, DifferenceKind), 0)
@@ -181,6 +196,7 @@ class OutsideReport:
             "unchecked": len(self.suspects),
             "is_cut": self.is_cut,
             "written_since": len(self.written_since),
+            "expired": len(self.expired),
             "extra_collections": len(self.extra_collections),
             "first": [d.to_json() for d, _ in zip(self.differences, range(_FIRST), strict=False)],
             "report": outside_key(self.run_id),
@@ -207,6 +223,7 @@ class OutsideReport:
             "target": None if self.target is None else self.target.to_json(),
             "differences": [_row(difference) for difference in self.differences],
             "written_since": [_row(difference) for difference in self.written_since],
+            "expired": [_row(difference) for difference in self.expired],
             "unchecked": [_row(difference) for difference in self.suspects],
         }
         return json.dumps(value, indent=1).encode() + b"\n"
@@ -237,7 +254,7 @@ def decode_outside(body: bytes, *, run_id: str) -> OutsideReport:
             target=ServerFacts.from_json(value["target"]) if value.get("target") else None,
         )
         report.reported = frozenset(map(_known, map(_difference, value["differences"])))
-        rows = (*value["differences"], *value["unchecked"], *value["written_since"])
+        rows = (*value["differences"], *value["unchecked"], *value["written_since"], *value.get("expired", ()))
         report.suspects.add(map(_difference, rows))
         if value["target_position"] is not None:
             report.target_position = base64.b64decode(value["target_position"], validate=True)
@@ -257,7 +274,8 @@ def stored_summary(body: bytes | None) -> dict[str, Any] | None:
         return None
     value = json.loads(body)
     names = ("began_at", "ended_at", "found_at", "compared", *map(str, DifferenceKind), "is_cut")
-    return {**{name: value[name] for name in names}, "written_since": len(value["written_since"])}
+    counts = {name: len(value.get(name, ())) for name in ("written_since", "expired")}
+    return {name: value[name] for name in names} | counts
 
 
 def _row(difference: Difference) -> dict[str, Any]:

@@ -268,6 +268,8 @@ def _outside(outside: Mapping[str, Any] | None) -> str:
         | {name: f"{outside[name]:,}" for name in counts}
         | {"collections in the target only": f"{outside['extra_collections']:,}"}
     ]
+    expired = outside.get("expired", 0)  # an earlier agent did not tell them apart
+    said += f" {expired:,} more that the target lacks have expired by its own TTL indexes." if expired else ""
     first = [
         {"collection": row["namespace"], "_id": row["id"], "was": f"{row['kind']} {', '.join(row['fields'])}".strip()}
         for row in outside["first"]

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from d5agent.core.compare import DifferenceKind
+from d5agent.core.operation import ClusterTime
 from d5agent.core.outside import MOST_BYTES, Differences, OutsideReport, cost_of, decode_outside, outside_key
 from d5agent.core.replay import Doubts
 from d5agent.core.report import VerifyReport
 from d5agent.core.segment import touches_of
 from d5agent.core.service_progress import OutsideProgress
-from d5agent.errors import AgentError, LogHeldError, OperatorError, TransientError
+from d5agent.core.ttl import has_expired
+from d5agent.errors import AgentError, LogHeldError, OperatorError, TooManyBytesError, TransientError
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.paced_reader import PacedReader
 from d5agent.steps.parallel import beside
@@ -27,12 +29,14 @@ from d5agent.steps.verifier import Verifier
 from d5agent.steps.written_since import written_since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from d5agent.core.compare import Difference
     from d5agent.core.log import Link
     from d5agent.core.operation import Namespace
+    from d5agent.core.raw import DocumentId
     from d5agent.core.repair import LastEvent
+    from d5agent.core.ttl import TtlIndex
     from d5agent.ports import Clock, DocumentReader, ObjectStore, Server, TargetChanges
     from d5agent.service import Coordinator
     from d5agent.steps.log_reader import StoredSegment
@@ -42,6 +46,8 @@ _REST_ALONE: Final = 1.0
 _RETRY_SECONDS: Final = 30.0
 _SAVE_SECONDS: Final = 10.0
 _EVENTS_A_TURN: Final = 500
+_FETCH: Final = 50  # documents read at a time
+_FETCH_BYTES: Final = 8 * 1024 * 1024  # of these, but for a single one: nobody knows their sizes
 
 
 class TooManyDifferError(Exception):
@@ -213,7 +219,7 @@ class Outside:
     async def _compare(self, report: OutsideReport, namespaces: Iterable[Namespace]) -> None:
         for namespace in namespaces:
             # Half of what is left: one collection must not hide the differences of all others.
-            held = report.suspects.bytes + report.differences.bytes
+            held = report.suspects.bytes + report.differences.bytes + report.expired.bytes
             found = _Found(room=(self.most_bytes - held) // 2)
             try:
                 await self._verifier(found, on_progress=lambda seen: self._tell(report, seen.compared)).whole(
@@ -251,9 +257,35 @@ class Outside:
             await self._read_log(report, after=after)
         if len(report.differences) != before:
             self._is_saved = False
+        await self._set_expired_aside(report)
         if self._is_alone and report.has_new and report.target_position is not None:
             await self._ask_target(report, report.target_position)
         report.conclude(now=self._now(), sequence=-1 if self._last is None else self._last.commit.sequence)
+
+    async def _set_expired_aside(self, report: OutsideReport) -> None:
+        """Set aside what the target's TTL indexes have deleted, or would at once: DMS copies none of them."""
+        at = ClusterTime(int(self.clock.now().timestamp()), 0)
+        for namespace, missing in report.missing().items():
+            ttl = (await self._readers[1].facts(namespace)).ttl
+            if not any(index.deletes for index in ttl):
+                continue
+            ids = sorted(missing)
+            for begin in range(0, len(ids), _FETCH):
+                expired = await self._expired(namespace, ids[begin : begin + _FETCH], ttl, at)
+                report.set_expired_aside(namespace, expired)
+
+    async def _expired(
+        self, namespace: Namespace, ids: Sequence[DocumentId], ttl: Sequence[TtlIndex], at: ClusterTime
+    ) -> list[DocumentId]:
+        """Return those documents whose version in the source has expired."""
+        try:
+            versions = await self._readers[0].fetch(namespace, ids, most_bytes=_FETCH_BYTES)
+        except TooManyBytesError:
+            versions = None  # no more of it here: the error's traceback would be kept
+        if versions is not None:
+            return [id_ for id_, document in versions.items() if has_expired(ttl, document, at)]
+        middle = len(ids) // 2
+        return [id_ for half in (ids[:middle], ids[middle:]) for id_ in await self._expired(namespace, half, ttl, at)]
 
     async def _read_log(self, report: OutsideReport, *, after: Link | None) -> None:
         reader = LogReader(store=self.store)
@@ -282,7 +314,7 @@ class Outside:
         for number, touch in enumerate(touches_of(*segment), 1):
             if number % _EVENTS_A_TURN == 0:
                 await self.clock.sleep(0)
-            for known in (report.suspects, report.differences):
+            for known in (report.suspects, report.differences, report.expired):
                 if touch.document_id is not None:
                     known.touch(touch.namespace, touch.document_id)
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -14,6 +15,7 @@ from d5agent.core.compare import Difference, DifferenceKind
 from d5agent.core.operation import Namespace
 from d5agent.core.outside import Differences, OutsideReport, decode_outside, outside_key
 from d5agent.core.services import Phase, Service, Status
+from d5agent.core.ttl import NEVER, TtlIndex
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
 from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint
 from d5agent.steps.generations import COMPARED
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 OTHERS: Final = Namespace("shop", "others")
 ITEMS: Final = Namespace("shop", "items")
+LONG_AGO: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LATER: Final = "2026-11-02T09:00:00.000+00:00"
 
 
@@ -591,6 +594,83 @@ async def test_what_applications_write_after_the_certificate_is_no_difference() 
     target.remove(ORDERS, raw_id("old"))  # an application deletes what was reported: no other word is needed
     found = await cleaned(stage)
     assert (found["missing"], found["different"], found["written_since"]) == (2, 0, 4)
+
+
+def with_ttl(stage: Stage, **changed: Any) -> None:  # noqa: ANN401 -- fields of the index
+    """Let the target have a TTL index that the source lacks: DMS copies none."""
+    index = TtlIndex(namespace=ORDERS, name="at_1", field="at", seconds=60)
+    stage.target.database.ttl[ORDERS] = (replace(index, **changed),)
+
+
+async def test_what_has_expired_in_the_target_needs_no_word() -> None:
+    stage = Stage()
+    have(stage, "source", _id="gone", at=LONG_AGO)
+    with_ttl(stage)
+    found = await restored(await drained(stage, insert(OTHERS, {"_id": "new"})))
+    assert (found["state"], found["missing"]) == ("complete", 0)
+    assert found["expired"] == 1
+    page = stage.store.objects["reports/run/certificate.html"].decode()
+    assert "1 more that the target lacks have expired by its own TTL indexes" in page
+    assert [(row["id"], row["kind"]) for row in stored(stage)["expired"]] == [("gone", "missing")]
+    assert (await cleaned(stage))["expired"] == 1
+
+
+async def test_large_documents_that_have_expired_are_read_in_smaller_portions() -> None:
+    stage = Stage()
+    for number in range(3):
+        have(stage, "source", _id=number, at=LONG_AGO, large="x" * 4_000_000)
+    with_ttl(stage)
+    await drained(stage, insert(OTHERS, {"_id": "new"}))
+    report = await stage.outside().finish(stage.coordinator)
+    assert (len(report.expired), report.needs_word) == (3, False)
+
+
+async def test_what_has_not_expired_in_the_target_is_lost() -> None:
+    stage = Stage()
+    have(stage, "source", _id="gone", at=LONG_AGO)
+    have(stage, "source", _id="lost", at=datetime(2030, 1, 1, tzinfo=UTC))
+    have(stage, "source", _id="without a date")
+    have(stage, "source", _id="different", at=LONG_AGO)
+    have(stage, "target", _id="different", at=LONG_AGO, n=1)
+    with_ttl(stage)
+    found = await restored(await drained(stage, insert(OTHERS, {"_id": "new"})))
+    assert (found["missing"], found["different"], found["expired"]) == (2, 1, 1)
+    with pytest.raises(OperatorError, match="missing or different") as refused:
+        await cleaned(stage)
+    assert refused.value.facts["count"] == 3
+
+
+@pytest.mark.parametrize("changed", [{"is_partial": True}, {"field": "other"}, {"seconds": NEVER}])
+async def test_an_index_that_does_not_delete_it_makes_nothing_expired(changed: dict[str, Any]) -> None:
+    stage = Stage()
+    have(stage, "source", _id="lost", at=LONG_AGO)
+    with_ttl(stage, **changed)
+    found = await restored(await drained(stage, insert(OTHERS, {"_id": "new"})))
+    assert (found["missing"], found["expired"]) == (1, 0)
+
+
+async def test_what_expires_after_it_was_named_needs_no_word_either() -> None:
+    stage = Stage()
+    have(stage, "source", _id="gone", at=LONG_AGO)
+    with_ttl(stage)
+    stage.guard.obstacle = "the agent's user may not setUserWriteBlockMode"  # the index is held, and deletes nothing
+    found = await restored(await drained(stage, insert(OTHERS, {"_id": "new"})))
+    assert (found["missing"], found["expired"]) == (1, 0)
+    found = await cleaned(stage)
+    assert (found["missing"], found["expired"]) == (0, 1)
+
+
+async def test_what_has_expired_and_comes_into_the_log_is_forgotten() -> None:
+    stage = Stage()
+    have(stage, "source", _id="gone", at=LONG_AGO)
+    with_ttl(stage)
+    await drained(stage, insert(OTHERS, {"_id": "new"}))
+    outside = stage.outside()
+    assert len((await outside.finish(stage.coordinator)).expired) == 1
+    have(stage, "source", _id="lost")
+    await stage.capture(delete(ORDERS, "gone"))
+    report = await stage.outside().finish(stage.coordinator)
+    assert len(report.expired) == 0
 
 
 @pytest.mark.parametrize("is_silent", [True, False])
