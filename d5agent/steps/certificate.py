@@ -21,7 +21,7 @@ from d5agent.core.page import page_of
 from d5agent.errors import AgentError, OperatorError, TransientError
 from d5agent.steps.late import operations_behind
 from d5agent.steps.log_reader import LogReader, link_of
-from d5agent.steps.undelivered import undelivered_summary
+from d5agent.steps.undelivered_report import undelivered_summary
 
 if TYPE_CHECKING:
     from d5agent.core.certificate import Evidence

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from d5agent.core.operation import Namespace
 from d5agent.errors import LogHeldError, TransientError
-from d5agent.steps.undelivered import undelivered_key
+from d5agent.steps.undelivered_report import undelivered_key
 from tests.fakes.cluster import drop, insert, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.machine import FakeDumpTool
