@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 VERSION: Final = 1
+VERSION_WITH_RENAMES: Final = 2
+"""Of a commit in which a rename stands beside other operations. Readers before this version refuse it by name: one that
+dies right after such a rename would pass over the operations that follow it in the commit (ADR 46)."""
 ROLLUP_SIZE: Final = 1000
 ROLLUPS: Final = f"{LOG}rollup/"
 _OWN: Final = f"{SEGMENTS}{OWN_DATABASE}/"
@@ -49,6 +52,7 @@ class Commit:
     """One step of the log: these segments exist, and the stream goes on at this position.
 
     `begins_after`: the source's time when the log was begun; what happened up to then does not belong to it (ADR 32).
+    `renames_within`: it holds a rename and other operations.
     """
 
     sequence: int
@@ -59,6 +63,7 @@ class Commit:
     position: Position
     total: Total
     begins_after: ClusterTime | None = None
+    renames_within: bool = False
 
     @property
     def key(self) -> str:
@@ -79,7 +84,7 @@ def token_from_json(value: object) -> bytes | None:
 def encode_commit(commit: Commit) -> bytes:
     """Return the commit's bytes: one line of JSON, the same for the same commit."""
     body: dict[str, Any] = {
-        "version": VERSION,
+        "version": VERSION_WITH_RENAMES if commit.renames_within else VERSION,
         "sequence": commit.sequence,
         **asdict(commit.writer),
         "written_at": commit.written_at,
@@ -100,7 +105,7 @@ def decode_commit(body: bytes, *, key: str) -> Commit:
     """Return the commit that these bytes are; CorruptDataError when they are none of a version that we read."""
     try:
         fields = json.loads(body)
-        if fields["version"] != VERSION:
+        if fields["version"] not in {VERSION, VERSION_WITH_RENAMES}:
             raise CorruptDataError(
                 "a commit of another version",
                 hint="run the d5agent version that wrote it, or a newer one",
@@ -122,6 +127,7 @@ def decode_commit(body: bytes, *, key: str) -> Commit:
             ),
             total=Total(**fields["total"]),
             begins_after=ClusterTime(*fields["begins_after"]) if "begins_after" in fields else None,
+            renames_within=fields["version"] == VERSION_WITH_RENAMES,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptDataError("an object of the log is no commit", hint=_BROKEN, key=key) from error

@@ -78,7 +78,7 @@ class Operation(NamedTuple):
 
     @property
     def is_barrier(self) -> bool:
-        """Whether it concerns more than one document: it stands in a commit of its own."""
+        """Whether it concerns more than one document."""
         return self.kind not in DOCUMENT_KINDS
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from d5agent.core.backup import run_folder
 from d5agent.core.collation import Collated
-from d5agent.core.naming import id_to_text
+from d5agent.core.naming import id_to_text, names_in_keys, parse_segment_key
 from d5agent.core.operation import DOCUMENT_KINDS
 from d5agent.core.replay import is_known_barrier
 
@@ -154,7 +154,7 @@ class Plan:
             "to": None if operation.rename_to is None else str(operation.rename_to),
             "sequence": commit.sequence,
             "cluster_time": list(operation.cluster_time),
-            "key": commit.segments[0].key,  # it stands in a commit of its own
+            "key": _key_of(operation, commit),
         }
         if not is_known_barrier(operation):
             self.unknown.add(event)
@@ -255,3 +255,14 @@ class Plan:
             yield "undelivered", [difference.to_json() for difference in self.undelivered.first]
             yield "undelivered_total", self.undelivered.total
             yield "undelivered_kept_in", f"{run_folder(self.run_id)}target/" if self.run_id else None
+
+
+def _key_of(operation: Operation, commit: Commit) -> str:
+    """Return the key of the segment that holds a drop, a rename or a dropDatabase: a collection's own, or a mixed one.
+
+    A rename or a dropDatabase that shares its commit is in a mixed one.
+    """
+    own, time = names_in_keys(operation.namespace), operation.cluster_time
+    keys = {parse_segment_key(r.key).namespace: r.key for r in commit.segments if r.first <= time <= r.last}
+    order = (own, None) if operation.kind == "drop" else (None, own)
+    return next((keys[name] for name in order if name in keys), commit.segments[0].key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from d5agent.core.glance import Change, Event, Touch, change_at, touch_at
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _Parsed = TypeVar("_Parsed")
+_time_of: Final = attrgetter("cluster_time")
 
 _PLAIN: Final = ".bson"
 _COMPRESSED: Final = ".bson.zst"
@@ -78,15 +80,19 @@ def encode_segment(operations: Sequence[Operation | Event]) -> Segment:
 
 
 def mixed_segment(parts: Sequence[Sequence[Operation | Event]]) -> Segment:
-    """Return one segment of the operations of several namespaces; each part is one namespace's, in order."""
-    earliest = min(parts, key=lambda part: part[0].cluster_time)
+    """Return one segment of the operations of several namespaces; no two parts have one in common.
+
+    A part is in order, not always by time: before a barrier joined its collections, these had no order.
+    """
+    operations = [operation for part in parts for operation in part]
+    earliest = min(operations, key=_time_of)
     return Segment(
         namespace=None,
-        document_id=earliest[0].document_id,
-        count=sum(len(part) for part in parts),
-        first=earliest[0].cluster_time,
-        last=max(part[-1].cluster_time for part in parts),
-        body=b"".join([operation.raw for part in parts for operation in part]),
+        document_id=earliest.document_id,
+        count=len(operations),
+        first=earliest.cluster_time,
+        last=max(map(_time_of, operations)),
+        body=b"".join([operation.raw for operation in operations]),
     )
 
 

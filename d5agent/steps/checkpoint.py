@@ -20,10 +20,14 @@ _VERSION: Final = 1
 
 @dataclass(slots=True, kw_only=True)
 class Checkpoint:
-    """How far the target is: everything up to commit `sequence` is applied, but for what is in doubt."""
+    """How far the target is: everything up to commit `sequence` is applied, but for what is in doubt.
+
+    And `within` operations of the commit after it, in the order in which it lists them.
+    """
 
     run_id: str
     sequence: int = -1
+    within: int = 0
     operations: int = 0
     written: int = 0
     doubts: Doubts = field(default_factory=Doubts)
@@ -40,6 +44,7 @@ class Checkpoint:
             "version": _VERSION,
             "run_id": self.run_id,
             "sequence": self.sequence,
+            "within": self.within,
             "operations": self.operations,
             "written": self.written,
             "doubts": self.doubts.to_json(),
@@ -67,6 +72,7 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
         return Checkpoint(
             run_id=value["run_id"],
             sequence=value["sequence"],
+            within=value.get("within", 0),  # an older version counted whole commits
             operations=value["operations"],
             written=value["written"],
             doubts=Doubts.from_json(value["doubts"]),

@@ -207,7 +207,7 @@ class LateReporter:
             async with aclosing(LogReader(store=self.store).links()) as links:
                 async for link in links:
                     refs = link.commit.segments
-                    # A drop, a rename or a dropDatabase stands in a commit of its own, under its old name.
+                    # A rename or a dropDatabase that has a commit of its own is there under its old name.
                     if sum(ref.count for ref in refs) > 1:
                         refs = tuple(r for r in refs if parse_segment_key(r.key).namespace in wanted)
                     yield replace(link, commit=replace(link.commit, segments=refs))

@@ -79,7 +79,9 @@ class LogWriter:
             key=segment.key(),
         )
 
-    async def publish(self, stored: Iterable[Awaitable[SegmentRef]], position: Position) -> Commit:
+    async def publish(
+        self, stored: Iterable[Awaitable[SegmentRef]], position: Position, *, renames_within: bool = False
+    ) -> Commit:
         """Wait until segments are stored, then publish them and move the position, as one write-once object.
 
         The order is the promise: store first, then remember. A crash in between leaves orphans, which nobody reads.
@@ -96,6 +98,7 @@ class LogWriter:
             position=_not_before(position, before),
             total=grown(self.total, refs),
             begins_after=self.begins_after,
+            renames_within=renames_within,
         )
         body = encode_commit(commit)
         if not await self.store.put_once(commit.key, body):

@@ -103,7 +103,7 @@ class Pipeline:
     room: Room
     on_commit: Callable[[Commit], Awaitable[None]]
     _uploads: list[asyncio.Task[SegmentRef]] = field(default_factory=list)
-    _commits: asyncio.Queue[tuple[list[asyncio.Task[SegmentRef]], Position]] = field(
+    _commits: asyncio.Queue[tuple[list[asyncio.Task[SegmentRef]], Position, bool]] = field(
         default_factory=lambda: asyncio.Queue(_MOST_COMMITS_WAITING)
     )
     _puts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PARALLEL_PUTS))
@@ -126,7 +126,7 @@ class Pipeline:
             await self.room.enter(len(segment.body))
             self._uploads.append(self._group.create_task(self._store(segment), name="segment"))
         if cut.position is not None:
-            await self._commits.put((self._uploads, cut.position))
+            await self._commits.put((self._uploads, cut.position, cut.renames_within))
             self._uploads = []
 
     async def _store(self, segment: Segment) -> SegmentRef:
@@ -137,9 +137,9 @@ class Pipeline:
 
     async def _publish(self) -> None:
         while True:
-            uploads, position = await self._commits.get()
+            uploads, position, renames_within = await self._commits.get()
             try:
-                commit = await self.writer.publish(uploads, position)
+                commit = await self.writer.publish(uploads, position, renames_within=renames_within)
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():

@@ -30,7 +30,7 @@ from d5agent.steps.windows import Portion, Windows
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
-    from d5agent.core.log import Commit, Link
+    from d5agent.core.log import Link
     from d5agent.core.pace import Pace
     from d5agent.core.raw import DocumentId
     from d5agent.core.replay import Barrier
@@ -106,7 +106,7 @@ class Replayer:
         Commits that the checkpoint covers are passed over. While one window's checkpoint is saved the next is written.
         When this returns, the checkpoint is mirrored too.
         """
-        windows = Windows(reader=self.reader, window_bytes=self.window_bytes)
+        windows = Windows(reader=self.reader, window_bytes=self.window_bytes, skipped=self.checkpoint.within)
         self._saving = None  # of an earlier call, which may have failed
         async with task_group() as self._group, windows.of(self._beyond(links)) as portions:
             async with beside(self._keep_mirrored()):
@@ -194,17 +194,16 @@ class Replayer:
             await self.gate()
         self._refuse_collations(portion)
         if portion.barrier is not None:
-            await self._rename(barrier_of(portion.barrier), portion.reached)
+            await self._rename(barrier_of(portion.barrier), portion)
             return
         await self._flush(portion.window)
         reached = portion.reached
-        # A window that ends within a commit is read again from the commit's beginning, which changes nothing.
         if portion.window.operations or (reached is not None and reached.sequence > self.checkpoint.sequence):
             await self._saved()
-            self._reach(reached)
+            self._reach(portion)
             self._saving = self._group.create_task(self._save(self.checkpoint.to_json(), mirrors=self._is_mirror_due()))
 
-    async def _rename(self, barrier: Barrier, reached: Commit | None) -> None:
+    async def _rename(self, barrier: Barrier, portion: Portion) -> None:
         """Apply a rename between two checkpoints: repeated after a crash, it meets the target as it left it.
 
         They are mirrored now and then only. A host that has lost its disk may repeat a rename whose old name has been
@@ -220,7 +219,7 @@ class Replayer:
         self.checkpoint.doubts.apply_barrier(barrier)
         self.checkpoint.refusals.apply_barrier(barrier)
         self._waiting = [failure for failure in self._waiting if failure.namespace not in _names_of(barrier)]
-        self._reach(reached)
+        self._reach(portion)
         await self._save(self.checkpoint.to_json(), mirrors=mirrors or self._is_mirror_due())
 
     def _refuse_collations(self, portion: Portion) -> None:
@@ -273,9 +272,13 @@ class Replayer:
         self.checkpoint.written += sum(len(batch.writes) for batch in batches)
         return await self._writer.write(batches)
 
-    def _reach(self, reached: Commit | None) -> None:
-        if reached is not None and reached.sequence > self.checkpoint.sequence:
-            self.checkpoint.sequence, self.checkpoint.operations = reached.sequence, reached.total.operations
+    def _reach(self, portion: Portion) -> None:
+        reached, checkpoint = portion.reached, self.checkpoint
+        if reached is None or reached.sequence == checkpoint.sequence:
+            checkpoint.within = max(checkpoint.within, portion.within)
+        elif reached.sequence > checkpoint.sequence:
+            checkpoint.sequence, checkpoint.operations = reached.sequence, reached.total.operations
+            checkpoint.within = portion.within
 
     async def _save(self, checkpoint: dict[str, Any], *, mirrors: bool) -> None:
         async with self._saves:

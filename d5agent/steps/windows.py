@@ -27,22 +27,29 @@ _BREATH: Final = 1_000  # operations between two moments in which writes may go 
 class Portion:
     """What is applied at a time: a window, or alone a barrier that no window can take.
 
-    Once it is applied, all commits up to `reached` are. It may hold the beginning of the next commit too.
+    Once it is applied, all commits up to `reached` are (None: none of those that are read now), and `within` operations
+    of the one after it.
     """
 
     window: Window = field(default_factory=Window)
     barrier: Operation | None = None
     reached: Commit | None
+    within: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Windows:
-    """Reads commits into portions while the one before is being written. `window_bytes`: what both may hold."""
+    """Reads commits into portions while the one before is being written. `window_bytes`: what both may hold.
+
+    `skipped`: operations of the first commit that are applied already.
+    """
 
     reader: LogReader
     window_bytes: int
+    skipped: int = 0
     _window: Window = field(default_factory=Window)
     _reached: Commit | None = None
+    _within: int = 0
 
     @asynccontextmanager
     async def of(self, links: AsyncIterator[Link]) -> AsyncGenerator[AsyncGenerator[Portion]]:
@@ -68,35 +75,46 @@ class Windows:
         async with aclosing(self.reader.segments_of(links)) as segments:
             async for link, segment in segments:
                 if segment is None:
-                    self._reached = link.commit
+                    self._reached, self._within, self.skipped = link.commit, 0, 0
                     continue
                 async for portion in self._portions_of(decode_changes(*segment), link.commit):
                     yield portion
         yield self._cut()
 
     async def _portions_of(self, changes: Iterator[Change | Operation], commit: Commit) -> AsyncGenerator[Portion]:
+        """Take a segment's operations; they are numbered through their commit, as it lists its segments."""
+        skipped = max(0, self.skipped - self._within)
+        before, number = self._within, 0
         for number, change in enumerate(changes, 1):
+            if number <= skipped:
+                continue
             if isinstance(change, Operation):
-                async for portion in self._barrier(change, commit):
+                async for portion in self._barrier(change, commit, before + number):
                     yield portion
             elif change.namespace.database != OWN_DATABASE:
                 self._window.add(change)
             if self._window.bytes >= self.window_bytes // _HELD or self._window.is_full:
+                self._within = before + number
                 yield self._cut()
             if number % _BREATH == 0:
                 await _breathe()
+        self._within = before + number
 
-    async def _barrier(self, operation: Operation, commit: Commit) -> AsyncGenerator[Portion]:
+    async def _barrier(self, operation: Operation, commit: Commit, number: int) -> AsyncGenerator[Portion]:
         """Take a barrier into the window; where it cannot be taken, yield what came before, then the barrier alone."""
         if operation.is_ours or (is_known_barrier(operation) and self._window.take(barrier_of(operation))):
             return
+        self._within = number - 1
         yield self._cut()
-        self._reached = commit
-        yield Portion(barrier=operation, reached=commit)
+        if number == sum(ref.count for ref in commit.segments):
+            self._reached, self._within = commit, 0
+        else:
+            self._within = number
+        yield Portion(barrier=operation, reached=self._reached, within=self._within)
 
     def _cut(self) -> Portion:
         window, self._window = self._window, Window()
-        return Portion(window=window, reached=self._reached)
+        return Portion(window=window, reached=self._reached, within=self._within)
 
 
 async def _breathe() -> None:

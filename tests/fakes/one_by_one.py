@@ -20,7 +20,8 @@ class OneByOne:
     async def take(self, cut: Cut) -> None:
         self._stored += [await self.writer.store_segment(segment) for segment in cut.segments]
         if cut.position is not None:
-            await self.writer.publish([_done(ref) for ref in self._stored], cut.position)
+            stored = [_done(ref) for ref in self._stored]
+            await self.writer.publish(stored, cut.position, renames_within=cut.renames_within)
             self._stored = []
 
 

@@ -260,7 +260,7 @@ class Stage:
     async def wait_until_captured(self) -> None:
         """Wait until the log holds all that happened."""
         for _ in range(_PATIENCE):
-            if await self.stored() == self.happened():
+            if sorted(await self.stored()) == sorted(self.happened()):  # collections have no order among each other
                 return
             await self.clock.sleep(0.1)
         raise AssertionError("not all was captured")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -92,12 +93,15 @@ class Recording:
     looks_up_by_name: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
     store: FakeObjectStore = field(default_factory=lambda: FakeObjectStore(page_size=3))
+    cuts_at_barriers: bool = False
+    """Write the log as earlier versions did: each barrier in a commit of its own."""
     numbers: int = 0
     at: int = 0
     seconds: float = 0.0
     cluster: FakeCluster = field(init=False)
     _segmenter: Segmenter = field(init=False)
     _log: OneByOne = field(init=False)
+    _is_after_barrier: bool = False
 
     def __post_init__(self) -> None:
         database = FakeDatabase(unique={UNIQUE: frozenset({self.shape.index})})
@@ -127,6 +131,10 @@ class Recording:
         for _ in range(min(count, len(self.cluster) - self.at)):
             operation = parse_event(self.cluster.event(self.at))
             self.at += 1
+            if self.cuts_at_barriers and (operation.is_barrier or self._is_after_barrier):
+                self._segmenter.seal(None)
+                await self._tick(math.inf)
+            self._is_after_barrier = operation.is_barrier
             for cut in self._segmenter.add(operation, now=self.seconds):
                 await self._log.take(cut)
         if self.at == len(self.cluster):
@@ -146,8 +154,8 @@ class Recording:
         if cut is not None:
             await self._log.take(cut)
 
-    async def _tick(self) -> None:
-        cut = self._segmenter.tick(now=self.seconds)
+    async def _tick(self, now: float | None = None) -> None:
+        cut = self._segmenter.tick(now=self.seconds if now is None else now)
         if cut is not None:
             await self._log.take(cut)
 

@@ -132,11 +132,12 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a replay is done: a target that is slow or quick, a window that is small or large."""
+    """How a replay is done: a target that is slow or quick, a window that is small or large, a log of an old agent."""
 
     lanes: int
     window_bytes: int
     seed: int
+    is_old_log: bool = False
 
 
 async def rehearsal(
@@ -149,7 +150,7 @@ async def rehearsal(
     shape: Shape = SPARSE,
 ) -> Rehearsal:
     """Let a history happen; the log begins after `before`. The target is what the source was at a moment of `after`."""
-    recording = Recording(looks_up_by_name=by_name, shape=shape)
+    recording = Recording(looks_up_by_name=by_name, shape=shape, cuts_at_barriers=manner.is_old_log)
     for step in before:
         if step.kind not in {"capture", "wait"}:
             await recording.do(step)
@@ -165,7 +166,13 @@ async def rehearsal(
     return Rehearsal(recording=recording, target=target, manner=manner)
 
 
-MANNERS: Final = st.builds(Manner, st.integers(1, 4), st.sampled_from((1, 600, 2000, 1_000_000)), st.integers(0, 1000))
+MANNERS: Final = st.builds(
+    Manner,
+    st.integers(1, 4),
+    st.sampled_from((1, 600, 2000, 1_000_000)),
+    st.integers(0, 1000),
+    st.sampled_from((False, False, True)),
+)
 COPIED_AT: Final = st.sampled_from((0.0, 0.5, 1.0))
 CALM: Final = steps(barriers=0)
 WILD: Final = steps(barriers=1)

@@ -17,6 +17,7 @@ from d5agent.core.segmenter import Segmenter
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.log_writer import LogWriter
 from d5agent.steps.pipeline import Pipeline, Room
+from tests.fakes.barrier_order import concerned, require_barriers_in_order
 from tests.fakes.clock import FakeClock
 from tests.fakes.commits import WRITER
 from tests.fakes.mortal import DiedError, Life, mortal
@@ -84,7 +85,7 @@ def _operations(events: list[Event]) -> list[Operation]:
             "operationType": event.kind,
             "clusterTime": Timestamp(1_793_600_000, increment),
             "ns": namespace,
-            **({"to": {"db": "shop", "coll": "new"}} if event.kind == "rename" else {}),
+            **({"to": {"db": "shop", "coll": ("new", "a", "b")[event.id - 1]}} if event.kind == "rename" else {}),
             **({"documentKey": {"_id": event.id}} if is_document else {}),
             "fullDocument": {"_id": event.id, "filling": "x" * event.size},
         }
@@ -154,19 +155,13 @@ async def _require_whole(store: FakeObjectStore, operations: list[Operation]) ->
         assert of_one == [o.raw for o in operations if o.namespace == namespace]
     times: list[ClusterTime] = []
     for commit in stored:
-        assert len(commit) == 1 or not any(operation.is_barrier for operation in commit)
+        assert len(commit) == 1 or all(concerned(operation) for operation in commit if operation.is_barrier)
         times += sorted({o.cluster_time for o in commit})
     assert times == sorted(times)
     shared = [time for time in times if times.count(time) > 1]
     assert all(any(o.is_barrier for o in operations if o.cluster_time == time) for time in shared)
-    await _require_order_across_barriers(everything, operations)
+    require_barriers_in_order(everything, operations)
     await _require_marks_apart(reader)
-
-
-async def _require_order_across_barriers(stored: list[Operation], operations: list[Operation]) -> None:
-    for barrier in (operation for operation in operations if operation.is_barrier):
-        at, came_at = stored.index(barrier), operations.index(barrier)
-        assert {o.raw for o in stored[:at]} == {o.raw for o in operations[:came_at]}
 
 
 async def _require_marks_apart(reader: LogReader) -> None:

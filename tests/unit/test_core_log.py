@@ -13,6 +13,7 @@ from bson import encode
 from d5agent.core.log import (
     ROLLUP_SIZE,
     VERSION,
+    VERSION_WITH_RENAMES,
     Commit,
     Link,
     Total,
@@ -162,7 +163,16 @@ def test_a_token_of_any_kind_keeps_its_bytes(token: bytes | None) -> None:
     assert token_from_json(json.loads(json.dumps(token_to_json(token)))) == token
 
 
-@pytest.mark.parametrize("version", [VERSION + 1, 0, "1"])
+def test_a_commit_with_a_rename_within_is_refused_by_earlier_versions() -> None:
+    renamed = replace(FIRST, renames_within=True)
+    body = encode_commit(renamed)
+    assert json.loads(body)["version"] == VERSION_WITH_RENAMES
+    assert VERSION_WITH_RENAMES > VERSION
+    assert decode_commit(body, key="the key") == renamed
+    assert json.loads(encode_commit(FIRST))["version"] == VERSION
+
+
+@pytest.mark.parametrize("version", [VERSION_WITH_RENAMES + 1, 0, "1"])
 def test_a_commit_of_another_version_is_refused(version: object) -> None:
     body = json.dumps({**json.loads(encode_commit(FIRST)), "version": version}).encode()
     with pytest.raises(CorruptDataError, match="a commit of another version") as refused:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 LARGE = 1_000_000
 MARKS = Namespace(OWN_DATABASE, "marks")
 NAMES = [Namespace("shop", f"c{number}") for number in range(40)]
+
+
+SHOP = Namespace("shop")
+RENAMED: Any = {"to": {"db": "shop", "coll": "items"}}
 
 
 def _segmenter(*, max_bytes: int = LARGE, max_age_seconds: float = 1, own_segments: int = 4) -> Segmenter:
@@ -70,10 +74,23 @@ def test_events_of_one_cluster_time_stay_in_one_commit_however_old() -> None:
     assert _counts(cut) == [(ORDERS, 2)]
 
 
-@pytest.mark.parametrize("kind", ["drop", "rename", "dropDatabase", "unheardOf"])
-def test_a_barrier_stands_in_a_commit_of_its_own(kind: str) -> None:
+@pytest.mark.parametrize(
+    "barrier",
+    [
+        operation("unheardOf", 1),
+        operation("drop", 1, namespace=SHOP),
+        operation("rename", 1),
+        operation("rename", 1, namespace=SHOP, **RENAMED),
+        operation("rename", 1, to={"db": "shop"}),
+        operation("rename", 1, to={"db": OWN_DATABASE, "coll": "marks"}),
+        operation("dropDatabase", 1),
+        operation("dropDatabase", 1, namespace=Namespace(OWN_DATABASE)),
+        operation("drop", 1, namespace=MARKS),
+    ],
+)
+def test_what_it_concerns_is_unknown_so_it_has_its_own_commit(barrier: Operation) -> None:
     segmenter = _segmenter()
-    before, barrier, after = operation("insert", 1), operation(kind, 1), operation("insert", 1)
+    before, after = operation("insert", 1), operation("insert", 1)
     assert not list(segmenter.add(before, now=0))
     (first,) = segmenter.add(barrier, now=0)
     (second,) = segmenter.add(after, now=0)
@@ -81,7 +98,131 @@ def test_a_barrier_stands_in_a_commit_of_its_own(kind: str) -> None:
     third = segmenter.drain()
     assert third is not None
     assert [cut.position for cut in (first, second, third)] == [_after(before), _after(barrier), _after(after)]
-    assert [_counts(cut) for cut in (first, second, third)] == [[(ORDERS, 1)]] * 3
+    own = [(barrier.namespace, 1)]
+    assert [_counts(cut) for cut in (first, second, third)] == [[(ORDERS, 1)], own, [(ORDERS, 1)]]
+    assert not second.renames_within
+
+
+def _one_cut(*operations: Operation, own_segments: int = 4) -> Cut:
+    """Return the cut of operations that make one commit."""
+    segmenter = _segmenter(own_segments=own_segments)
+    for found in operations:
+        assert not segmenter.add(found, now=0)
+    segmenter.seal(None)
+    cut = segmenter.drain()
+    assert cut is not None
+    assert segmenter.is_empty
+    return cut
+
+
+def _body(*operations: Operation) -> bytes:
+    return b"".join(found.raw for found in operations)
+
+
+def test_a_drop_keeps_its_place_among_its_collections_events() -> None:
+    orders = [operation(kind, n) for n, kind in ((1, "insert"), (3, "drop"), (5, "insert"), (6, "drop"))]
+    items = [operation("insert", n, namespace=ITEMS) for n in (2, 4)]
+    first, second, third, fourth = orders
+    cut = _one_cut(first, items[0], second, items[1], third, fourth)
+    assert [(s.namespace, s.body) for s in cut.segments] == [(ORDERS, _body(*orders)), (ITEMS, _body(*items))]
+    assert not cut.renames_within
+
+
+def test_a_rename_is_stored_in_order_with_both_its_collections() -> None:
+    found = [
+        operation("insert", 1, "other", namespace=NAMES[0]),
+        operation("insert", 2, namespace=ITEMS),
+        operation("insert", 3, namespace=ORDERS),
+        operation("rename", 4, **RENAMED),
+        operation("update", 5, namespace=ITEMS),
+        operation("insert", 6, namespace=ORDERS),
+        operation("insert", 7, "other", namespace=NAMES[0]),
+    ]
+    cut = _one_cut(*found)
+    own, shared = cut.segments
+    assert (own.namespace, own.body) == (NAMES[0], _body(found[0], found[6]))
+    assert (shared.namespace, shared.first, shared.last, shared.count) == (None, at(2), at(6), 5)
+    assert shared.body in {_body(*found[1:6]), _body(found[2], found[1], *found[3:6])}
+    assert shared.key() == "replication/.mixed/1793600000-0000000002_1.bson"
+    assert cut.renames_within
+
+
+def test_renames_that_have_a_collection_in_common_are_in_one_order() -> None:
+    a, b, c, d = NAMES[:4]
+
+    def renamed(increment: int, name: Namespace, to: Namespace) -> Operation:
+        return operation("rename", increment, namespace=name, to={"db": to.database, "coll": to.collection})
+
+    found = [
+        operation("insert", 1, namespace=a),
+        renamed(2, a, b),
+        operation("insert", 3, namespace=c),
+        operation("insert", 4, namespace=c),
+        operation("insert", 5, namespace=c),
+        renamed(6, c, d),
+        renamed(7, d, b),
+        operation("insert", 8, namespace=a),
+        renamed(9, a, a),
+    ]
+    (shared,) = _one_cut(*found).segments
+    places = [shared.body.index(one.raw) for one in found]
+    assert places[0] < places[1] < places[6]
+    assert places[2:] == sorted(places[2:])
+    assert shared.count == len(found)
+
+
+def test_a_dropped_database_is_stored_in_order_with_its_collections() -> None:
+    gone = Namespace("gone")
+    found = [
+        operation("insert", 1, namespace=ORDERS),
+        operation("insert", 2, namespace=gone._replace(collection="a")),
+        operation("drop", 3, namespace=gone._replace(collection="a")),
+        operation("dropDatabase", 4, namespace=gone),
+        operation("insert", 5, namespace=gone._replace(collection="b")),
+        operation("dropDatabase", 6, namespace=gone),
+        operation("insert", 7, namespace=gone._replace(collection="a")),
+    ]
+    cut = _one_cut(*found)
+    own, shared = cut.segments
+    assert (own.namespace, shared.namespace, shared.body) == (ORDERS, None, _body(*found[1:]))
+    assert not cut.renames_within
+
+
+@pytest.mark.parametrize("barrier", [operation("rename", 1, **RENAMED), operation("dropDatabase", 1, namespace=SHOP)])
+def test_a_barrier_alone_in_its_commit_has_its_own_key(barrier: Operation) -> None:
+    cut = _one_cut(barrier)
+    assert _counts(cut) == [(barrier.namespace, 1)]
+    assert not cut.renames_within
+
+
+def test_what_barriers_join_shares_a_segment_with_the_small_ones() -> None:
+    joined = [operation("insert", 50), operation("rename", 51, **RENAMED)]
+    cut = _one_cut(*_spread(NAMES[:6]), *joined)
+    assert [(s.namespace, s.count) for s in cut.segments] == [*((name, 1) for name in NAMES[:4]), (None, 4)]
+
+
+def test_a_rename_counts_in_the_commit_that_holds_it() -> None:
+    size = len(operation("insert", 1).raw)
+    segmenter = _segmenter(max_bytes=3 * size, max_age_seconds=60)
+    first = [operation("insert", 1), operation("rename", 2, **RENAMED), operation("insert", 3), operation("insert", 4)]
+    cuts = [cut for found in first for cut in segmenter.add(found, now=0)]
+    assert [(cut.position, len(cut.segments)) for cut in cuts] == [(None, 1)]
+    (commit,) = segmenter.add(operation("insert", 5), now=0)
+    assert (commit.segments, commit.renames_within) == ((), True)
+    segmenter.seal(None)
+    last = segmenter.drain()
+    assert last is not None
+    assert (_counts(last), last.renames_within) == ([(ORDERS, 1)], False)
+
+
+def test_many_renames_onto_one_name_stay_in_order() -> None:
+    names = [Namespace("shop", f"temporary {n}") for n in range(1_000)]
+    found: list[Operation] = []
+    for n, name in enumerate(names):
+        found.append(operation("insert", 2 * n + 1, namespace=name))
+        found.append(operation("rename", 2 * n + 2, namespace=name, **RENAMED))
+    (shared,) = _one_cut(*found).segments
+    assert shared.body == _body(*found)
 
 
 def test_a_commit_is_cut_by_size_when_the_time_has_passed() -> None:
@@ -292,7 +433,7 @@ def test_the_end_of_an_unsealed_stream_may_be_a_barrier() -> None:
     list(segmenter.add(barrier, now=0))
     cut = segmenter.drain()
     assert cut is not None
-    assert (_counts(cut), cut.position) == ([(ORDERS, 1)], _after(barrier))
+    assert (_counts(cut), cut.position) == ([(ORDERS, 2)], _after(barrier))
 
 
 def test_of_one_cluster_time_alone_nothing_may_be_committed() -> None:

@@ -17,7 +17,7 @@ from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, Transi
 from d5agent.steps.fence import draw_fence
 from d5agent.steps.log_reader import LogReader
 from d5agent.steps.roll_ups import RollUps
-from tests.fakes.cluster import delete, drop, insert, update
+from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import captured
 from tests.fakes.source import FakeChangeSource
@@ -334,14 +334,24 @@ async def test_a_stop_inside_a_transaction_is_not_drained() -> None:
     assert await stage.stored() == stage.happened()
 
 
-async def test_a_drop_stands_in_a_commit_of_its_own_whatever_surrounds_it() -> None:
+async def test_drops_and_renames_share_a_commit_with_others() -> None:
     stage = Stage()
+    other = Namespace("a", "b")
     await stage.capture(
-        insert(ORDERS, {"_id": 1}), drop(ORDERS), insert(ORDERS, {"_id": 1}), insert(Namespace("a", "b"), {"_id": 1})
+        insert(ORDERS, {"_id": 1}),
+        drop(ORDERS),
+        insert(ORDERS, {"_id": 2}),
+        insert(other, {"_id": 1}),
+        rename(ORDERS, Namespace("shop", "renamed")),
+        insert(ORDERS, {"_id": 3}),
     )
     reader = LogReader(store=stage.store)
-    kinds = [[o.kind async for o in reader.operations(commit) if not o.is_ours] for commit in await stage.commits()]
-    assert [found for found in kinds if found] == [["insert"], ["drop"], ["insert", "insert"]]
+    found = [
+        (commit.renames_within, [o.kind async for o in reader.operations(commit) if not o.is_ours])
+        for commit in await stage.commits()
+    ]
+    joined = ["insert", "drop", "insert", "rename", "insert"]
+    assert [row for row in found if row[1]] == [(True, ["insert", *joined])]
 
 
 async def test_replication_says_how_much_it_has_captured_and_whether_it_has_caught_up() -> None:
