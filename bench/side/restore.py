@@ -35,6 +35,7 @@ from d5agent.adapters.state import MirroredStateStore
 from d5agent.core.pace import Pace
 from d5agent.errors import AgentError
 from d5agent.runtime.garbage import collect_garbage_rarely
+from d5agent.runtime.memory import give_large_buffers_back
 from d5agent.settings import Settings, SourceSettings, StoreSettings, TargetSettings
 from d5agent.steps.checkpoint import Checkpoint
 from d5agent.steps.log_reader import LogReader
@@ -115,6 +116,7 @@ class Nowhere(MongoTarget):
 async def replay(values: dict[str, Any], kind: type[MongoTarget] = MongoTarget) -> dict[str, float]:
     """Replay the log as the service does, with its settings."""
     collect_garbage_rarely()
+    give_large_buffers_back()
     settings = Settings(source=SourceSettings(), target=TargetSettings(), store=StoreSettings(bucket="bench"))
     clock = SystemClock()
     async with AsyncExitStack() as stack:

@@ -33,6 +33,8 @@ from d5agent.core.services import Service
 from d5agent.errors import AgentError
 from d5agent.plugins.replication import Replication
 from d5agent.runtime.daemon import Daemon
+from d5agent.runtime.garbage import collect_garbage_rarely
+from d5agent.runtime.memory import give_large_buffers_back
 from d5agent.settings import CaptureSettings, LimitsSettings, Settings, SourceSettings, StoreSettings, TargetSettings
 from d5agent.steps.kept_changes import KeptChanges
 from d5agent.steps.log_reader import LogReader
@@ -75,6 +77,8 @@ async def bare(client: Client, values: dict[str, Any]) -> dict[str, float]:
 
 async def capture(client: Client, store: ObjectStore, values: dict[str, Any]) -> dict[str, float]:
     """Run the service, as its settings make it, until all events are committed."""
+    collect_garbage_rarely()
+    give_large_buffers_back()
     clock = SystemClock()
     states = MirroredStateStore(Path(values["state"]), store)
     settings = Settings(
