@@ -60,6 +60,15 @@ def test_a_commits_bytes_are_those_of_yesterday() -> None:
     assert digest(body) == GOLDEN_DIGEST
 
 
+def test_a_commit_with_a_rename_has_the_bytes_of_yesterday() -> None:
+    mixed = replace(GOLDEN_SEGMENT, key="replication/.mixed/1793600000-0000000001_1.bson")
+    commit = replace(GOLDEN, segments=(mixed,), begins_after=ClusterTime(1_793_599_999, 1), renames_within=True)
+    body = (DATA / "commit-2.json").read_bytes()
+    assert encode_commit(commit) == body
+    assert decode_commit(body, key=commit.key) == commit
+    assert digest(body) == "196741146fc28d8bc888fbde79ee3d86318bea5d2f9847bba2132c0513a149a3"
+
+
 def test_a_commit_names_where_the_log_begins() -> None:
     commit = replace(GOLDEN, begins_after=ClusterTime(1_793_600_000, 3))
     body = encode_commit(commit)
