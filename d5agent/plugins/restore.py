@@ -28,6 +28,7 @@ from d5agent.steps.keeper import Keeper, recorded
 from d5agent.steps.late_report import LateReporter
 from d5agent.steps.late_restore import LateRestore
 from d5agent.steps.log_reader import LogReader, link_of, no_log
+from d5agent.steps.outside import forget_comparison
 from d5agent.steps.overwritten import OverwrittenKeeper
 from d5agent.steps.parallel import beside
 from d5agent.steps.probes import require_place
@@ -194,8 +195,7 @@ class Restore:
         before, target = (await load_checkpoint(self.states, run_id)).target, await self.servers.target.facts()
         if before is None or not before.is_same(target):
             await self.states.delete(COMPARED)
-            if self.outside is not None:
-                await self.outside.begin_anew(run_id)
+            await forget_comparison(self.store, run_id)
 
     async def _require_certified_target(self, coordinator: Coordinator) -> None:
         """Raise OperatorError if a cluster is not the one that the certificate is about: the target may be in use."""

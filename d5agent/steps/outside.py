@@ -54,6 +54,11 @@ class TooManyDifferError(Exception):
     """A collection has more differences than memory is given to them."""
 
 
+async def forget_comparison(store: ObjectStore, run_id: str) -> None:
+    """Forget what an earlier start has compared: it was with another target, or this one was put back since."""
+    await store.delete([outside_key(run_id)])
+
+
 @dataclass(slots=True, kw_only=True)
 class _Found(VerifyReport):
     """A comparison's report that keeps the differences, up to `room` bytes."""
@@ -121,12 +126,6 @@ class Outside:
             except AgentError as error:  # clean will say so again, and end with it
                 self._tell_interrupted(error)
                 return
-
-    async def begin_anew(self, run_id: str) -> None:
-        """Forget what an earlier start has compared: it was with another target, or this one was put back since."""
-        if await self.store.get(outside_key(run_id)) is not None:
-            self._report = await self._new(run_id)
-            await self._save(self._report)
 
     async def finish(self, coordinator: Coordinator) -> OutsideReport:
         """Compare what is left, ask the log about all that differs, up to its end, and return the report."""

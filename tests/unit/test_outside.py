@@ -270,6 +270,15 @@ async def test_what_was_compared_with_another_target_is_compared_again(*, is_kno
     assert COMPARED not in stage.states.texts
 
 
+async def test_a_restore_without_the_comparison_forgets_an_earlier_ones() -> None:
+    stage = diverged()
+    await drained(stage, insert(ITEMS, {"_id": 1}))
+    first = OutsideReport(run_id="run", began_at=LATER, ended_at=LATER, collections={"shop.orders": 3}, total=1)
+    stage.store.objects[outside_key("run")] = first.encode()
+    await stage.restore(outside=None).run(stage.coordinator)  # with --again, the target put back, and `outside = "off"`
+    assert outside_key("run") not in stage.store.objects
+
+
 def beside(stage: Stage) -> Stage:
     """Return the same world with another target, which has all that the source has."""
     told = replace(stage.target_server.told, hosts=("other:27017",), cluster_id="6b0b")
