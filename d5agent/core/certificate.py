@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.naming import commit_key
+from d5agent.core.naming import REPORTS, commit_key
 from d5agent.core.servers import ServerFacts
 from d5agent.core.services import Verified
 from d5agent.errors import CorruptDataError, OperatorError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from d5agent.core.services import Fence, PhaseState
     from d5agent.core.timeline import Timeline
 
-REPORTS: Final = "reports/"
 VERSION: Final = 2
 _WITHOUT_EVIDENCE: Final = 1  # of agents that named neither the servers nor when what was compared
 _SEAL: Final = "sha256"
@@ -34,11 +33,6 @@ _HINT: Final = (
     "nothing was deleted; bring the certificate's object back (bucket versioning), then type: d5agent start"
     " monitor-restore; without it the log goes only by d5agent start clean --force RUN"
 )
-
-
-def reports_folder(run_id: str) -> str:
-    """Return where the reports of a run are, or those that belong to none."""
-    return f"{REPORTS}{run_id or 'no-run'}/"
 
 
 def certificate_key(run_id: str, form: str = "json") -> str:

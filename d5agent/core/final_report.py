@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.backup import run_folder
-from d5agent.core.certificate import REPORTS
+from d5agent.core.naming import REPORTS
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:

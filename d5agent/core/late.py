@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from d5agent.core.certificate import REPORTS
 from d5agent.core.identity import Identity, identity_of
-from d5agent.core.naming import id_to_text
+from d5agent.core.naming import REPORTS, id_to_text
 from d5agent.core.operation import BARRIER_KINDS, Namespace
 from d5agent.core.words import accepts_differences
 from d5agent.errors import OperatorError

@@ -20,6 +20,7 @@ from d5agent.core.raw import DocumentId
 from d5agent.errors import CorruptDataError
 
 SEGMENTS: Final = "replication/"
+REPORTS: Final = "reports/"
 LOG: Final = "replication/.log/"
 DATABASE_LEVEL: Final = ".database"  # no collection name can begin with a dot
 MIXED: Final = ".mixed"  # in the place of database and collection: a segment of several quiet collections
@@ -156,3 +157,8 @@ def names_in_keys(namespace: Namespace) -> Namespace | None:
 def commit_key(sequence: int) -> str:
     """Return the key of a commit: `replication/.log/<sequence, 12 digits>.json`."""
     return f"{LOG}{sequence:012d}.json"
+
+
+def reports_folder(run_id: str) -> str:
+    """Return where the reports of a run are, or those that belong to none."""
+    return f"{REPORTS}{run_id or 'no-run'}/"

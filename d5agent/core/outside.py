@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.certificate import REPORTS
 from d5agent.core.compare import Difference, DifferenceKind
 from d5agent.core.identity import identity_of
+from d5agent.core.naming import REPORTS
 from d5agent.core.operation import Namespace
 from d5agent.core.raw import DocumentId
 from d5agent.core.servers import ServerFacts

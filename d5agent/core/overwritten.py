@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from d5agent.core.backup import position_from_json, position_to_json, run_folder
-from d5agent.core.certificate import REPORTS
+from d5agent.core.naming import REPORTS
 from d5agent.core.servers import ServerFacts
 from d5agent.errors import CorruptDataError
 

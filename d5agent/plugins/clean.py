@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.backup import DUMPS
-from d5agent.core.certificate import check_certificate, reports_folder
+from d5agent.core.certificate import check_certificate
 from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
 from d5agent.core.late import check_late_carried_out, covered_sequence
-from d5agent.core.naming import SEGMENTS
+from d5agent.core.naming import SEGMENTS, reports_folder
 from d5agent.core.outside import NEEDS_WORD, outside_key, stored_summary
 from d5agent.core.owners import check_owner
 from d5agent.core.phase import finish

@@ -6,10 +6,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.certificate import Evidence, proved_fence, reports_folder
+from d5agent.core.certificate import Evidence, proved_fence
 from d5agent.core.collation import Collated
 from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
-from d5agent.core.naming import id_to_text
+from d5agent.core.naming import id_to_text, reports_folder
 from d5agent.core.operation import ClusterTime
 from d5agent.core.outside import OFF
 from d5agent.core.pace import Pace

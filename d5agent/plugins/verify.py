@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from d5agent.core.certificate import reports_folder
+from d5agent.core.naming import reports_folder
 from d5agent.core.report import VerifyReport
 from d5agent.core.service_progress import ComparisonProgress
 from d5agent.errors import OperatorError

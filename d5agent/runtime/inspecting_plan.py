@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.certificate import reports_folder
 from d5agent.core.collation import Collated
 from d5agent.core.late import notes_of_certified
+from d5agent.core.naming import reports_folder
 from d5agent.core.plan import Plan
 from d5agent.runtime.opening import open_adapters, stored_phase
 from d5agent.steps.log_reader import LogReader, no_log

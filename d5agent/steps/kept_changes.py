@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.certificate import REPORTS
+from d5agent.core.naming import REPORTS
 from d5agent.core.operation import ClusterTime
 from d5agent.errors import AgentError, CorruptDataError, NotKeptError
 from d5agent.steps.log_reader import LogReader, link_of

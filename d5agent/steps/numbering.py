@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.certificate import REPORTS
 from d5agent.core.final_report import decode_report, next_sequence
+from d5agent.core.naming import REPORTS
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.certificate import reports_folder
+from d5agent.core.naming import reports_folder
 from d5agent.core.verdicts import name_time
 
 if TYPE_CHECKING:

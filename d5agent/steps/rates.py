@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.certificate import REPORTS
 from d5agent.core.estimate import MEASURED_DOCUMENTS, KnownRate
+from d5agent.core.naming import REPORTS
 
 if TYPE_CHECKING:
     from d5agent.ports import ObjectStore

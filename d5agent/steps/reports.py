@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from d5agent.core.certificate import REPORTS, reports_folder
+from d5agent.core.naming import REPORTS, reports_folder
 from d5agent.core.page import page_of
 from d5agent.core.verdicts import Verdict, name_time
 from d5agent.errors import CorruptDataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.certificate import REPORTS
+from d5agent.core.naming import REPORTS
 from d5agent.steps.log_reader import link_of
 
 if TYPE_CHECKING:
