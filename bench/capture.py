@@ -29,7 +29,7 @@ import pymongo
 from bson import Timestamp
 from pymongo import AsyncMongoClient
 
-from d5agent.core.segmenter import OWN_SEGMENTS
+from d5agent.core.log.segmenter import OWN_SEGMENTS
 from d5agent.drill.s3_server import S3Server
 from d5agent.drill.servers import Mongod, ServerOptions
 from d5agent.drill.tools import inherited_environment

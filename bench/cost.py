@@ -14,7 +14,7 @@ import time
 
 from capture import Bench, bench
 
-from d5agent.core.segmenter import OWN_SEGMENTS
+from d5agent.core.log.segmenter import OWN_SEGMENTS
 
 SECONDS = 20
 DOLLARS_A_PUT = 0.005 / 1000

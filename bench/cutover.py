@@ -27,7 +27,7 @@ from typing_extensions import override
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rig of the integration tests serves here too
 
-from d5agent.core.read_status import read_status
+from d5agent.core.run.read_status import read_status
 from d5agent.drill.s3_server import S3Server
 from d5agent.drill.servers import Mongod, ServerOptions
 from tests.integration.agent_rig import AgentRig, agent_rig

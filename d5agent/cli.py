@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from d5agent.core.addresses import addressed, addressed_json
+from d5agent.core.reports.addresses import addressed, addressed_json
 from d5agent.errors import EXIT_BUG, EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, AgentError, TransientError
 from d5agent.runtime.garbage import collect_garbage_rarely, skip_collection_of_imports, skip_last_collection
 
@@ -402,8 +402,8 @@ async def _current_status(directory: Path) -> dict[str, Any]:
             return answer
     except TransientError:
         pass  # said in the status itself
-    from d5agent.core.service_progress import AgentProgress
-    from d5agent.core.status import status_of
+    from d5agent.core.run.progress import AgentProgress
+    from d5agent.core.run.status import status_of
     from d5agent.runtime.status import local_phase
 
     return status_of(local_phase(directory), AgentProgress(), is_up=False)
@@ -417,7 +417,7 @@ def _status_screen(*, as_json: bool, again: bool) -> Iterator[Callable[[dict[str
         return
     from rich.console import Console
 
-    from d5agent.core.read_status import read_status
+    from d5agent.core.run.read_status import read_status
     from d5agent.screen import redrawn
     from d5agent.screen_status import status_table
 

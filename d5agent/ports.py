@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
-    from d5agent.core.operation import ClusterTime, Namespace, Operation, Position
-    from d5agent.core.pace import Tickets
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
+    from d5agent.core.log.operation import ClusterTime, Namespace, Operation, Position
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.pace import Tickets
+    from d5agent.core.replay.replay import Barrier, Failure, Write, WriteBatch
+    from d5agent.core.replay.specification import Specification
+    from d5agent.core.replay.ttl import TtlIndex
+    from d5agent.core.replay.unique_key import Key, UniqueIndex
     from d5agent.core.servers import ServerFacts
-    from d5agent.core.specification import Specification
-    from d5agent.core.ttl import TtlIndex
-    from d5agent.core.unique_key import Key, UniqueIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Group
 from rich.table import Table
 
-from d5agent.core.horizon import Basis, Horizon, Level
-from d5agent.core.services import Service
+from d5agent.core.run.horizon import Basis, Horizon, Level
+from d5agent.core.run.services import Service
 from d5agent.screen import duration, escaped, size_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from d5agent.core.read_status import AgentStatus
-    from d5agent.core.service_progress import (
+    from d5agent.core.run.progress import (
         AgentProgress,
         BackupProgress,
         CaptureProgress,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
         OutsideProgress,
         RestoreProgress,
     )
+    from d5agent.core.run.read_status import AgentStatus
 
 _COLOURS: Final = {
     "done": "green",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from d5agent.core.report import VerifyReport
+    from d5agent.core.compare.report import VerifyReport
 
 
 @contextmanager

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from d5agent.core.service_progress import AgentProgress
-    from d5agent.core.services import PhaseState, Service
+    from d5agent.core.run.progress import AgentProgress
+    from d5agent.core.run.services import PhaseState, Service
 
 
 class Journal(Protocol):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from typing_extensions import override
 
-from d5agent.core.horizon import LEAST_RETENTION_SECONDS, MOST_RETENTION_SECONDS
+from d5agent.core.run.horizon import LEAST_RETENTION_SECONDS, MOST_RETENTION_SECONDS
 from d5agent.errors import OperatorError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from peak import peak_mib
 
-from d5agent.core.services import PhaseState, Service, Status
+from d5agent.core.run.services import PhaseState, Service, Status
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.disk import Disk
 from d5agent.runtime.opening import open_adapters

@@ -23,10 +23,10 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.s3 import open_s3
-from d5agent.core.report import VerifyReport
+from d5agent.core.compare.report import VerifyReport
 from d5agent.settings import LimitsSettings, Settings, SourceSettings, StoreSettings, TargetSettings
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.verifier import Verifier
+from d5agent.steps.compare.verifier import Verifier
+from d5agent.steps.log.reader import LogReader
 
 if TYPE_CHECKING:
     from d5agent.adapters.mongo import Client

@@ -32,19 +32,19 @@ from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.state import MirroredStateStore
-from d5agent.core.pace import Pace
+from d5agent.core.replay.pace import Pace
 from d5agent.errors import AgentError
 from d5agent.runtime.garbage import collect_garbage_rarely
 from d5agent.runtime.memory import give_large_buffers_back
 from d5agent.settings import Settings, SourceSettings, StoreSettings, TargetSettings
-from d5agent.steps.checkpoint import Checkpoint
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.replayer import Replayer
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.replay.checkpoint import Checkpoint
+from d5agent.steps.replay.replayer import Replayer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from d5agent.core.replay import Barrier, Failure, WriteBatch
+    from d5agent.core.replay.replay import Barrier, Failure, WriteBatch
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 _BATCH = 1000

@@ -27,17 +27,17 @@ from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.adapters.stream_cursor import ANSWER_SECONDS, StreamCursor, View
-from d5agent.core.operation import ClusterTime, Position
-from d5agent.core.portion import Portion
-from d5agent.core.services import Service
+from d5agent.core.log.operation import ClusterTime, Position
+from d5agent.core.log.portion import Portion
+from d5agent.core.run.services import Service
 from d5agent.errors import AgentError
 from d5agent.plugins.replication import Replication
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.garbage import collect_garbage_rarely
 from d5agent.runtime.memory import give_large_buffers_back
 from d5agent.settings import CaptureSettings, LimitsSettings, Settings, SourceSettings, StoreSettings, TargetSettings
-from d5agent.steps.kept_changes import KeptChanges
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.capture.kept_changes import KeptChanges
+from d5agent.steps.log.reader import LogReader
 
 if TYPE_CHECKING:
     from d5agent.adapters.mongo import Client

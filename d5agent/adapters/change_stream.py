@@ -28,8 +28,8 @@ from d5agent.adapters.stream_cursor import (
     not_enabled,
     stream_error,
 )
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Position, parse_event
-from d5agent.core.portion import Portion
+from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Position, parse_event
+from d5agent.core.log.portion import Portion
 from d5agent.errors import OperatorError, TransientError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.adapters.mongo import APP_NAME, SYSTEM_DATABASES
-from d5agent.core.operation import OWN_DATABASE
+from d5agent.core.log.operation import OWN_DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,8 +24,8 @@ from pymongo.errors import (
 )
 
 from d5agent.adapters.uri import read_uri
-from d5agent.core import raw
-from d5agent.core.operation import OWN_DATABASE
+from d5agent.core.log import raw
+from d5agent.core.log.operation import OWN_DATABASE
 from d5agent.errors import AgentError, CredentialsError, OperatorError, TransientError
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.retry import retrying
 from d5agent.adapters.server import MongoServer
 from d5agent.adapters.target_changes import MongoTargetChanges
-from d5agent.core.ttl import NEVER
+from d5agent.core.replay.ttl import NEVER
 from d5agent.ports import WriteBlock
 from d5agent.steps.parallel import parallel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from d5agent.core.replay.ttl import TtlIndex
     from d5agent.core.servers import ServerFacts
-    from d5agent.core.ttl import TtlIndex
     from d5agent.ports import Clock
 
 _SIDE: Final = "target"

@@ -13,10 +13,10 @@ from bson.raw_bson import RawBSONDocument
 
 from d5agent.adapters.mongo import RAW, Client, application_databases, close_cursor, translating
 from d5agent.adapters.retry import retrying
-from d5agent.core import raw
-from d5agent.core.operation import Namespace
-from d5agent.core.pages import FoundDocuments, RawPage
-from d5agent.core.ttl import NEVER, TtlIndex
+from d5agent.core.log import raw
+from d5agent.core.log.cursor_pages import FoundDocuments, RawPage
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.ttl import NEVER, TtlIndex
 from d5agent.errors import OperatorError, TooManyBytesError, TransientError
 from d5agent.ports import CollectionFacts
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.unique_key import Key, UniqueIndex
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.unique_key import Key, UniqueIndex
     from d5agent.ports import Clock
 
 _NAMESPACE_NOT_FOUND: Final = 26

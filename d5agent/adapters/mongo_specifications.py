@@ -12,9 +12,9 @@ from pymongo.errors import OperationFailure
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import RAW, Client, application_databases, translating
 from d5agent.adapters.retry import retrying
-from d5agent.core import raw
-from d5agent.core.operation import Namespace
-from d5agent.core.specification import Specification
+from d5agent.core.log import raw
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.specification import Specification
 from d5agent.errors import OperatorError
 from d5agent.steps.parallel import parallel
 

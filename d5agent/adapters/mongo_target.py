@@ -23,8 +23,8 @@ from d5agent.adapters.write_commands import (
     is_large,
     kinds_of,
 )
-from d5agent.core.pace import Tickets
-from d5agent.core.raw import has_repeated_name
+from d5agent.core.log.raw import has_repeated_name
+from d5agent.core.replay.pace import Tickets
 from d5agent.errors import TransientError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
-    from d5agent.core.operation import Namespace
-    from d5agent.core.replay import Barrier, Failure, Write, WriteBatch
+    from d5agent.core.log.operation import Namespace
+    from d5agent.core.replay.replay import Barrier, Failure, Write, WriteBatch
     from d5agent.ports import Clock
 
 _Result = TypeVar("_Result")

@@ -12,8 +12,8 @@ from d5agent.adapters.mongo import Client, application_databases, hello, transla
 from d5agent.adapters.process import Child, run, running
 from d5agent.adapters.retry import retrying
 from d5agent.adapters.uri import read_uri
-from d5agent.core.dumping import INSTALL, DumpProgress, check_version, parse_version
-from d5agent.core.operation import ClusterTime
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.mongodump import INSTALL, DumpProgress, check_version, parse_version
 from d5agent.errors import OperatorError
 from d5agent.ports import ToolVersion
 

@@ -17,7 +17,7 @@ from botocore.parsers import ResponseParserError
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from d5agent.core.horizon import DEFAULT_RETENTION_SECONDS, Basis, Retention
+from d5agent.core.run.horizon import DEFAULT_RETENTION_SECONDS, Basis, Retention
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

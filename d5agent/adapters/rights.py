@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from d5agent.adapters.mongo import Client, translating
-from d5agent.core.rights import ANY, RESTORING, Grant
+from d5agent.core.run.rights import ANY, RESTORING, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ from pymongo.errors import OperationFailure
 
 from d5agent.adapters.mongo import Client, application_databases, hello, translating
 from d5agent.adapters.retry import retrying
-from d5agent.core.operation import Namespace
+from d5agent.core.log.operation import Namespace
 from d5agent.core.servers import ServerFacts, hosts_of
 from d5agent.errors import TransientError
 

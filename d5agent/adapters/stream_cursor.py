@@ -19,9 +19,9 @@ from pymongo.errors import ConfigurationError, ExecutionTimeout, InvalidURI, Ope
 from typing_extensions import override
 
 from d5agent.adapters.mongo import RAW, close_cursor, translated
-from d5agent.core import raw
-from d5agent.core.operation import ClusterTime, Position
-from d5agent.core.pages import LazyDocuments
+from d5agent.core.log import raw
+from d5agent.core.log.cursor_pages import LazyDocuments
+from d5agent.core.log.operation import ClusterTime, Position
 from d5agent.errors import AgentError, NotKeptError, OperatorError, TransientError, UnclassifiedError
 from d5agent.ports import EventBatch
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
 
     from d5agent.adapters.mongo import Client
-    from d5agent.core.portion import Portion
+    from d5agent.core.log.portion import Portion
     from d5agent.ports import Clock
 
 SIDE: Final = "source"

@@ -13,8 +13,8 @@ from pymongo.errors import OperationFailure
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import RAW, Client, close_cursor, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
-from d5agent.core import raw
-from d5agent.core.operation import OWN_DATABASE, parse_event
+from d5agent.core.log import raw
+from d5agent.core.log.operation import OWN_DATABASE, parse_event
 from d5agent.errors import OperatorError, TransientError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
     from d5agent.ports import Clock
 
 _SIDE: Final = "target"

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 from bson.raw_bson import RawBSONDocument
 
 from d5agent.adapters.mongo import WRITES_BLOCKED, writes_blocked
-from d5agent.core import raw
-from d5agent.core.extended_json import to_readable
-from d5agent.core.raw import documents_of, id_document, spans
-from d5agent.core.replay import Failure
+from d5agent.core.log import raw
+from d5agent.core.log.extended_json import to_readable
+from d5agent.core.log.raw import documents_of, id_document, spans
+from d5agent.core.replay.replay import Failure
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from d5agent.core.operation import Namespace
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Write
+    from d5agent.core.log.operation import Namespace
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.replay import Write
 
 _DUPLICATE_KEY: Final = 11000
 _SHOWN: Final = 300  # characters of a server's message

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from d5agent.core.operation import ClusterTime
+from d5agent.core.log.operation import ClusterTime
 from d5agent.core.servers import ServerFacts
 from d5agent.errors import CorruptDataError, OperatorError
 

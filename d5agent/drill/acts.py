@@ -13,15 +13,15 @@ from pymongo.errors import OperationFailure
 
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.s3 import S3Store
-from d5agent.core.naming import SEGMENTS
-from d5agent.core.raw import id_document
-from d5agent.core.read_status import read_status
+from d5agent.core.log.naming import SEGMENTS
+from d5agent.core.log.raw import id_document
+from d5agent.core.run.read_status import read_status
 from d5agent.drill import dataset
 from d5agent.drill.child import pause
 from d5agent.drill.stage import APPLICATION, BUCKET
 from d5agent.drill.writer import ACCOUNTS, SHOP
 from d5agent.errors import EXIT_OPERATOR, OperatorError
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.backup import NOT_INCLUDED, SIDES, Archive, Manifest, archive_key, run_folder
-from d5agent.core.service_progress import SideProgress
+from d5agent.core.run.progress import SideProgress
 from d5agent.steps.backups import is_stored, load_archives, load_manifest, store_archive, store_manifest
-from d5agent.steps.overwritten import note_beginning
+from d5agent.steps.compare.overwritten import note_beginning
 from d5agent.steps.parallel import parallel, task_group
 from d5agent.steps.probes import require_place
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from d5agent.ports import Clock, Dump, DumpTool, LargeObjectStore, ObjectStore, Server, TargetChanges
     from d5agent.service import Coordinator
-    from d5agent.steps.undelivered import Undelivered
+    from d5agent.steps.compare.undelivered import Undelivered
 
 TARGET: Final = SIDES[0]
 _AT_ONCE: Final = 2  # dumps at the same time; each is one mongodump, which reads four collections at once

@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.backup import DUMPS
-from d5agent.core.certificate import check_certificate
-from d5agent.core.final_report import Clearing, encode_report, final_report, final_report_key
-from d5agent.core.late import check_late_carried_out, covered_sequence
-from d5agent.core.naming import SEGMENTS, reports_folder
-from d5agent.core.outside import NEEDS_WORD, outside_key, stored_summary
-from d5agent.core.owners import check_owner
-from d5agent.core.phase import finish
-from d5agent.core.services import ACTIVE, Service, Status
-from d5agent.core.verdicts import FULL, red_verdicts
-from d5agent.core.words import accepts_differences
+from d5agent.core.compare.outside import NEEDS_WORD, outside_key, stored_summary
+from d5agent.core.compare.verdicts import FULL, red_verdicts
+from d5agent.core.log.naming import SEGMENTS, reports_folder
+from d5agent.core.log.owners import check_owner
+from d5agent.core.reports.certificate import check_certificate
+from d5agent.core.reports.final_report import Clearing, encode_report, final_report, final_report_key
+from d5agent.core.run.late import check_late_carried_out, covered_sequence
+from d5agent.core.run.phase import finish
+from d5agent.core.run.services import ACTIVE, Service, Status
+from d5agent.core.run.words import accepts_differences
 from d5agent.errors import AgentError, CorruptDataError, OperatorError
-from d5agent.steps.archive import LogArchive, archive_prefix
-from d5agent.steps.expiries import Expiries
-from d5agent.steps.fence import draw_fence, operations_to_marker
-from d5agent.steps.log_reader import LogReader, link_of
-from d5agent.steps.owners import owners_of_log
+from d5agent.steps.capture.expiries import Expiries
+from d5agent.steps.capture.fence import draw_fence, operations_to_marker
+from d5agent.steps.log.archive import LogArchive, archive_prefix
+from d5agent.steps.log.owners import owners_of_log
+from d5agent.steps.log.reader import LogReader, link_of
 from d5agent.steps.probes import require_deleting, require_place
 from d5agent.steps.reports import verdicts_of
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from d5agent.core.log import Link
-    from d5agent.core.outside import OutsideReport
-    from d5agent.core.services import PhaseState
+    from d5agent.core.compare.outside import OutsideReport
+    from d5agent.core.log.chain import Link
+    from d5agent.core.run.services import PhaseState
     from d5agent.ports import ChangeSource, Clock, LargeObjectStore, ObjectStore, StateStore
     from d5agent.service import Coordinator
-    from d5agent.steps.kept_changes import KeptChanges
-    from d5agent.steps.outside import Outside
+    from d5agent.steps.capture.kept_changes import KeptChanges
+    from d5agent.steps.compare.outside import Outside
+    from d5agent.steps.replay.target_hold import TargetHold
     from d5agent.steps.servers import Servers
-    from d5agent.steps.target_hold import TargetHold
 
 CLEARING: Final = "clearing"
 """The state that holds what is being removed, and how far that is."""

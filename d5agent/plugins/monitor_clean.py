@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from d5agent.core.ending import GOING_DOWN, ask_power_off, obstacles
-from d5agent.core.final_report import decode_report, encode_report, final_report_key, with_power_off
-from d5agent.core.naming import reports_folder
+from d5agent.core.log.naming import reports_folder
+from d5agent.core.reports.final_report import decode_report, encode_report, final_report_key, with_power_off
+from d5agent.core.run.ending import GOING_DOWN, ask_power_off, obstacles
 from d5agent.errors import OperatorError
 from d5agent.steps.probes import require_place
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from d5agent.core.cutover import MAY_BE_READ_ONLY, MAY_WRITE_AGAIN, held_up_by
-from d5agent.core.log import foreign_operations
-from d5agent.core.services import Fence, Service, Status
+from d5agent.core.log.chain import foreign_operations
+from d5agent.core.run.cutover import MAY_BE_READ_ONLY, MAY_WRITE_AGAIN, held_up_by
+from d5agent.core.run.services import Fence, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.steps.backups import wait_for_backup
-from d5agent.steps.fence import draw_fence, write_marker
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.capture.fence import draw_fence, write_marker
+from d5agent.steps.log.reader import LogReader
 
 if TYPE_CHECKING:
-    from d5agent.core.log import Link
+    from d5agent.core.log.chain import Link
     from d5agent.ports import Application, ChangeSource, Clock, ObjectStore
     from d5agent.service import Coordinator
-    from d5agent.steps.kept_changes import KeptChanges
+    from d5agent.steps.capture.kept_changes import KeptChanges
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from d5agent.core.late import check_late_words
-from d5agent.core.services import ACTIVE, Service, Status
+from d5agent.core.run.late import check_late_words
+from d5agent.core.run.services import ACTIVE, Service, Status
 from d5agent.errors import OperatorError
 
 if TYPE_CHECKING:
     from d5agent.service import Coordinator
-    from d5agent.steps.late_report import LateReporter
+    from d5agent.steps.late.report import LateReporter
 
 
 @dataclass(slots=True, kw_only=True)

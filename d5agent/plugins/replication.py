@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from d5agent.core.log import Link, Writer
-from d5agent.core.operation import Position
-from d5agent.core.owners import advice_on
+from d5agent.core.log.chain import Link, Writer
+from d5agent.core.log.operation import Position
+from d5agent.core.log.owners import advice_on
 from d5agent.errors import LogHeldError, OperatorError
-from d5agent.steps.capture import Capture, Limits
-from d5agent.steps.log_reader import LogReader, no_log
-from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.numbering import first_number
+from d5agent.steps.capture.capture import Capture, Limits
+from d5agent.steps.log.numbering import first_number
+from d5agent.steps.log.reader import LogReader, no_log
+from d5agent.steps.log.writer import LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from d5agent.ports import ChangeSource, Clock, ObjectStore, StateStore
     from d5agent.service import Coordinator
-    from d5agent.steps.kept_changes import KeptChanges
+    from d5agent.steps.capture.kept_changes import KeptChanges
 
 
 @dataclass(slots=True, kw_only=True)

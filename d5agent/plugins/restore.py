@@ -6,46 +6,46 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.certificate import Evidence, proved_fence
-from d5agent.core.collation import Collated
-from d5agent.core.cutover import held_up_by, is_ready, lag_seconds
-from d5agent.core.naming import id_to_text, reports_folder
-from d5agent.core.operation import ClusterTime
-from d5agent.core.outside import OFF
-from d5agent.core.pace import Pace
-from d5agent.core.service_progress import ComparisonProgress
-from d5agent.core.services import ACTIVE, Service, Verified
-from d5agent.core.specification import ttl_of, with_ttl_held
+from d5agent.core.compare.outside import OFF
+from d5agent.core.log.naming import id_to_text, reports_folder
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.replay.collation import Collated
+from d5agent.core.replay.pace import Pace
+from d5agent.core.replay.specification import ttl_of, with_ttl_held
+from d5agent.core.reports.certificate import Evidence, proved_fence
+from d5agent.core.run.cutover import held_up_by, is_ready, lag_seconds
+from d5agent.core.run.progress import ComparisonProgress
+from d5agent.core.run.services import ACTIVE, Service, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
-from d5agent.steps.checkpoint import Checkpoint, load_checkpoint
-from d5agent.steps.conflicts import Holders
-from d5agent.steps.dead_letters import DEAD_LETTERS, DeadLetters
-from d5agent.steps.expiries import Expiries
-from d5agent.steps.generations import COMPARED, Generations
-from d5agent.steps.held_reader import HeldReader
-from d5agent.steps.keeper import Keeper, recorded
-from d5agent.steps.late_report import LateReporter
-from d5agent.steps.late_restore import LateRestore
-from d5agent.steps.log_reader import LogReader, link_of, no_log
-from d5agent.steps.outside import forget_comparison
-from d5agent.steps.overwritten import OverwrittenKeeper
+from d5agent.steps.capture.expiries import Expiries
+from d5agent.steps.compare.generations import COMPARED, Generations
+from d5agent.steps.compare.held_reader import HeldReader
+from d5agent.steps.compare.outside import forget_comparison
+from d5agent.steps.compare.overwritten import OverwrittenKeeper
+from d5agent.steps.compare.target_watch import TargetWatch
+from d5agent.steps.late.report import LateReporter
+from d5agent.steps.late.restore import LateRestore
+from d5agent.steps.log.reader import LogReader, link_of, no_log
 from d5agent.steps.parallel import beside
 from d5agent.steps.probes import require_place
-from d5agent.steps.progress import ReplayReporter
-from d5agent.steps.rates import keep_rate
-from d5agent.steps.replayer import Replayer
+from d5agent.steps.replay.checkpoint import Checkpoint, load_checkpoint
+from d5agent.steps.replay.conflicts import Holders
+from d5agent.steps.replay.dead_letters import DEAD_LETTERS, DeadLetters
+from d5agent.steps.replay.keeper import Keeper, recorded
+from d5agent.steps.replay.progress import ReplayReporter
+from d5agent.steps.replay.rates import keep_rate
+from d5agent.steps.replay.replayer import Replayer
 from d5agent.steps.reports import store_report
-from d5agent.steps.target_watch import TargetWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from d5agent.core.hold import Hold
-    from d5agent.core.log import Link
-    from d5agent.core.operation import Operation
-    from d5agent.core.replay import Failure
-    from d5agent.core.report import VerifyReport
+    from d5agent.core.compare.report import VerifyReport
+    from d5agent.core.log.chain import Link
+    from d5agent.core.log.operation import Operation
+    from d5agent.core.replay.replay import Failure
+    from d5agent.core.run.hold import Hold
     from d5agent.core.servers import ServerFacts
     from d5agent.ports import (
         Clock,
@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     )
     from d5agent.service import Coordinator
     from d5agent.steps.certificate import Certifier
-    from d5agent.steps.outside import Outside
+    from d5agent.steps.compare.outside import Outside
+    from d5agent.steps.replay.target_hold import TargetHold
     from d5agent.steps.servers import Servers
-    from d5agent.steps.target_hold import TargetHold
 
 _SHOWN: Final = 3
 _WORTH_A_LINE: Final = 10_000  # operations in one turn; a live restore takes a turn every second

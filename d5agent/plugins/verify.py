@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from d5agent.core.naming import reports_folder
-from d5agent.core.report import VerifyReport
-from d5agent.core.service_progress import ComparisonProgress
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.log.naming import reports_folder
+from d5agent.core.run.progress import ComparisonProgress
 from d5agent.errors import OperatorError
-from d5agent.steps.checkpoint import load_checkpoint
-from d5agent.steps.log_reader import LogReader, no_log
+from d5agent.steps.compare.verifier import Verifier
+from d5agent.steps.log.reader import LogReader, no_log
 from d5agent.steps.probes import require_place
+from d5agent.steps.replay.checkpoint import load_checkpoint
 from d5agent.steps.reports import store_report
-from d5agent.steps.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d5agent.steps.outside import Outside
-from d5agent.steps.undelivered import Undelivered
+from d5agent.steps.compare.outside import Outside
+from d5agent.steps.compare.undelivered import Undelivered
 
 if TYPE_CHECKING:
     from d5agent.runtime.opening import Adapters, TargetAdapters

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.cutover import require_word
-from d5agent.core.phase import start, started_with
-from d5agent.core.services import Phase, Service, Status, parse_request
-from d5agent.core.status import status_of
-from d5agent.core.words import Words
+from d5agent.core.run.cutover import require_word
+from d5agent.core.run.phase import start, started_with
+from d5agent.core.run.services import Phase, Service, Status, parse_request
+from d5agent.core.run.status import status_of
+from d5agent.core.run.words import Words
 from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, AgentError, OperatorError, RefusedError, UnconfirmedError
 from d5agent.runtime.control_client import LINE_LIMIT, VERSION
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from d5agent.core.services import ServiceState
+    from d5agent.core.run.services import ServiceState
     from d5agent.runtime.daemon import Daemon
 
 _ENDED: Final = frozenset({Status.DONE, Status.FAILED, Status.STOPPED})

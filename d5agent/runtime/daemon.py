@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.core import cutover, phase
-from d5agent.core.charts import duration
-from d5agent.core.ending import forced
-from d5agent.core.horizon import left_near_the_end, may_try_again
-from d5agent.core.owners import LogOwners
-from d5agent.core.service_progress import AgentProgress
-from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, services_of
-from d5agent.core.words import Words, with_words
+from d5agent.core.log.owners import LogOwners
+from d5agent.core.reports.charts import duration
+from d5agent.core.run import cutover, phase
+from d5agent.core.run.ending import forced
+from d5agent.core.run.horizon import left_near_the_end, may_try_again
+from d5agent.core.run.progress import AgentProgress
+from d5agent.core.run.services import Phase, PhaseState, Service, ServiceState, Status, services_of
+from d5agent.core.run.words import Words, with_words
 from d5agent.errors import (
     EXIT_DONE,
     AgentError,
@@ -30,14 +30,14 @@ from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.phase_file import PhaseFile
 from d5agent.runtime.stopping import drained
 from d5agent.runtime.surroundings import Surroundings
-from d5agent.steps.checkpoint import CHECKPOINT
-from d5agent.steps.generations import COMPARED
+from d5agent.steps.compare.generations import COMPARED
 from d5agent.steps.parallel import forget_cancellations, leaf_of
+from d5agent.steps.replay.checkpoint import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from d5agent.core.horizon import Horizon
+    from d5agent.core.run.horizon import Horizon
     from d5agent.ports import Clock, StateStore
     from d5agent.service import Plugin
 

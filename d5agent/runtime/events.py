@@ -10,7 +10,7 @@ import structlog
 if TYPE_CHECKING:
     import asyncio
 
-    from d5agent.core.services import Service
+    from d5agent.core.run.services import Service
 
 _BEHIND: Final = 10_000  # events that a follower may lag; a slower one is told that it missed some
 

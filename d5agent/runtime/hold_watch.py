@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.core.hold import is_due
-from d5agent.core.services import Phase
+from d5agent.core.run.hold import is_due
+from d5agent.core.run.services import Phase
 from d5agent.errors import AgentError
 from d5agent.runtime.events import named
 
 if TYPE_CHECKING:
     from d5agent.runtime.daemon import Daemon
-    from d5agent.steps.target_hold import TargetHold
+    from d5agent.steps.replay.target_hold import TargetHold
 
 _LOOK_SECONDS: Final = 5
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.retention import PARAMETER
-from d5agent.core.horizon import MOST_RETENTION_SECONDS, Crossing, Horizon, HorizonTracker, Level, Retention
-from d5agent.core.service_progress import HorizonProgress
-from d5agent.core.services import Service, Status
-from d5agent.core.status import horizon_to_json
+from d5agent.core.run.horizon import MOST_RETENTION_SECONDS, Crossing, Horizon, HorizonTracker, Level, Retention
+from d5agent.core.run.progress import HorizonProgress
+from d5agent.core.run.services import Service, Status
+from d5agent.core.run.status import horizon_to_json
 from d5agent.errors import AgentError
 from d5agent.runtime.events import ServiceJournal
-from d5agent.steps.capture import TOKEN
+from d5agent.steps.capture.capture import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from d5agent.core.operation import ClusterTime
-    from d5agent.core.service_progress import CaptureProgress
+    from d5agent.core.log.operation import ClusterTime
+    from d5agent.core.run.progress import CaptureProgress
     from d5agent.runtime.daemon import Daemon
 
 _LOOK_SECONDS: Final = 1.0

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.rights import lacking
-from d5agent.core.services import Phase
+from d5agent.core.run.rights import lacking
+from d5agent.core.run.services import Phase
 from d5agent.errors import AgentError, NotGivenError, OperatorError, TransientError
 from d5agent.runtime.control_client import ask, socket_path
 from d5agent.runtime.listening import require_free
 from d5agent.runtime.opening import Adapters, TargetAdapters, open_adapters, stored_phase
 from d5agent.runtime.status import local_phase
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

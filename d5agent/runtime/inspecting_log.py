@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.extended_json import to_text
+from d5agent.core.log.extended_json import to_text
 from d5agent.errors import OperatorError
 from d5agent.runtime.bucket import open_store
-from d5agent.steps.log_reader import LogReader, no_log
+from d5agent.steps.log.reader import LogReader, no_log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from d5agent.core.log import Commit
-    from d5agent.core.segment import SegmentRef
+    from d5agent.core.log.chain import Commit
+    from d5agent.core.log.segment import SegmentRef
     from d5agent.settings import Settings
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.collation import Collated
-from d5agent.core.late import notes_of_certified
-from d5agent.core.naming import reports_folder
-from d5agent.core.plan import Plan
+from d5agent.core.log.naming import reports_folder
+from d5agent.core.plan.plan import Plan
+from d5agent.core.replay.collation import Collated
+from d5agent.core.run.late import notes_of_certified
 from d5agent.runtime.opening import open_adapters, stored_phase
-from d5agent.steps.log_reader import LogReader, no_log
-from d5agent.steps.plan_report import store_plan
-from d5agent.steps.planner import Planner
+from d5agent.steps.log.reader import LogReader, no_log
+from d5agent.steps.plan.planner import Planner
+from d5agent.steps.plan.report import store_plan
 from d5agent.steps.probes import require_place
-from d5agent.steps.target_hold import foreseen
+from d5agent.steps.replay.target_hold import foreseen
 
 if TYPE_CHECKING:
     from d5agent.settings import Settings

@@ -11,7 +11,7 @@ from d5agent.steps.certificate import certificate_state
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from d5agent.core.report import VerifyReport
+    from d5agent.core.compare.report import VerifyReport
     from d5agent.settings import Settings
 
 

@@ -10,7 +10,7 @@ from d5agent.runtime.without_rich import without_rich
 with without_rich():
     import structlog
 
-from d5agent.core.addresses import addressed
+from d5agent.core.reports.addresses import addressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 from aiohttp import web
 
-from d5agent.core.services import Phase, Service, Status
-from d5agent.core.status import last_comparison
+from d5agent.core.run.services import Phase, Service, Status
+from d5agent.core.run.status import last_comparison
 from d5agent.runtime.listening import refusal
 from d5agent.settings import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
-    from d5agent.core.service_progress import (
+    from d5agent.core.run.progress import (
         AgentProgress,
         CaptureProgress,
         ComparisonProgress,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         ReplayProgress,
         RestoreProgress,
     )
-    from d5agent.core.services import PhaseState
+    from d5agent.core.run.services import PhaseState
     from d5agent.runtime.daemon import Daemon
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -26,20 +26,20 @@ from d5agent.adapters.server import MongoServer
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.adapters.target_changes import MongoTargetChanges
 from d5agent.adapters.uri import read_uri
-from d5agent.core.phase_codec import PHASE, decode_phase
-from d5agent.core.services import PhaseState
-from d5agent.core.timeline import Timeline
+from d5agent.core.run.phase_codec import PHASE, decode_phase
+from d5agent.core.run.services import PhaseState
+from d5agent.core.run.timeline import Timeline
 from d5agent.runtime.bucket import open_store
 from d5agent.settings import credentials_directory
+from d5agent.steps.replay.target_hold import TargetHold
 from d5agent.steps.servers import Servers
-from d5agent.steps.target_hold import TargetHold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from d5agent.adapters.mongo import Client
-    from d5agent.core.rights import Grant
+    from d5agent.core.run.rights import Grant
     from d5agent.ports import Clock, LargeObjectStore, ObjectStore
     from d5agent.settings import Settings, SourceSettings, TargetSettings
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.core.phase_codec import PHASE, decode_phase, encode_phase
-from d5agent.core.services import PhaseState
+from d5agent.core.run.phase_codec import PHASE, decode_phase, encode_phase
+from d5agent.core.run.services import PhaseState
 from d5agent.errors import OperatorError, TransientError
 from d5agent.runtime.events import named
 

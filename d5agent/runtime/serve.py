@@ -29,8 +29,8 @@ from d5agent.runtime.opening import Adapters, open_adapters
 from d5agent.runtime.stopping import on_signals
 from d5agent.runtime.timeline_watch import TimelineWatch
 from d5agent.runtime.wiring import MIRRORED, application, plugins
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.owners import owners_of_log
+from d5agent.steps.log.owners import owners_of_log
+from d5agent.steps.log.reader import LogReader
 from d5agent.steps.parallel import task_group
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from d5agent.adapters.state import read_state_file
-from d5agent.core.phase_codec import PHASE, decode_phase
-from d5agent.core.services import PhaseState
+from d5agent.core.run.phase_codec import PHASE, decode_phase
+from d5agent.core.run.services import PhaseState
 
 if TYPE_CHECKING:
     from pathlib import Path

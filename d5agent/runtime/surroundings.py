@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d5agent.core.services import Service, Status
+from d5agent.core.run.services import Service, Status
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from d5agent.core.service_progress import AgentProgress
-    from d5agent.core.services import PhaseState
+    from d5agent.core.run.progress import AgentProgress
+    from d5agent.core.run.services import PhaseState
     from d5agent.runtime.daemon import Daemon
     from d5agent.runtime.events import ServiceJournal
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from d5agent.core.services import ACTIVE, Phase, Service, Status
-from d5agent.core.timeline import TIMELINE, VERSION, Timeline, activity
+from d5agent.core.run.services import ACTIVE, Phase, Service, Status
+from d5agent.core.run.timeline import TIMELINE, VERSION, Timeline, activity
 from d5agent.errors import AgentError
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.application import CommandApplication
-from d5agent.core.hold import HOLD
-from d5agent.core.phase_codec import PHASE
-from d5agent.core.services import Service
-from d5agent.core.timeline import TIMELINE
+from d5agent.core.run.hold import HOLD
+from d5agent.core.run.phase_codec import PHASE
+from d5agent.core.run.services import Service
+from d5agent.core.run.timeline import TIMELINE
 from d5agent.plugins.backup import Backup
 from d5agent.plugins.clean import CLEARING, Clean, ComparedClusters
 from d5agent.plugins.monitor_clean import MonitorClean
@@ -22,13 +22,13 @@ from d5agent.plugins.restore import Restore
 from d5agent.runtime.comparing import verify_plugin
 from d5agent.runtime.comparing_outside import outside_comparison, undelivered_writes
 from d5agent.runtime.with_target import WithTarget
-from d5agent.steps.capture import TOKEN
+from d5agent.steps.capture.capture import TOKEN
+from d5agent.steps.capture.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.certificate import Certifier
-from d5agent.steps.checkpoint import CHECKPOINT
-from d5agent.steps.generations import COMPARED
-from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
-from d5agent.steps.late_report import LateReporter
-from d5agent.steps.late_restore import LATE
+from d5agent.steps.compare.generations import COMPARED
+from d5agent.steps.late.report import LateReporter
+from d5agent.steps.late.restore import LATE
+from d5agent.steps.replay.checkpoint import CHECKPOINT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

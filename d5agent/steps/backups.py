@@ -21,7 +21,7 @@ from d5agent.core.backup import (
     record_key,
     run_folder,
 )
-from d5agent.core.services import Service, Status
+from d5agent.core.run.services import Service, Status
 from d5agent.errors import OperatorError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.certificate import (
+from d5agent.core.compare.outside import OFF
+from d5agent.core.reports.certificate import (
     certificate_key,
     certificate_of,
     certified_log,
@@ -15,21 +16,20 @@ from d5agent.core.certificate import (
     proved_fence,
     sealed,
 )
-from d5agent.core.final_report import decode_report, final_report_key
-from d5agent.core.outside import OFF
-from d5agent.core.page import page_of
+from d5agent.core.reports.final_report import decode_report, final_report_key
+from d5agent.core.reports.html import page_of
 from d5agent.errors import AgentError, OperatorError, TransientError
-from d5agent.steps.late import operations_behind
-from d5agent.steps.log_reader import LogReader, link_of
-from d5agent.steps.undelivered_report import undelivered_summary
+from d5agent.steps.compare.undelivered_report import undelivered_summary
+from d5agent.steps.log.late import operations_behind
+from d5agent.steps.log.reader import LogReader, link_of
 
 if TYPE_CHECKING:
-    from d5agent.core.certificate import Evidence
-    from d5agent.core.report import VerifyReport
-    from d5agent.core.services import PhaseState, Verified
-    from d5agent.core.timeline import Timeline
+    from d5agent.core.compare.report import VerifyReport
+    from d5agent.core.reports.certificate import Evidence
+    from d5agent.core.run.services import PhaseState, Verified
+    from d5agent.core.run.timeline import Timeline
     from d5agent.ports import ObjectStore
-    from d5agent.steps.kept_changes import KeptChanges
+    from d5agent.steps.capture.kept_changes import KeptChanges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

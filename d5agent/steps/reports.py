@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from d5agent.core.naming import REPORTS, reports_folder
-from d5agent.core.page import page_of
-from d5agent.core.verdicts import Verdict, name_time
+from d5agent.core.compare.verdicts import Verdict, name_time
+from d5agent.core.log.naming import REPORTS, reports_folder
+from d5agent.core.reports.html import page_of
 from d5agent.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from d5agent.core.report import VerifyReport
+    from d5agent.core.compare.report import VerifyReport
     from d5agent.ports import ObjectStore
 
 

@@ -6,21 +6,21 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.certificate import CertifiedClusters, certified_clusters
-from d5agent.core.operation import OWN_DATABASE, Namespace
+from d5agent.core.log.operation import OWN_DATABASE, Namespace
+from d5agent.core.reports.certificate import CertifiedClusters, certified_clusters
 from d5agent.errors import CorruptDataError, OperatorError
-from d5agent.steps.checkpoint import load_checkpoint
-from d5agent.steps.fence import write_marker
-from d5agent.steps.marks import mark_document_id
+from d5agent.steps.capture.fence import write_marker
+from d5agent.steps.log.marks import mark_document_id
+from d5agent.steps.replay.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.run.services import Fence, PhaseState, Verified
     from d5agent.core.servers import ServerFacts
-    from d5agent.core.services import Fence, PhaseState, Verified
     from d5agent.ports import ChangeSource, Clock, DocumentReader, ObjectStore, Server, StateStore
-    from d5agent.steps.log_reader import LogReader
+    from d5agent.steps.log.reader import LogReader
 
 MARKS: Final = Namespace(OWN_DATABASE, "marks")
 _LOOKS: Final = 2

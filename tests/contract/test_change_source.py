@@ -16,8 +16,8 @@ from pymongo import AsyncMongoClient
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
-from d5agent.core.operation import OWN_DATABASE, Namespace, Position, parse_event
-from d5agent.core.raw import id_document
+from d5agent.core.log.operation import OWN_DATABASE, Namespace, Position, parse_event
+from d5agent.core.log.raw import id_document
 from d5agent.drill.gateway.server import Gateway
 from d5agent.errors import NotKeptError, OperatorError
 from d5agent.ports import ChangeHistory, ChangeSource
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from pymongo.asynchronous.client_session import AsyncClientSession
 
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
     from d5agent.drill.servers import Mongod
     from d5agent.ports import EventBatch
 

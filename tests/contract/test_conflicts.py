@@ -12,18 +12,18 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.core.operation import Namespace
-from d5agent.core.pace import Pace, RateLimit
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Write, WriteBatch
-from d5agent.steps.conflicts import Writer
-from d5agent.steps.lanes import Lanes
+from d5agent.core.log.operation import Namespace
+from d5agent.core.log.raw import document_id
+from d5agent.core.replay.pace import Pace, RateLimit
+from d5agent.core.replay.replay import Write, WriteBatch
+from d5agent.steps.replay.conflicts import Writer
+from d5agent.steps.replay.lanes import Lanes
 from tests.fakes.machine import FakeJournal
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
 
-    from d5agent.core.replay import Failure
+    from d5agent.core.replay.replay import Failure
     from d5agent.drill.servers import Mongod
 
 Documents = list[dict[str, Any]]

@@ -16,10 +16,10 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Barrier, Write, WriteBatch
-from d5agent.core.unique_key import comparable, keys_of, unique_indexes
+from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Namespace
+from d5agent.core.log.raw import document_id
+from d5agent.core.replay.replay import Barrier, Write, WriteBatch
+from d5agent.core.replay.unique_key import comparable, keys_of, unique_indexes
 from d5agent.errors import TooManyBytesError
 from tests.fakes.documents import raw_id
 from tests.fakes.indexes import UniqueIndex
@@ -28,7 +28,7 @@ from tests.fakes.target import FakeTarget
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from d5agent.core.replay import Failure
+    from d5agent.core.replay.replay import Failure
     from d5agent.drill.servers import Mongod
     from d5agent.ports import DocumentReader, Target
 

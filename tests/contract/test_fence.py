@@ -12,8 +12,8 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.replay import Barrier, Write, WriteBatch
+from d5agent.core.log.operation import ClusterTime, Namespace
+from d5agent.core.replay.replay import Barrier, Write, WriteBatch
 from d5agent.errors import LogHeldError
 from tests.fakes.documents import raw_document, raw_id
 

@@ -12,8 +12,8 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient
 
-from d5agent.core.identity import identity_of
-from d5agent.core.raw import DocumentId, id_document
+from d5agent.core.log.identity import identity_of
+from d5agent.core.log.raw import DocumentId, id_document
 from tests.fakes.documents import raw_id
 from tests.fakes.indexes import identity
 

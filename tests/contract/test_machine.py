@@ -15,7 +15,7 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongodump import MongoDump
 from d5agent.adapters.power import CommandPowerSwitch
-from d5agent.core.operation import ClusterTime
+from d5agent.core.log.operation import ClusterTime
 from d5agent.drill.tools import find_tool
 from d5agent.errors import OperatorError
 from tests.fakes.clock import FakeClock

@@ -12,8 +12,8 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.s3_large import S3LargeObjects
-from d5agent.core.naming import segment_key
-from d5agent.core.operation import ClusterTime, Namespace
+from d5agent.core.log.naming import segment_key
+from d5agent.core.log.operation import ClusterTime, Namespace
 from d5agent.errors import LogHeldError
 from tests.fakes.documents import raw_id
 from tests.fakes.store import FakeObjectStore

@@ -12,8 +12,8 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.core.operation import Namespace
-from d5agent.core.replay import Write, WriteBatch
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.replay import Write, WriteBatch
 from tests.fakes.documents import raw_id
 
 if TYPE_CHECKING:

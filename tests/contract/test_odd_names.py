@@ -12,7 +12,7 @@ from bson import decode, encode
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
-from d5agent.core.operation import Namespace
+from d5agent.core.log.operation import Namespace
 from d5agent.errors import OperatorError
 
 if TYPE_CHECKING:

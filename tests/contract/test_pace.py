@@ -13,11 +13,11 @@ from typing_extensions import override
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.core.operation import Namespace
-from d5agent.core.pace import Pace, RateLimit, Tickets
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Write, WriteBatch
-from d5agent.steps.lanes import Lanes
+from d5agent.core.log.operation import Namespace
+from d5agent.core.log.raw import document_id
+from d5agent.core.replay.pace import Pace, RateLimit, Tickets
+from d5agent.core.replay.replay import Write, WriteBatch
+from d5agent.steps.replay.lanes import Lanes
 from tests.fakes.machine import FakeJournal
 
 if TYPE_CHECKING:

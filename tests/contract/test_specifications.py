@@ -11,10 +11,10 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_specifications import MongoSpecifications
-from d5agent.core.operation import Namespace
-from d5agent.core.specification import ttl_of, with_ttl_held
-from d5agent.core.ttl import NEVER, numbered
-from d5agent.steps.held_reader import HeldReader
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.specification import ttl_of, with_ttl_held
+from d5agent.core.replay.ttl import NEVER, numbered
+from d5agent.steps.compare.held_reader import HeldReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping

@@ -15,9 +15,9 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.target_changes import MongoTargetChanges
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Barrier, Write, WriteBatch
+from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Namespace
+from d5agent.core.log.raw import document_id
+from d5agent.core.replay.replay import Barrier, Write, WriteBatch
 from d5agent.errors import OperatorError
 from tests.fakes.documents import raw_id
 from tests.fakes.target import FakeTarget, FakeTargetChanges
@@ -25,7 +25,7 @@ from tests.fakes.target import FakeTarget, FakeTargetChanges
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
     from d5agent.drill.servers import Mongod
     from d5agent.ports import Target, TargetChanges
 

@@ -17,15 +17,15 @@ from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_guard import MongoGuard
 from d5agent.adapters.mongo_target import MongoTarget
 from d5agent.adapters.target_changes import MongoTargetChanges
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Barrier, Write, WriteBatch
-from d5agent.core.ttl import NEVER, TtlIndex
+from d5agent.core.log.operation import ClusterTime, Namespace
+from d5agent.core.log.raw import document_id
+from d5agent.core.replay.replay import Barrier, Write, WriteBatch
+from d5agent.core.replay.ttl import NEVER, TtlIndex
 from d5agent.drill.child import wait_until
 from d5agent.drill.servers import Credentials, Mongod, ServerOptions
 from d5agent.drill.stage import TARGET_ROLES, WRITE_BLOCK_ROLE
 from d5agent.errors import OperatorError
-from d5agent.steps.written_since import written_since
+from d5agent.steps.compare.written_since import written_since
 from tests.fakes.guard import FakeGuard
 from tests.fakes.target import FakeTarget, FakeTargetChanges
 from tests.running import running

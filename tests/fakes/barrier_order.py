@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d5agent.core.operation import OWN_DATABASE, Namespace
+from d5agent.core.log.operation import OWN_DATABASE, Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
 
 
 def require_barriers_in_order(stored: Sequence[Operation], happened: Sequence[Operation]) -> None:

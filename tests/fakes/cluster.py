@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from bson import Timestamp, encode
 from bson.raw_bson import RawBSONDocument
 
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.raw import document_id, elements, id_document
+from d5agent.core.log.operation import ClusterTime, Namespace
+from d5agent.core.log.raw import document_id, elements, id_document
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.raw import DocumentId
     from d5agent.ports import Clock
 
 BEFORE_ALL: Final = ClusterTime(0, 0)

@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core import phase
-from d5agent.core.service_progress import AgentProgress
-from d5agent.core.services import PhaseState, Service, ServiceState, Status
+from d5agent.core.run import phase
+from d5agent.core.run.progress import AgentProgress
+from d5agent.core.run.services import PhaseState, Service, ServiceState, Status
 from tests.fakes.machine import FakeJournal
 
 if TYPE_CHECKING:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from bson import encode
 
-from d5agent.core.operation import Namespace
-from d5agent.core.raw import DocumentId, document_id
-from d5agent.core.ttl import has_expired
+from d5agent.core.log.operation import Namespace
+from d5agent.core.log.raw import DocumentId, document_id
+from d5agent.core.replay.ttl import has_expired
 from tests.fakes.indexes import Identity, UniqueIndex, identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from d5agent.core.operation import ClusterTime
-    from d5agent.core.ttl import TtlIndex
+    from d5agent.core.log.operation import ClusterTime
+    from d5agent.core.replay.ttl import TtlIndex
 
 Change = tuple[str, Namespace, "DocumentId | None"] | tuple[str, Namespace, None, Namespace]
 """The kind of an event, what it concerns, and its new name if it is a rename."""

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Timestamp, encode
 
-from d5agent.core.glance import Change, change_at
-from d5agent.core.operation import ClusterTime, Namespace, parse_event
+from d5agent.core.log.glance import Change, change_at
+from d5agent.core.log.operation import ClusterTime, Namespace, parse_event
 
 if TYPE_CHECKING:
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
 
 ORDERS = Namespace("shop", "orders")
 ITEMS = Namespace("shop", "items")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from d5agent.core.replay.ttl import TtlIndex
     from d5agent.core.servers import ServerFacts
-    from d5agent.core.ttl import TtlIndex
     from d5agent.errors import AgentError
     from d5agent.ports import TargetGuard
     from tests.fakes.servers import FakeServer

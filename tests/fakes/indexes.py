@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bson import decode
 
-from d5agent.core.raw import DocumentId, elements, id_document
+from d5agent.core.log.raw import DocumentId, elements, id_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.raw import Element
+    from d5agent.core.log.raw import Element
 
 _NUMBERS: Final = frozenset({0x01, 0x10, 0x12, 0x13})
 _STRING: Final = 0x02

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.operation import ClusterTime
+from d5agent.core.log.operation import ClusterTime
 from d5agent.ports import ToolVersion
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from d5agent.core.segment import SegmentRef
-    from d5agent.core.segmenter import Cut
-    from d5agent.steps.log_writer import LogWriter
+    from d5agent.core.log.segment import SegmentRef
+    from d5agent.core.log.segmenter import Cut
+    from d5agent.steps.log.writer import LogWriter
 
 
 class OneByOne:

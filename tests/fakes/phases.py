@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.services import ServiceState
+from d5agent.core.run.services import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from d5agent.core.services import PhaseState, Service, Status
+    from d5agent.core.run.services import PhaseState, Service, Status
 
 BEFORE: Final = "before"  # since when each row is as it is
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from d5agent.core.operation import ClusterTime
-from d5agent.core.service_progress import AgentProgress, CaptureProgress, HorizonProgress, ReplayProgress
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.progress import AgentProgress, CaptureProgress, HorizonProgress, ReplayProgress
 
 
 def a_capture(**changed: Any) -> CaptureProgress:  # noqa: ANN401 -- its fields

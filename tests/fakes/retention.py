@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from d5agent.core.horizon import Basis, Retention
+from d5agent.core.run.horizon import Basis, Retention
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from d5agent.core.servers import ServerFacts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from d5agent.core.operation import Namespace
+    from d5agent.core.log.operation import Namespace
 
 
 @dataclass(slots=True, kw_only=True)

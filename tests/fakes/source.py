@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from bson import decode, encode
 from typing_extensions import override
 
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position
+from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Namespace, Position
 from d5agent.errors import NotKeptError
 from d5agent.ports import EventBatch
 from tests.fakes.cluster import BEFORE_ALL, FakeCluster, drop_database, insert, token_data

@@ -7,27 +7,27 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from d5agent.core.certificate import Evidence
-from d5agent.core.comparison import Comparison, Part
-from d5agent.core.operation import OWN_DATABASE, Namespace
-from d5agent.core.report import VerifyReport
-from d5agent.core.services import Fence, Phase, PhaseState, Service, Status, Verified
-from d5agent.core.timeline import Timeline
+from d5agent.core.compare.comparison import Comparison, Part
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.log.operation import OWN_DATABASE, Namespace
+from d5agent.core.reports.certificate import Evidence
+from d5agent.core.run.services import Fence, Phase, PhaseState, Service, Status, Verified
+from d5agent.core.run.timeline import Timeline
 from d5agent.plugins.backup import Backup
 from d5agent.plugins.clean import ComparedClusters
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.plugins.verify import Verify
+from d5agent.steps.capture.expiries import Expiries
+from d5agent.steps.capture.kept_changes import KeptChanges
 from d5agent.steps.certificate import Certifier
-from d5agent.steps.expiries import Expiries
-from d5agent.steps.kept_changes import KeptChanges
-from d5agent.steps.late_report import LateReporter
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.outside import Outside
+from d5agent.steps.compare.outside import Outside
+from d5agent.steps.compare.undelivered import Undelivered
+from d5agent.steps.late.report import LateReporter
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.replay.target_hold import TargetHold
 from d5agent.steps.servers import MARKS, Servers
-from d5agent.steps.target_hold import TargetHold
-from d5agent.steps.undelivered import Undelivered
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, token_of
 from tests.fakes.coordinator import SINCE, FakeCoordinator
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from d5agent.core.log import Commit
-    from d5agent.core.operation import Operation
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.chain import Commit
+    from d5agent.core.log.operation import Operation
+    from d5agent.core.log.raw import DocumentId
     from d5agent.service import Plugin
     from tests.fakes.machine import FakeDumpTool
 

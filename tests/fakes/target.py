@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from bson import decode, encode
 from typing_extensions import override
 
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Operation
-from d5agent.core.pace import Tickets
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Failure
-from d5agent.core.specification import Specification
-from d5agent.core.ttl import NEVER, TtlIndex
-from d5agent.core.unique_key import comparable, keys_of
+from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Namespace, Operation
+from d5agent.core.log.raw import document_id
+from d5agent.core.replay.pace import Tickets
+from d5agent.core.replay.replay import Failure
+from d5agent.core.replay.specification import Specification
+from d5agent.core.replay.ttl import NEVER, TtlIndex
+from d5agent.core.replay.unique_key import comparable, keys_of
 from d5agent.errors import OperatorError, TooManyBytesError
 from d5agent.ports import CollectionFacts
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import random
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Barrier, Write, WriteBatch
-    from d5agent.core.unique_key import Key, UniqueIndex
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.replay import Barrier, Write, WriteBatch
+    from d5agent.core.replay.unique_key import Key, UniqueIndex
     from d5agent.errors import AgentError
     from tests.fakes.cluster import FakeCluster
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
-from d5agent.core.operation import OWN_DATABASE, Namespace, Position
-from d5agent.core.segment import encode_segment, mixed_segment
-from d5agent.core.segmenter import Cut
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.log_writer import LogWriter
+from d5agent.core.log.operation import OWN_DATABASE, Namespace, Position
+from d5agent.core.log.segment import encode_segment, mixed_segment
+from d5agent.core.log.segmenter import Cut
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.writer import LogWriter
 from tests.fakes.clock import FakeClock
 from tests.fakes.commits import WRITER
 from tests.fakes.events import ITEMS, at, operation
@@ -20,8 +20,8 @@ from tests.fakes.store import FakeObjectStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from d5agent.core.log import Link
-    from d5agent.core.segment import Segment
+    from d5agent.core.log.chain import Link
+    from d5agent.core.log.segment import Segment
     from d5agent.ports import StoredObject
 
 MARKS: Final = Namespace(OWN_DATABASE, "marks")

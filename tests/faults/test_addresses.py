@@ -9,8 +9,8 @@ import pytest
 import structlog
 from typing_extensions import override
 
-from d5agent.core.addresses import addressed
-from d5agent.core.status import status_of
+from d5agent.core.reports.addresses import addressed
+from d5agent.core.run.status import status_of
 from d5agent.runtime.logs import configure_logs
 from tests.fakes.mortal import Life
 from tests.faults.test_late_operations import (

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from typing_extensions import override
 
-from d5agent.core.naming import SEGMENTS
-from d5agent.core.operation import parse_event
+from d5agent.core.log.naming import SEGMENTS
+from d5agent.core.log.operation import parse_event
 from d5agent.errors import CorruptDataError
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.replayer import Replayer
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.writer import LogWriter
+from d5agent.steps.replay.replayer import Replayer
 from tests.fakes.barrier_order import require_barriers_in_order
 from tests.fakes.mortal import Life
 from tests.faults.deaths import crash_everywhere, die_at, halves_of, worlds_left
@@ -24,10 +24,10 @@ from tests.faults.world import CAPTURE, CLEAN, FORCE, RESTORE, World
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
 
-    from d5agent.core.log import Commit
-    from d5agent.core.operation import Namespace, Operation, Position
-    from d5agent.core.segment import Segment, SegmentRef
-    from d5agent.steps.windows import Portion
+    from d5agent.core.log.chain import Commit
+    from d5agent.core.log.operation import Namespace, Operation, Position
+    from d5agent.core.log.segment import Segment, SegmentRef
+    from d5agent.steps.replay.windows import Portion
     from tests.fakes.target import FakeTarget
 
 WHOLE = (*CAPTURE, *RESTORE, *CLEAN)
@@ -232,7 +232,7 @@ async def test_the_crash_test_finds_a_commit_that_comes_before_its_segments(monk
 async def test_the_crash_test_finds_a_checkpoint_that_comes_before_its_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("d5agent.plugins.restore.Replayer", SavesFirst)
     # Verification would repair the damage, and hide it: here it only looks.
-    monkeypatch.setattr("d5agent.steps.repairer.Repairer.write", _do_nothing)
+    monkeypatch.setattr("d5agent.steps.compare.repairer.Repairer.write", _do_nothing)
     await check_log_and_target(await die_at((*CAPTURE, *RESTORE)))
     with pytest.raises(AssertionError):
         await crash_everywhere((*CAPTURE, *RESTORE), check_log_and_target, first=await halves_of(CAPTURE))

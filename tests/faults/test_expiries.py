@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
-from d5agent.core.ttl import TtlIndex
+from d5agent.core.replay.ttl import TtlIndex
 from tests.fakes.cluster import delete
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.mortal import Life

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from typing_extensions import override
 
-from d5agent.core.naming import SEGMENTS
-from d5agent.core.operation import Namespace
-from d5agent.core.services import ACTIVE, Phase, Service, Status
-from d5agent.core.words import Words
+from d5agent.core.log.naming import SEGMENTS
+from d5agent.core.log.operation import Namespace
+from d5agent.core.run.services import ACTIVE, Phase, Service, Status
+from d5agent.core.run.words import Words
 from d5agent.errors import OperatorError, TransientError
 from d5agent.runtime.daemon import Daemon
 from tests.fakes.clock import FakeClock
@@ -28,7 +28,7 @@ from tests.faults.world import CAPTURE, RESTORE, Act, GuardedStore, World, all_i
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from d5agent.core.operation import Position
+    from d5agent.core.log.operation import Position
     from d5agent.errors import AgentError
     from d5agent.ports import EventBatch
     from d5agent.service import Coordinator

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.naming import SEGMENTS
-from d5agent.core.services import Phase
+from d5agent.core.log.naming import SEGMENTS
+from d5agent.core.run.services import Phase
 from d5agent.errors import RefusedError
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.mortal import Life
 from tests.fakes.store import FakeObjectStore
 from tests.faults.test_crash_everywhere import check_log, check_restored

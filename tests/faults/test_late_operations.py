@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from bson import decode
 
-from d5agent.core.naming import SEGMENTS
-from d5agent.core.services import Phase, Service, Status
-from d5agent.core.ttl import TtlIndex
-from d5agent.core.words import Words
+from d5agent.core.log.naming import SEGMENTS
+from d5agent.core.replay.ttl import TtlIndex
+from d5agent.core.run.services import Phase, Service, Status
+from d5agent.core.run.words import Words
 from tests.fakes.cluster import delete, insert, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.mortal import Life
@@ -18,7 +18,7 @@ from tests.faults.deaths import crash_everywhere, halves_of, worlds_left
 from tests.faults.world import ACCOUNTS, CAPTURE, CLEAN, CUTOVER, FOLLOW, ORDERS, RESTORE, World
 
 if TYPE_CHECKING:
-    from d5agent.core.operation import Namespace
+    from d5agent.core.log.operation import Namespace
     from d5agent.runtime.daemon import Daemon
     from tests.faults.deaths import Script
 

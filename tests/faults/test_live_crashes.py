@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from d5agent.core.services import Phase, Service, Status
-from d5agent.core.words import Words
+from d5agent.core.run.services import Phase, Service, Status
+from d5agent.core.run.words import Words
 from tests.fakes.cluster import insert
 from tests.fakes.documents import raw_id
 from tests.fakes.mortal import Life

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from d5agent.core.operation import Namespace
+from d5agent.core.log.operation import Namespace
 from tests.fakes.cluster import drop_database, insert, rename, update
 from tests.fakes.mortal import Life
 from tests.faults.deaths import halves_of, worlds_left

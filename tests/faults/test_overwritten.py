@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.steps.backups import is_stored
 from tests.fakes.documents import raw_id
 from tests.fakes.kept import kept_documents

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.naming import SEGMENTS
-from d5agent.core.phase_codec import PHASE
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.log.naming import SEGMENTS
+from d5agent.core.run.phase_codec import PHASE
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.errors import RefusedError
 from tests.fakes.mortal import Life
 from tests.fakes.stage import until

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.run.services import Phase, Service, Status
 from tests.fakes.cluster import insert
 from tests.fakes.mortal import Life
 from tests.faults.world import CAPTURE, ORDERS, World

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.hold import HOLD
-from d5agent.core.operation import ClusterTime
-from d5agent.core.services import Phase, Service, Status
-from d5agent.core.ttl import TtlIndex
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.replay.ttl import TtlIndex
+from d5agent.core.run.hold import HOLD
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.errors import OperatorError
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.mortal import Life

@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from d5agent.adapters.fence import Fence
 from d5agent.adapters.state import MirroredStateStore
-from d5agent.core.naming import LOG, SEGMENTS
-from d5agent.core.operation import OWN_DATABASE, Namespace
-from d5agent.core.services import Service
+from d5agent.core.log.naming import LOG, SEGMENTS
+from d5agent.core.log.operation import OWN_DATABASE, Namespace
+from d5agent.core.run.services import Service
 from d5agent.errors import AgentError, LogHeldError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.disk import Disk

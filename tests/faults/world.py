@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from typing_extensions import override
 
-from d5agent.core.naming import LOG, SEGMENTS
-from d5agent.core.operation import OWN_DATABASE, Namespace
-from d5agent.core.services import Phase, Service, Status
-from d5agent.core.timeline import Timeline
+from d5agent.core.log.naming import LOG, SEGMENTS
+from d5agent.core.log.operation import OWN_DATABASE, Namespace
+from d5agent.core.run.services import Phase, Service, Status
+from d5agent.core.run.timeline import Timeline
 from d5agent.plugins.backup import Backup
 from d5agent.plugins.clean import Clean, ComparedClusters
 from d5agent.plugins.monitor_clean import MonitorClean
@@ -25,20 +25,20 @@ from d5agent.plugins.replication import Replication
 from d5agent.plugins.restore import Restore
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.hold_watch import HoldWatch
-from d5agent.steps.capture import TOKEN
+from d5agent.steps.capture.capture import TOKEN
+from d5agent.steps.capture.kept_changes import GAP, KEPT, KeptChanges
 from d5agent.steps.certificate import Certifier
-from d5agent.steps.checkpoint import CHECKPOINT
-from d5agent.steps.generations import COMPARED
-from d5agent.steps.kept_changes import GAP, KEPT, KeptChanges
-from d5agent.steps.late_report import LateReporter
-from d5agent.steps.late_restore import LATE
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.outside import Outside
-from d5agent.steps.owners import owners_of_log
+from d5agent.steps.compare.generations import COMPARED
+from d5agent.steps.compare.outside import Outside
+from d5agent.steps.compare.undelivered import Undelivered
+from d5agent.steps.late.report import LateReporter
+from d5agent.steps.late.restore import LATE
+from d5agent.steps.log.owners import owners_of_log
+from d5agent.steps.log.reader import LogReader
 from d5agent.steps.parallel import leaf_of
+from d5agent.steps.replay.checkpoint import CHECKPOINT
+from d5agent.steps.replay.target_hold import TargetHold
 from d5agent.steps.servers import Servers
-from d5agent.steps.target_hold import TargetHold
-from d5agent.steps.undelivered import Undelivered
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import FakeCluster, Op, delete, drop, drop_database, insert, rename, replace, update
 from tests.fakes.documents import FakeDatabase
@@ -54,8 +54,8 @@ from tests.fakes.target import FakeReader, FakeTarget, FakeTargetChanges
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from d5agent.core.log import Link
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.chain import Link
+    from d5agent.core.log.raw import DocumentId
 
 ORDERS: Final = Namespace("shop", "orders")
 ACCOUNTS: Final = Namespace("shop", "accounts")

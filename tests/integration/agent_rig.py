@@ -21,12 +21,12 @@ from d5agent.drill.child import start_process
 from d5agent.drill.gateway import Gateway
 from d5agent.drill.stage import Stage
 from d5agent.drill.tools import find_tool
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
     from d5agent.drill.child import Start
     from d5agent.drill.s3_server import S3Server
     from d5agent.drill.servers import Mongod

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pymongo.asynchronous.collection import AsyncCollection
 
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
     from d5agent.drill.agent import Agent
     from tests.integration.agent_rig import AgentRig
 

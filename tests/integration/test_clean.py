@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from d5agent.drill.s3_proxy import S3Proxy, delete_half, refuse, stall
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
 from tests.integration.capture_ledger import until
 

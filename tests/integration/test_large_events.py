@@ -10,13 +10,13 @@ from bson import encode
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
-from d5agent.core.operation import Position, parse_event
-from d5agent.core.raw import spans
+from d5agent.core.log.operation import Position, parse_event
+from d5agent.core.log.raw import spans
 from tests.fakes.documents import raw_id
 from tests.integration.agent_rig import Client
 
 if TYPE_CHECKING:
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
     from d5agent.ports import EventBatch
     from tests.integration.agent_rig import AgentRig
 

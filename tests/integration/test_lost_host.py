@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.naming import commit_key
+from d5agent.core.log.naming import commit_key
 from tests.integration.agent_rig import Client, said
 from tests.integration.capture_ledger import Ledger, assert_whole, captured, until, writers
 from tests.integration.takeover import mirrored, serving

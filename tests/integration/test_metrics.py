@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from d5agent.core.services import PhaseState, Service, ServiceState, Status
+from d5agent.core.run.services import PhaseState, Service, ServiceState, Status
 from d5agent.drill.child import free_port
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.metrics import metrics_server

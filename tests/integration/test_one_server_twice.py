@@ -10,7 +10,7 @@ import pytest
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.server import MongoServer
-from d5agent.core.operation import Namespace
+from d5agent.core.log.operation import Namespace
 from tests.integration.agent_rig import Client, said
 
 if TYPE_CHECKING:

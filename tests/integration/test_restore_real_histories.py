@@ -17,8 +17,8 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import SYSTEM_DATABASES, open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.core.operation import OWN_DATABASE
-from d5agent.core.raw import document_id
+from d5agent.core.log.operation import OWN_DATABASE
+from d5agent.core.log.raw import document_id
 from tests.fakes.mortal import Life
 from tests.fakes.target import FakeTarget
 from tests.property.rehearsal import ANY_SHAPE, COPIED_AT, MANNERS, WILD, Manner, Rehearsal, rehearsal
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from d5agent.adapters.mongo import Client
-    from d5agent.core.operation import Namespace
-    from d5agent.core.pace import Tickets
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Barrier, Failure, WriteBatch
-    from d5agent.core.unique_key import Key, UniqueIndex
+    from d5agent.core.log.operation import Namespace
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.pace import Tickets
+    from d5agent.core.replay.replay import Barrier, Failure, WriteBatch
+    from d5agent.core.replay.unique_key import Key, UniqueIndex
     from d5agent.drill.servers import Mongod
     from d5agent.ports import CollectionFacts
     from tests.fakes.documents import FakeDatabase

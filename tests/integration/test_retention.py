@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.adapters.retention import PARAMETER, RetentionReader, host_of
-from d5agent.core.horizon import Basis, Retention
+from d5agent.core.run.horizon import Basis, Retention
 from d5agent.drill.child import free_port
 from tests.fakes.docdb_api import FakeDocumentDbApi, FakeDocumentDbCluster
 

@@ -9,7 +9,7 @@ import pytest
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
-from d5agent.core.operation import Position, parse_event
+from d5agent.core.log.operation import Position, parse_event
 from d5agent.errors import TransientError
 from tests.integration.agent_rig import Client
 

@@ -13,8 +13,8 @@ from d5agent.adapters.clock import SystemClock
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.mongo_target import MongoTarget
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.replay import Barrier, Write, WriteBatch
+from d5agent.core.log.operation import ClusterTime, Namespace
+from d5agent.core.replay.replay import Barrier, Write, WriteBatch
 from d5agent.drill.servers import Mongod, ServerOptions
 from d5agent.errors import TransientError
 from tests.fakes.documents import raw_id

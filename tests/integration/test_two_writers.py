@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.adapters.clock import SystemClock
-from d5agent.core.log import Writer
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.log_writer import LogWriter
+from d5agent.core.log.chain import Writer
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.writer import LogWriter
 from tests.integration.agent_rig import Client, said
 from tests.integration.capture_ledger import Ledger, assert_whole, captured, writers
 from tests.integration.takeover import mirrored, serving

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from d5agent.core.certificate import certificate_key
+from d5agent.core.reports.certificate import certificate_key
 from tests.integration.agent_rig import PATIENCE_SECONDS, Client, said
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from bson import Decimal128, encode
 from hypothesis import strategies as st
 
-from d5agent.core.raw import DocumentId
+from d5agent.core.log.raw import DocumentId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 from bson import Int64, decode
 from hypothesis import strategies as st
 
-from d5agent.core.operation import Namespace, parse_event
-from d5agent.core.raw import id_document
-from d5agent.core.segmenter import Segmenter
-from d5agent.steps.log_writer import LogWriter
+from d5agent.core.log.operation import Namespace, parse_event
+from d5agent.core.log.raw import id_document
+from d5agent.core.log.segmenter import Segmenter
+from d5agent.steps.log.writer import LogWriter
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import (
     FakeCluster,
@@ -38,7 +38,7 @@ from tests.property.shapes import SPARSE, Shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.raw import DocumentId
 
 UNIQUE: Final = Namespace("shop", "unique")
 PLAIN: Final = Namespace("shop", "plain")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import note
 from hypothesis import strategies as st
 
-from d5agent.core.operation import Namespace
-from d5agent.core.pace import Pace
-from d5agent.steps.checkpoint import Checkpoint, load_checkpoint
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.replayer import Replayer
-from d5agent.steps.verifier import Verifier
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.pace import Pace
+from d5agent.steps.compare.verifier import Verifier
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.replay.checkpoint import Checkpoint, load_checkpoint
+from d5agent.steps.replay.replayer import Replayer
 from tests.fakes.machine import FakeJournal
 from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.store import FakeStateStore
@@ -25,8 +25,8 @@ from tests.property.shapes import SHAPES, SPARSE, Shape
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d5agent.core.replay import Failure
-    from d5agent.core.report import VerifyReport
+    from d5agent.core.compare.report import VerifyReport
+    from d5agent.core.replay.replay import Failure
 
 RUN: Final = "run"
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.compare import DifferenceKind, Matcher, differences_of
-from d5agent.core.merge import Merger
-from d5agent.core.operation import Namespace
+from d5agent.core.compare.compare import DifferenceKind, Matcher, differences_of
+from d5agent.core.compare.merge import Merger
+from d5agent.core.log.operation import Namespace
 from tests.fakes.documents import raw_document, raw_id
 
 if TYPE_CHECKING:
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.raw import DocumentId
 
 _IDS = st.one_of(st.integers(0, 20), st.sampled_from(("a", "b", 1.0, None)))
 _SIDES = st.dictionaries(_IDS, st.integers(0, 2), max_size=25)

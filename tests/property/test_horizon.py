@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.horizon import Horizon, HorizonTracker, Level
+from d5agent.core.run.horizon import Horizon, HorizonTracker, Level
 
 RETENTION = 10_800
 ages = st.lists(st.integers(min_value=0, max_value=RETENTION + 600), min_size=1, max_size=60)

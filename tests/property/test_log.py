@@ -10,13 +10,13 @@ from bson import Timestamp, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.glance import glance
-from d5agent.core.naming import parse_segment_key
-from d5agent.core.operation import OWN_DATABASE, ClusterTime, Namespace, Position, parse_event
-from d5agent.core.segmenter import Segmenter
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.pipeline import Pipeline, Room
+from d5agent.core.log.glance import glance
+from d5agent.core.log.naming import parse_segment_key
+from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Namespace, Position, parse_event
+from d5agent.core.log.segmenter import Segmenter
+from d5agent.steps.capture.pipeline import Pipeline, Room
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.writer import LogWriter
 from tests.fakes.barrier_order import concerned, require_barriers_in_order
 from tests.fakes.clock import FakeClock
 from tests.fakes.commits import WRITER
@@ -24,8 +24,8 @@ from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.store import FakeObjectStore
 
 if TYPE_CHECKING:
-    from d5agent.core.log import Commit
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.chain import Commit
+    from d5agent.core.log.operation import Operation
     from d5agent.ports import ObjectStore
 
 _OWN_SEGMENTS: Final = 4  # quiet collections of a cut that have segments of their own

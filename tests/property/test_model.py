@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.operation import Namespace
-from d5agent.core.raw import document_id
-from d5agent.steps.log_reader import LogReader
+from d5agent.core.log.operation import Namespace
+from d5agent.core.log.raw import document_id
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 from tests.fakes.indexes import identity
 from tests.fakes.mortal import Life
@@ -22,8 +22,8 @@ from tests.property.rehearsal import ANY_SHAPE, CALM, MANNERS, WILD, Manner, Reh
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Failure
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.replay import Failure
     from tests.fakes.indexes import Identity
     from tests.property.shapes import Shape
 

@@ -11,9 +11,9 @@ from bson.dbref import DBRef
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.naming import id_to_text, parse_segment_key, segment_key, text_to_id
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.raw import DocumentId
+from d5agent.core.log.naming import id_to_text, parse_segment_key, segment_key, text_to_id
+from d5agent.core.log.operation import ClusterTime, Namespace
+from d5agent.core.log.raw import DocumentId
 from tests.fakes.documents import raw_id
 
 _LONGEST_KEY = 1024

@@ -8,24 +8,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from d5agent.core.compare import difference_of, differing_fields
-from d5agent.core.extended_json import to_text, value_to_readable
-from d5agent.core.glance import change_at, glance, touch_at
-from d5agent.core.identity import identity_of
-from d5agent.core.naming import id_to_text, parse_segment_key, segment_key, text_to_id
-from d5agent.core.operation import ClusterTime, Namespace, parse_event
-from d5agent.core.raw import DocumentId, document_id, elements, id_document
-from d5agent.core.replay import Doubts, Window
-from d5agent.core.segment import decode_changes, decode_segment, mixed_segment, touches_of
-from d5agent.core.segmenter import Segmenter
-from d5agent.core.touched import Touched
-from d5agent.core.unique_key import UniqueIndex, comparable, key_to_text, keys_of
+from d5agent.core.compare.compare import difference_of, differing_fields
+from d5agent.core.compare.touched import Touched
+from d5agent.core.log.extended_json import to_text, value_to_readable
+from d5agent.core.log.glance import change_at, glance, touch_at
+from d5agent.core.log.identity import identity_of
+from d5agent.core.log.naming import id_to_text, parse_segment_key, segment_key, text_to_id
+from d5agent.core.log.operation import ClusterTime, Namespace, parse_event
+from d5agent.core.log.raw import DocumentId, document_id, elements, id_document
+from d5agent.core.log.segment import decode_changes, decode_segment, mixed_segment, touches_of
+from d5agent.core.log.segmenter import Segmenter
+from d5agent.core.replay.replay import Doubts, Window
+from d5agent.core.replay.unique_key import UniqueIndex, comparable, key_to_text, keys_of
 from d5agent.errors import CorruptDataError
 from tests.property.bson_bytes import DOCUMENTS, IDS, TEXTS, document, events, string
 
 if TYPE_CHECKING:
-    from d5agent.core.segment import Segment
-    from d5agent.core.segmenter import Cut
+    from d5agent.core.log.segment import Segment
+    from d5agent.core.log.segmenter import Cut
 
 TIME = ClusterTime(1, 1)
 _DECIMAL = (0x03, document(((b"$numberDecimal", (2, string(b"x"))),)))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from d5agent.steps.checkpoint import CHECKPOINT
+from d5agent.steps.replay.checkpoint import CHECKPOINT
 from tests.fakes.mortal import Life
 from tests.fakes.target import FakeTarget
 from tests.property.histories import shuffled
@@ -18,8 +18,8 @@ from tests.property.rehearsal import ANY_SHAPE, CALM, COPIED_AT, CROWDED, MANNER
 if TYPE_CHECKING:
     import random
 
-    from d5agent.core.operation import Namespace
-    from d5agent.core.replay import Barrier
+    from d5agent.core.log.operation import Namespace
+    from d5agent.core.replay.replay import Barrier
     from tests.fakes.documents import FakeDatabase
     from tests.property.histories import Step
     from tests.property.shapes import Shape

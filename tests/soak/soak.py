@@ -16,10 +16,10 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 from typing_extensions import override
 
-from d5agent.core.operation import ClusterTime, Namespace
+from d5agent.core.log.operation import ClusterTime, Namespace
 from d5agent.drill.child import pause
 from d5agent.errors import AgentError, OperatorError
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 from d5agent.steps.parallel import leaf_of
 from tests.integration.agent_rig import AgentRig, Client, agent_rig
 from tests.soak.ledger import Ledger, Line, Outcome, Seen, differences
@@ -27,8 +27,8 @@ from tests.soak.plan import Fault, Life, Moment, Plan, Trouble
 from tests.soak.writers import DATABASE, HOT, OWN, Writer, line_of
 
 if TYPE_CHECKING:
-    from d5agent.core.log import Commit, Link
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.chain import Commit, Link
+    from d5agent.core.log.operation import Operation
     from d5agent.drill.agent import Agent
     from d5agent.drill.s3_server import S3Server
     from d5agent.drill.servers import Mongod

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from d5agent.cli import _ask, _run, _show
-from d5agent.core.addresses import addressed, addressed_json, with_addresses
+from d5agent.core.reports.addresses import addressed, addressed_json, with_addresses
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.runtime import control_client
 from d5agent.runtime.logs import configure_logs

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
-from d5agent.core.collation import Collated
-from d5agent.core.operation import Namespace, parse_event
-from d5agent.core.pace import Pace
-from d5agent.core.replay import Barrier, Doubts, Failure, Window, Write
-from d5agent.core.report import VerifyReport
-from d5agent.core.segmenter import Segmenter
-from d5agent.core.specification import Specification
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.log.operation import Namespace, parse_event
+from d5agent.core.log.segmenter import Segmenter
+from d5agent.core.replay.collation import Collated
+from d5agent.core.replay.pace import Pace
+from d5agent.core.replay.replay import Barrier, Doubts, Failure, Window, Write
+from d5agent.core.replay.specification import Specification
 from d5agent.errors import OperatorError
-from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
-from d5agent.steps.keeper import Keeper
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.replayer import Replayer
-from d5agent.steps.verifier import Verifier
-from d5agent.steps.windows import KnownNames
+from d5agent.steps.compare.verifier import Verifier
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.writer import LogWriter
+from d5agent.steps.replay.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
+from d5agent.steps.replay.keeper import Keeper
+from d5agent.steps.replay.replayer import Replayer
+from d5agent.steps.replay.windows import KnownNames
 from tests.fakes.cluster import Op, drop, drop_database, insert, rename
 from tests.fakes.commits import WRITER
 from tests.fakes.documents import raw_document, raw_id

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from d5agent.core.certificate import sealed
+from d5agent.core.reports.certificate import sealed
 from d5agent.errors import CorruptDataError, TransientError
 from d5agent.steps.certificate import certificate_state
-from d5agent.steps.log_reader import link_of
+from d5agent.steps.log.reader import link_of
 from tests.fakes.cluster import insert
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.store import DownStore, FakeObjectStore

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.certificate import certificate_key, sealed
-from d5agent.core.operation import OWN_DATABASE
+from d5agent.core.log.operation import OWN_DATABASE
+from d5agent.core.reports.certificate import certificate_key, sealed
+from d5agent.core.run.services import Service, Status
 from d5agent.core.servers import ServerFacts
-from d5agent.core.services import Service, Status
 from d5agent.errors import OperatorError
 from d5agent.plugins.monitor_restore import MonitorRestore
-from d5agent.steps.checkpoint import CHECKPOINT
+from d5agent.steps.replay.checkpoint import CHECKPOINT
 from d5agent.steps.servers import MARKS
 from tests.fakes.cluster import insert
 from tests.fakes.stage import ORDERS, Stage

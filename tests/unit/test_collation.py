@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bson import Code, Int64, ObjectId, Regex
 
-from d5agent.core.collation import Collated, has_text
-from d5agent.core.operation import Namespace
-from d5agent.core.plan import Plan
-from d5agent.core.raw import DocumentId
+from d5agent.core.log.operation import Namespace
+from d5agent.core.log.raw import DocumentId
+from d5agent.core.plan.plan import Plan
+from d5agent.core.replay.collation import Collated, has_text
 from d5agent.errors import OperatorError
 from tests.fakes.cluster import delete, insert, rename
 from tests.fakes.documents import raw_id

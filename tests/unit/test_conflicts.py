@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 from typing_extensions import override
 
-from d5agent.core.operation import Namespace
-from d5agent.core.pace import Pace, RateLimit
-from d5agent.core.raw import document_id
-from d5agent.core.replay import Write, WriteBatch
-from d5agent.steps.checkpoint import load_checkpoint
-from d5agent.steps.conflicts import Writer
-from d5agent.steps.lanes import Lanes
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.replayer import Replayer
+from d5agent.core.log.operation import Namespace
+from d5agent.core.log.raw import document_id
+from d5agent.core.replay.pace import Pace, RateLimit
+from d5agent.core.replay.replay import Write, WriteBatch
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.replay.checkpoint import load_checkpoint
+from d5agent.steps.replay.conflicts import Writer
+from d5agent.steps.replay.lanes import Lanes
+from d5agent.steps.replay.replayer import Replayer
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import Op, insert, rename, update
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterable, Mapping, Sequence
 
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Failure
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.replay import Failure
     from d5agent.ports import CollectionFacts
 
 USERS = Namespace("shop", "users")

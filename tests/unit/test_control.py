@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from typing_extensions import override
 
 from d5agent.cli import _ask
-from d5agent.core.service_progress import RestoreProgress
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.run.progress import RestoreProgress
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.runtime.control import _Session
 from d5agent.runtime.control_client import VERSION
 from d5agent.settings import load_settings

@@ -21,7 +21,7 @@ from d5agent.core.backup import (
     part_bytes,
     record_key,
 )
-from d5agent.core.operation import ClusterTime
+from d5agent.core.log.operation import ClusterTime
 from d5agent.errors import CorruptDataError, OperatorError
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from d5agent.core.certificate import Evidence, certificate_key, certificate_of, check_certificate, sealed
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.comparison import Comparison, Part
-from d5agent.core.log import Commit, Link, Total, Writer
-from d5agent.core.operation import ClusterTime, Position
-from d5agent.core.report import VerifyReport
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.compare.comparison import Comparison, Part
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.log.chain import Commit, Link, Total, Writer
+from d5agent.core.log.operation import ClusterTime, Position
+from d5agent.core.reports.certificate import Evidence, certificate_key, certificate_of, check_certificate, sealed
+from d5agent.core.run.timeline import Timeline
 from d5agent.core.servers import ServerFacts
-from d5agent.core.timeline import Timeline
 from d5agent.errors import CorruptDataError, OperatorError
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from bson import Decimal128, Int64, MaxKey, MinKey, encode
 
-from d5agent.core.compare import Difference, DifferenceKind, Matcher, difference_of, differences_of, differing_fields
+from d5agent.core.compare.compare import (
+    Difference,
+    DifferenceKind,
+    Matcher,
+    difference_of,
+    differences_of,
+    differing_fields,
+)
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS
 

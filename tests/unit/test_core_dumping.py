@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.dumping import DumpProgress, check_version, parse_version
+from d5agent.core.mongodump import DumpProgress, check_version, parse_version
 from d5agent.errors import OperatorError
 
 STAMP = "2026-11-02T08:00:00.000+0000\t"

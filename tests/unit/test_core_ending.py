@@ -7,10 +7,10 @@ from typing import Final
 
 import pytest
 
-from d5agent.core.ending import ask_power_off, forced, obstacles
-from d5agent.core.owners import LogOwners
-from d5agent.core.phase import start, to_resume
-from d5agent.core.services import ACTIVE, Phase, PhaseState, PowerOff, Service, ServiceState, Status
+from d5agent.core.log.owners import LogOwners
+from d5agent.core.run.ending import ask_power_off, forced, obstacles
+from d5agent.core.run.phase import start, to_resume
+from d5agent.core.run.services import ACTIVE, Phase, PhaseState, PowerOff, Service, ServiceState, Status
 from d5agent.errors import RefusedError
 from tests.fakes.phases import with_rows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from bson import encode
 
-from d5agent.core.estimate import KnownRate, Measured, Writes, estimate
-from d5agent.core.operation import ClusterTime, Namespace, Operation
+from d5agent.core.log.operation import ClusterTime, Namespace, Operation
+from d5agent.core.plan.estimate import KnownRate, Measured, Writes, estimate
 from tests.fakes.documents import raw_id
 
 ORDERS = Namespace("shop", "orders")

@@ -13,8 +13,8 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
-from d5agent.core.extended_json import to_text, value_to_readable
-from d5agent.core.raw import DocumentId, id_document
+from d5agent.core.log.extended_json import to_text, value_to_readable
+from d5agent.core.log.raw import DocumentId, id_document
 from tests.fakes.documents import raw_id
 
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.final_report import Clearing, decode_report, encode_report
+from d5agent.core.reports.final_report import Clearing, decode_report, encode_report
 from d5agent.errors import CorruptDataError, OperatorError
 
 CLEARING = Clearing(run_id="run", began_at="2026-11-02T08:00:00+00:00", archive="archive/run/", archived=7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.horizon import Basis, Crossing, Horizon, HorizonTracker, Level, Retention
+from d5agent.core.run.horizon import Basis, Crossing, Horizon, HorizonTracker, Level, Retention
 
 HOUR = 3_600
 BEGAN = 1_800_000_000  # a cluster time

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from bson import Decimal128, encode
 
-from d5agent.core.identity import identity_of
-from d5agent.core.raw import DocumentId, id_document
+from d5agent.core.log.identity import identity_of
+from d5agent.core.log.raw import DocumentId, id_document
 from tests.fakes.documents import raw_id
 
 

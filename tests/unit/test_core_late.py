@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from bson import Int64, encode
 
-from d5agent.core.identity import identity_of
-from d5agent.core.late import (
+from d5agent.core.log.identity import identity_of
+from d5agent.core.log.operation import Namespace
+from d5agent.core.run.late import (
     Certified,
     LateState,
     check_late_carried_out,
@@ -17,14 +18,13 @@ from d5agent.core.late import (
     covered_sequence,
     notes_of_certified,
 )
-from d5agent.core.operation import Namespace
-from d5agent.core.services import Late, LateShown, LateWord, Phase, PhaseState, Verified
+from d5agent.core.run.services import Late, LateShown, LateWord, Phase, PhaseState, Verified
 from d5agent.errors import OperatorError
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ITEMS, ORDERS, operation
 
 if TYPE_CHECKING:
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.operation import Operation
 
 AS_CERTIFIED, NOT_KNOWN, CHANGED, NOT_CERTIFIED = LateState
 SHOWN: Final = LateShown(sequence=9, operations=1, documents=1, unknown=0, report="report", digest="")

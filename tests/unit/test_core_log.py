@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bson import encode
 
-from d5agent.core.log import (
+from d5agent.core.log.chain import (
     ROLLUP_SIZE,
     VERSION,
     VERSION_WITH_RENAMES,
@@ -32,8 +32,8 @@ from d5agent.core.log import (
     token_from_json,
     token_to_json,
 )
-from d5agent.core.naming import commit_key
-from d5agent.core.operation import ClusterTime, Position
+from d5agent.core.log.naming import commit_key
+from d5agent.core.log.operation import ClusterTime, Position
 from d5agent.errors import CorruptDataError
 from tests.fakes.commits import FIRST, GOLDEN_SEGMENT, MARK, SECONDS, SEGMENT, TOKEN, following, link
 

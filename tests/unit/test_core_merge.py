@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d5agent.core.merge import Merger
+from d5agent.core.compare.merge import Merger
 from tests.fakes.documents import raw_document, raw_id
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.named_fields import ALL, FieldBits, differing_names, fields_named_by, undelivered_part
-from d5agent.core.seen import Seen
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.compare.named_fields import ALL, FieldBits, differing_names, fields_named_by, undelivered_part
+from d5agent.core.plan.seen import Seen
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.events import ITEMS, ORDERS, operation
 

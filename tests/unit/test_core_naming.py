@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from bson import Binary, Code, Decimal128, Int64, ObjectId
 
-from d5agent.core.naming import commit_key, id_to_text, parse_segment_key, segment_key, text_to_id
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.raw import DocumentId
+from d5agent.core.log.naming import commit_key, id_to_text, parse_segment_key, segment_key, text_to_id
+from d5agent.core.log.operation import ClusterTime, Namespace
+from d5agent.core.log.raw import DocumentId
 from d5agent.errors import CorruptDataError
 from tests.fakes.documents import raw_id
 

@@ -10,11 +10,11 @@ from bson import Timestamp, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.glance import Change, change_at, glance, touch_at
-from d5agent.core.naming import parse_segment_key
-from d5agent.core.operation import OWN_DATABASE, UNNAMED, ClusterTime, Namespace, parse_event
-from d5agent.core.replay import barrier_of
-from d5agent.core.segment import encode_segment
+from d5agent.core.log.glance import Change, change_at, glance, touch_at
+from d5agent.core.log.naming import parse_segment_key
+from d5agent.core.log.operation import OWN_DATABASE, UNNAMED, ClusterTime, Namespace, parse_event
+from d5agent.core.log.segment import encode_segment
+from d5agent.core.replay.replay import barrier_of
 from d5agent.errors import CorruptDataError, OperatorError
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS, at, operation, raw_event

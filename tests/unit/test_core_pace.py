@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from d5agent.core.pace import Pace, RateLimit, Tickets
-from d5agent.core.replay import Write, WriteBatch
+from d5agent.core.replay.pace import Pace, RateLimit, Tickets
+from d5agent.core.replay.replay import Write, WriteBatch
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS
 

@@ -10,18 +10,18 @@ from typing import Any, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.certificate import Evidence, certificate_of, end_of_stream
-from d5agent.core.charts import clock, duration, number, rates
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.comparison import Comparison, Part
-from d5agent.core.log import Commit, Link, Total, Writer
-from d5agent.core.operation import ClusterTime, Namespace, Position
-from d5agent.core.page import page_of
-from d5agent.core.repair import LastEvent, Repair
-from d5agent.core.report import NAMED, VerifyReport
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.compare.comparison import Comparison, Part
+from d5agent.core.compare.repair import LastEvent, Repair
+from d5agent.core.compare.report import NAMED, VerifyReport
+from d5agent.core.log.chain import Commit, Link, Total, Writer
+from d5agent.core.log.operation import ClusterTime, Namespace, Position
+from d5agent.core.reports.certificate import Evidence, certificate_of, end_of_stream
+from d5agent.core.reports.charts import clock, duration, number, rates
+from d5agent.core.reports.html import page_of
+from d5agent.core.run.services import Fence
+from d5agent.core.run.timeline import Timeline
 from d5agent.core.servers import ServerFacts
-from d5agent.core.services import Fence
-from d5agent.core.timeline import Timeline
 from tests.fakes.documents import raw_id
 
 EVIL: Final = "<script>alert('1')</script>"

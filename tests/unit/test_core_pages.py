@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bson import encode
 
-from d5agent.core.pages import FoundDocuments, RawPage
+from d5agent.core.log.cursor_pages import FoundDocuments, RawPage
 from tests.fakes.documents import raw_document, raw_id
 
 if TYPE_CHECKING:

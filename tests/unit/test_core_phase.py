@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
-from d5agent.core.operation import ClusterTime
-from d5agent.core.phase import begun_again, finish, start, stop, to_resume, to_run
-from d5agent.core.services import (
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.phase import begun_again, finish, start, stop, to_resume, to_run
+from d5agent.core.run.services import (
     PHASE_SERVICES,
     STARTED_BY,
     Fence,

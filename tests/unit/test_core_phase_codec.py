@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from d5agent.core.operation import ClusterTime
-from d5agent.core.phase_codec import VERSION, decode_phase, encode_phase
-from d5agent.core.services import (
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.phase_codec import VERSION, decode_phase, encode_phase
+from d5agent.core.run.services import (
     Fence,
     Late,
     LateShown,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.portion import Portion
+from d5agent.core.log.portion import Portion
 
 LATE_SECONDS = 10.0  # a third of the 30 that an answer may take
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d5agent.core.log import Total
-from d5agent.core.progress import BusyLanes, RecentRate, ReplayCounts
+from d5agent.core.log.chain import Total
+from d5agent.core.run.replay_progress import BusyLanes, RecentRate, ReplayCounts
 
 if TYPE_CHECKING:
-    from d5agent.core.service_progress import ReplayProgress
+    from d5agent.core.run.progress import ReplayProgress
 
 MIB = 1024 * 1024
 

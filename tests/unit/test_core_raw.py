@@ -10,7 +10,7 @@ from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Rege
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
-from d5agent.core.raw import (
+from d5agent.core.log.raw import (
     DocumentId,
     any_of_filter,
     count_documents_of,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from bson import encode
 
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.repair import EXPLANATIONS, Cause, KnownEvents, LastEvent, Repair
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.compare.repair import EXPLANATIONS, Cause, KnownEvents, LastEvent, Repair
+from d5agent.core.log.operation import ClusterTime, Namespace
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS
 

@@ -7,9 +7,9 @@ import json
 import pytest
 from bson import Decimal128, Int64, encode
 
-from d5agent.core import replay
-from d5agent.core.operation import Namespace
-from d5agent.core.replay import (
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay import replay
+from d5agent.core.replay.replay import (
     Barrier,
     Doubts,
     Failure,

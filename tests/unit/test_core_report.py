@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.repair import Repair
-from d5agent.core.report import NAMED, VerifyReport, fact_differences
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.compare.repair import Repair
+from d5agent.core.compare.report import NAMED, VerifyReport, fact_differences
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ITEMS, ORDERS
 

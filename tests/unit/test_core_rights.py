@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.rights import ANY, RESTORING, Grant, lacking
+from d5agent.core.run.rights import ANY, RESTORING, Grant, lacking
 
 ALL = frozenset(RESTORING)
 

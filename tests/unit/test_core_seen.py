@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typing_extensions import override
 
-from d5agent.core.seen import BYTES_EACH, Seen
+from d5agent.core.plan.seen import BYTES_EACH, Seen
 
 
 def test_a_thing_is_new_once() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bson import encode
 
-from d5agent.core.segment import SegmentRef, compressed, decode_segment, encode_segment, mixed_segment, touches_of
+from d5agent.core.log.segment import SegmentRef, compressed, decode_segment, encode_segment, mixed_segment, touches_of
 from d5agent.errors import CorruptDataError
 from tests.fakes.commits import GOLDEN_SEGMENT
 from tests.fakes.documents import raw_id

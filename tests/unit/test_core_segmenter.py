@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from d5agent.core.naming import parse_segment_key
-from d5agent.core.operation import OWN_DATABASE, Namespace, Position
-from d5agent.core.segmenter import Cut, Segmenter
+from d5agent.core.log.naming import parse_segment_key
+from d5agent.core.log.operation import OWN_DATABASE, Namespace, Position
+from d5agent.core.log.segmenter import Cut, Segmenter
 from tests.fakes.events import ITEMS, ORDERS, at, operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from d5agent.core.operation import Operation
-    from d5agent.core.segment import Segment
+    from d5agent.core.log.operation import Operation
+    from d5agent.core.log.segment import Segment
 
 LARGE = 1_000_000
 MARKS = Namespace(OWN_DATABASE, "marks")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from d5agent.core.timeline import Series, Timeline, activity
+from d5agent.core.run.timeline import Series, Timeline, activity
 
 
 def test_what_goes_on_is_one_span_and_after_a_gap_another() -> None:

@@ -10,8 +10,8 @@ import pytest
 from bson import encode
 from bson.datetime_ms import DatetimeMS
 
-from d5agent.core.operation import ClusterTime, Namespace
-from d5agent.core.ttl import NEVER, TtlIndex, has_expired
+from d5agent.core.log.operation import ClusterTime, Namespace
+from d5agent.core.replay.ttl import NEVER, TtlIndex, has_expired
 
 NOW: Final = datetime(2026, 11, 2, 8, tzinfo=UTC)
 AT: Final = ClusterTime(int(NOW.timestamp()), 1)

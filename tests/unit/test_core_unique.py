@@ -9,16 +9,16 @@ from bson import Decimal128, Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d5agent.core.replay import Failure, Write
-from d5agent.core.unique import Conflict, place_of, untangle
+from d5agent.core.replay.replay import Failure, Write
+from d5agent.core.replay.tangle import Conflict, place_of, untangle
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ITEMS, ORDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from d5agent.core.operation import Namespace
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.operation import Namespace
+    from d5agent.core.log.raw import DocumentId
 
 OUTSIDE = 1000
 

@@ -9,8 +9,8 @@ from bson import Decimal128, Int64, Regex, decode, encode
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 
-from d5agent.core.raw import DocumentId, id_document
-from d5agent.core.unique_key import UniqueIndex, comparable, key_to_text, keys_of, unique_indexes
+from d5agent.core.log.raw import DocumentId, id_document
+from d5agent.core.replay.unique_key import UniqueIndex, comparable, key_to_text, keys_of, unique_indexes
 from tests.fakes.documents import raw_id
 
 NOT_UTF8 = DocumentId(b"\x02\x02\0\0\0\xff\0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.verdicts import Verdict, red_verdicts
+from d5agent.core.compare.verdicts import Verdict, red_verdicts
 
 PROOF = "2026-11-02T08:00:00+00:00"
 

@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from d5agent.core.services import Late, LateShown, LateWord, Phase, PhaseState, Service, Status, Verified
-from d5agent.core.words import Words, accepts_differences, with_words
+from d5agent.core.run.services import Late, LateShown, LateWord, Phase, PhaseState, Service, Status, Verified
+from d5agent.core.run.words import Words, accepts_differences, with_words
 from d5agent.errors import RefusedError
 from tests.fakes.phases import with_rows
 

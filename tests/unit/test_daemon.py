@@ -12,11 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from d5agent.core.horizon import Horizon
-from d5agent.core.operation import ClusterTime
-from d5agent.core.phase_codec import PHASE, decode_phase, encode_phase
-from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
-from d5agent.core.words import Words
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.horizon import Horizon
+from d5agent.core.run.phase_codec import PHASE, decode_phase, encode_phase
+from d5agent.core.run.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.run.words import Words
 from d5agent.errors import (
     CredentialsError,
     LogHeldError,

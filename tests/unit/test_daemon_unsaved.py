@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from d5agent.core.phase_codec import PHASE, decode_phase
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.run.phase_codec import PHASE, decode_phase
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.errors import TransientError
 from d5agent.runtime.daemon import Daemon
 from d5agent.steps.parallel import beside, parallel

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from bson import decode_all
 
-from d5agent.core.operation import Namespace
-from d5agent.core.replay import Failure, Write
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.replay import Failure, Write
 from d5agent.errors import OperatorError
-from d5agent.steps import dead_letters
-from d5agent.steps.conflicts import Holders
-from d5agent.steps.dead_letters import DeadLetters
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.replay import dead_letters
+from d5agent.steps.replay.conflicts import Holders
+from d5agent.steps.replay.dead_letters import DeadLetters
 from tests.fakes.cluster import delete, insert, rename, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.indexes import sparse

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from d5agent import errors
 from d5agent.cli import app
-from d5agent.core.services import Phase, Service
+from d5agent.core.run.services import Phase, Service
 from d5agent.settings import Settings
 
 if TYPE_CHECKING:

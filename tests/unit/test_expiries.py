@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.operation import ClusterTime
-from d5agent.core.report import VerifyReport
-from d5agent.core.services import Service
-from d5agent.core.ttl import TtlIndex
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.replay.ttl import TtlIndex
+from d5agent.core.run.services import Service
 from d5agent.errors import OperatorError
 from d5agent.plugins.monitor_restore import MonitorRestore
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.cluster import Op, delete, insert
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.stage import ORDERS, Stage
@@ -27,9 +27,9 @@ from tests.unit.test_plugin_monitors import clean, log_of, run_clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d5agent.core.log import Link
-    from d5agent.core.operation import Namespace
-    from d5agent.steps.expiries import Late
+    from d5agent.core.log.chain import Link
+    from d5agent.core.log.operation import Namespace
+    from d5agent.steps.capture.expiries import Late
 
 LONG_AGO: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LATER: Final = datetime(2027, 1, 1, tzinfo=UTC)

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.steps.generations import COMPARED, Generations
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.target_watch import TargetWatch
+from d5agent.steps.compare.generations import COMPARED, Generations
+from d5agent.steps.compare.target_watch import TargetWatch
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.cluster import drop, insert, rename, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.stage import ORDERS, Stage
 from tests.fakes.target import FakeReader
 
 if TYPE_CHECKING:
-    from d5agent.core.log import Link
-    from d5agent.core.operation import Namespace
+    from d5agent.core.log.chain import Link
+    from d5agent.core.log.operation import Namespace
 
 OTHER = type(ORDERS)("shop", "other")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from d5agent.core.operation import Namespace
-from d5agent.core.refusals import Refusals
-from d5agent.core.replay import Barrier, Failure, Window, Write
-from d5agent.core.service_progress import RestoreProgress
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.refusals import Refusals
+from d5agent.core.replay.replay import Barrier, Failure, Window, Write
+from d5agent.core.run.progress import RestoreProgress
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.errors import OperatorError
-from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
+from d5agent.steps.replay.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.events import ITEMS, at, change
@@ -87,7 +87,7 @@ def test_refusals_survive_a_restart() -> None:
 
 
 def test_so_many_refusals_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d5agent.core.refusals._MOST", 2)
+    monkeypatch.setattr("d5agent.core.replay.refusals._MOST", 2)
     assert len(noted(failure(1), failure(2), failure(3))) == 2
 
 

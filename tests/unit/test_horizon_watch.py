@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from d5agent.core.horizon import Basis, Retention
-from d5agent.core.operation import ClusterTime
-from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status
-from d5agent.core.status import status_of
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.horizon import Basis, Retention
+from d5agent.core.run.services import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.run.status import status_of
 from d5agent.errors import TransientError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.horizon_watch import HorizonWatch
-from d5agent.steps.capture import TOKEN
+from d5agent.steps.capture.capture import TOKEN
 from tests.fakes.clock import FakeClock
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_capture

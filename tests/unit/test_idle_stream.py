@@ -10,7 +10,7 @@ import pytest
 from typing_extensions import override
 
 from d5agent.errors import TransientError
-from d5agent.steps.kept_changes import KEPT
+from d5agent.steps.capture.kept_changes import KEPT
 from tests.fakes.cluster import insert
 from tests.fakes.progress import captured
 from tests.fakes.source import FakeChangeSource
@@ -19,7 +19,7 @@ from tests.fakes.stage import ORDERS, Stage, until
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from d5agent.core.operation import ClusterTime, Position
+    from d5agent.core.log.operation import ClusterTime, Position
     from d5agent.ports import EventBatch
 
 HOURS = 3 * 3600

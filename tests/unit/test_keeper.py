@@ -10,9 +10,8 @@ import pytest
 from bson import decode, encode
 from typing_extensions import override
 
-from d5agent.core.operation import Namespace
-from d5agent.core.services import Phase, Service, Status
-from d5agent.core.specification import (
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.specification import (
     Specification,
     decode_specifications,
     encode_specifications,
@@ -20,10 +19,11 @@ from d5agent.core.specification import (
     ttl_of,
     with_ttl_held,
 )
-from d5agent.core.ttl import NEVER
+from d5agent.core.replay.ttl import NEVER
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.errors import CorruptDataError, OperatorError
-from d5agent.steps.checkpoint import CHECKPOINT
-from d5agent.steps.keeper import recorded
+from d5agent.steps.replay.checkpoint import CHECKPOINT
+from d5agent.steps.replay.keeper import recorded
 from tests.fakes.cluster import Op, drop, drop_database, insert, rename
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.indexes import sparse

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from typing_extensions import override
 
-from d5agent.core.services import Service, Status
+from d5agent.core.run.services import Service, Status
 from d5agent.errors import CorruptDataError, NotKeptError, OperatorError, TransientError
-from d5agent.steps.kept_changes import GAP, KEPT, gap_key
+from d5agent.steps.capture.kept_changes import GAP, KEPT, gap_key
 from d5agent.steps.parallel import leaf_of
 from tests.fakes.cluster import insert
 from tests.fakes.progress import captured
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from d5agent.core.operation import ClusterTime, Position
+    from d5agent.core.log.operation import ClusterTime, Position
     from d5agent.ports import EventBatch
 
 LOST = "the position is lost"

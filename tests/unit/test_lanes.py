@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from d5agent.core.pace import Pace, RateLimit, Tickets
-from d5agent.core.replay import Write, WriteBatch
-from d5agent.steps.lanes import Lanes
+from d5agent.core.replay.pace import Pace, RateLimit, Tickets
+from d5agent.core.replay.replay import Write, WriteBatch
+from d5agent.steps.replay.lanes import Lanes
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import insert
 from tests.fakes.documents import raw_document, raw_id
@@ -20,7 +20,7 @@ from tests.fakes.target import FakeTarget
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d5agent.core.replay import Failure
+    from d5agent.core.replay.replay import Failure
 
 
 class SlowTarget(FakeTarget):

@@ -10,16 +10,16 @@ import pytest
 from bson import decode, decode_all
 from typing_extensions import override
 
-from d5agent.core.late import LateDocument, LateState
-from d5agent.core.log import digest, encode_commit, grown
-from d5agent.core.operation import Namespace
-from d5agent.core.segment import encode_segment
-from d5agent.core.services import Service, Status
-from d5agent.core.words import Words, with_words
+from d5agent.core.log.chain import digest, encode_commit, grown
+from d5agent.core.log.operation import Namespace
+from d5agent.core.log.segment import encode_segment
+from d5agent.core.run.late import LateDocument, LateState
+from d5agent.core.run.services import Service, Status
+from d5agent.core.run.words import Words, with_words
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.plugins.monitor_restore import MonitorRestore
-from d5agent.steps.late_pages import PageWriter, read_page
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.late_pages import PageWriter, read_page
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.cluster import delete, drop, drop_database, insert, rename, update
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
 from tests.fakes.events import operation
@@ -30,8 +30,8 @@ from tests.fakes.target import FakeTarget
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Write
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.replay import Write
     from tests.fakes.cluster import Op
 
 ITEMS = Namespace("shop", "items")
@@ -316,8 +316,8 @@ async def test_a_late_rename_and_a_late_drop_of_a_database_destroy_nothing_else(
 async def test_a_report_is_written_page_by_page_and_a_restart_goes_on_with_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("d5agent.steps.late_pages._PAGE_DOCUMENTS", 2)
-    monkeypatch.setattr("d5agent.steps.late_report._OPERATIONS_BYTES", 1)
+    monkeypatch.setattr("d5agent.steps.log.late_pages._PAGE_DOCUMENTS", 2)
+    monkeypatch.setattr("d5agent.steps.late.report._OPERATIONS_BYTES", 1)
     late = await Late().certified()
     await late.come(*[insert(ITEMS, {"_id": number}) for number in range(5)])
     report = await late.reported()
@@ -407,7 +407,7 @@ async def _make_unknown(stage: Stage) -> None:
 
 
 async def test_a_collection_in_which_too_much_differs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d5agent.core.replay._MANY_DOUBTS", 2)
+    monkeypatch.setattr("d5agent.core.replay.replay._MANY_DOUBTS", 2)
     late = await Late().certified()
     await late.come(*[insert(ITEMS, {"_id": number}) for number in range(4)])
     report = await late.reported()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core import cutover, phase
-from d5agent.core.operation import ClusterTime
-from d5agent.core.service_progress import RestoreProgress
-from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run import cutover, phase
+from d5agent.core.run.progress import RestoreProgress
+from d5agent.core.run.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.errors import OperatorError, RefusedError
 from tests.fakes.cluster import Op, delete, insert, update
 from tests.fakes.machine import FakeApplication

@@ -9,19 +9,19 @@ import pytest
 from bson import encode
 from typing_extensions import override
 
-from d5agent.core.log import (
+from d5agent.core.log.chain import (
     ROLLUP_SIZE,
     Link,
     decode_rollup,
     is_rollup_due,
     rollup_key,
 )
-from d5agent.core.naming import commit_key
-from d5agent.core.operation import ClusterTime, Position
+from d5agent.core.log.naming import commit_key
+from d5agent.core.log.operation import ClusterTime, Position
 from d5agent.errors import CorruptDataError, LogHeldError, TransientError
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.roll_ups import RollUps
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.roll_ups import RollUps
+from d5agent.steps.log.writer import LogWriter
 from tests.fakes.clock import FakeClock
 from tests.fakes.commits import OTHER, SECONDS, WRITER
 from tests.fakes.store import DownStore, FakeObjectStore
@@ -30,7 +30,7 @@ from tests.fakes.trickle import CountingStore
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.log import Writer
+    from d5agent.core.log.chain import Writer
 
 
 class ForgetfulStore(FakeObjectStore):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from typing_extensions import override
 
-from d5agent.core.log import encode_commit
-from d5agent.core.operation import ClusterTime, Namespace
+from d5agent.core.log.chain import encode_commit
+from d5agent.core.log.operation import ClusterTime, Namespace
 from d5agent.errors import OperatorError, TransientError
 from tests.fakes.cluster import FakeCluster, drop, drop_database, insert, rename
 from tests.fakes.progress import captured
@@ -21,7 +21,7 @@ from tests.fakes.store import FakeStateStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from d5agent.core.operation import Position
+    from d5agent.core.log.operation import Position
     from d5agent.ports import EventBatch
     from tests.fakes.cluster import Op
 

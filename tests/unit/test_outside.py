@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.operation import Namespace
-from d5agent.core.outside import Differences, OutsideReport, decode_outside, outside_key
-from d5agent.core.services import Phase, Service, Status
-from d5agent.core.ttl import NEVER, TtlIndex
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.compare.outside import Differences, OutsideReport, decode_outside, outside_key
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.ttl import NEVER, TtlIndex
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
-from d5agent.steps.checkpoint import CHECKPOINT, Checkpoint
-from d5agent.steps.generations import COMPARED
-from d5agent.steps.paced_reader import PacedReader
+from d5agent.steps.compare.generations import COMPARED
+from d5agent.steps.compare.paced_reader import PacedReader
+from d5agent.steps.replay.checkpoint import CHECKPOINT, Checkpoint
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.coordinator import SINCE
@@ -33,9 +33,9 @@ from tests.unit.test_plugin_monitors import clean, run_clean
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.raw import DocumentId
     from d5agent.errors import AgentError
-    from d5agent.steps.outside import Outside
+    from d5agent.steps.compare.outside import Outside
 
 OTHERS: Final = Namespace("shop", "others")
 ITEMS: Final = Namespace("shop", "items")

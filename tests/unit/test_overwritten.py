@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
-from d5agent.core import page as core_page
 from d5agent.core.backup import Beginning, decode_beginning, encode_beginning
-from d5agent.core.hold import HOLD
-from d5agent.core.operation import UNNAMED, ClusterTime, Namespace, Operation
-from d5agent.core.overwritten import Look, Overwritten, decode_overwritten
+from d5agent.core.log.operation import UNNAMED, ClusterTime, Namespace, Operation
+from d5agent.core.replay.overwritten import Look, Overwritten, decode_overwritten
+from d5agent.core.reports import html as core_page
+from d5agent.core.run.hold import HOLD
 from d5agent.core.servers import ServerFacts
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError
-from d5agent.steps import overwritten as steps_overwritten
+from d5agent.steps.compare import overwritten as steps_overwritten
 from tests.fakes.cluster import insert, rename, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.kept import kept_by_repairs, kept_documents, kept_index
@@ -28,8 +28,8 @@ from tests.fakes.target import FakeTarget, FakeTargetChanges
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Failure, WriteBatch
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.replay import Failure, WriteBatch
 
 DENIED = OperatorError("a privilege is missing on the target", hint="grant it")
 OTHER = Namespace("shop", "other")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from bson import decode_all, encode
 
-from d5agent.core.log import ROLLUP_SIZE, Total, decode_rollup, foreign_operations, rollup_key
-from d5agent.core.naming import LOG, MIXED, SEGMENTS, commit_key
-from d5agent.core.operation import ClusterTime
-from d5agent.core.pack import decode_pack, encode_pack, pack_key, to_packs
-from d5agent.core.segment import SegmentRef, decode_segment, encode_segment
+from d5agent.core.log.chain import ROLLUP_SIZE, Total, decode_rollup, foreign_operations, rollup_key
+from d5agent.core.log.naming import LOG, MIXED, SEGMENTS, commit_key
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.log.pack import decode_pack, encode_pack, pack_key, to_packs
+from d5agent.core.log.segment import SegmentRef, decode_segment, encode_segment
 from d5agent.errors import CorruptDataError
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.roll_ups import RollUps
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.roll_ups import RollUps
 from tests.fakes.events import ITEMS, ORDERS, operation
 from tests.fakes.mortal import DiedError, Life, mortal
 from tests.fakes.trickle import MARKS, CountingStore, operations_in, small, varied, write_log
@@ -24,8 +24,8 @@ from tests.fakes.trickle import MARKS, CountingStore, operations_in, small, vari
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from d5agent.core.log import Commit, Link
-    from d5agent.core.segment import Segment
+    from d5agent.core.log.chain import Commit, Link
+    from d5agent.core.log.segment import Segment
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -264,7 +264,7 @@ async def test_a_log_of_plain_and_compressed_segments_is_read() -> None:
 def parts(lively: Written, monkeypatch: pytest.MonkeyPatch) -> CountingStore:
     """The lively log, with packs of several parts."""
     store = without_copies(lively.objects)
-    monkeypatch.setattr("d5agent.core.pack._MOST_BYTES", 64 * KIB)
+    monkeypatch.setattr("d5agent.core.log.pack._MOST_BYTES", 64 * KIB)
     asyncio.run(RollUps(store=store).write_missing(3_100))
     assert pack_key(0, 3) in store.objects
     store.fetched.clear()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.errors import TransientError
-from d5agent.steps.page_feed import PageFeed
+from d5agent.steps.compare.page_feed import PageFeed
 from d5agent.steps.parallel import beside
 
 if TYPE_CHECKING:

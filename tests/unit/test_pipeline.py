@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.naming import LOG, commit_key, segment_key
-from d5agent.core.operation import Position
-from d5agent.core.segment import Segment, encode_segment
-from d5agent.core.segmenter import Cut, Segmenter
+from d5agent.core.log.naming import LOG, commit_key, segment_key
+from d5agent.core.log.operation import Position
+from d5agent.core.log.segment import Segment, encode_segment
+from d5agent.core.log.segmenter import Cut, Segmenter
 from d5agent.errors import AgentError, CorruptDataError, LogHeldError, OperatorError, TransientError
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.log_writer import LogWriter
-from d5agent.steps.pipeline import Pipeline, Room
+from d5agent.steps.capture.pipeline import Pipeline, Room
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.writer import LogWriter
 from tests.fakes.clock import FakeClock
 from tests.fakes.commits import OTHER, WRITER
 from tests.fakes.documents import raw_id
@@ -27,8 +27,8 @@ from tests.fakes.held_store import HeldStore, settled, until
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from d5agent.core.log import Commit
-    from d5agent.core.operation import Operation
+    from d5agent.core.log.chain import Commit
+    from d5agent.core.log.operation import Operation
 
 ROOMY: Final = 1_000_000
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
-from d5agent.core.operation import Namespace
-from d5agent.core.plan import Plan
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.planner import Planner
-from d5agent.steps.rates import keep_rate, known_rate
+from d5agent.core.log.operation import Namespace
+from d5agent.core.plan.plan import Plan
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.plan.planner import Planner
+from d5agent.steps.replay.rates import keep_rate, known_rate
 from tests.fakes.cluster import Op, delete, drop, drop_database, insert, rename, replace, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.indexes import UniqueIndex, identity
@@ -24,8 +24,8 @@ from tests.fakes.target import FakeReader
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from d5agent.core.operation import ClusterTime
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.operation import ClusterTime
+    from d5agent.core.log.raw import DocumentId
 
 OTHERS = Namespace("shop", "others")
 MIB = 1024 * 1024

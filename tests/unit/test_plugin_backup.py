@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
-from d5agent.core.operation import ClusterTime
-from d5agent.core.service_progress import BackupProgress, SideProgress
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.progress import BackupProgress, SideProgress
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.ports import ToolVersion
 from tests.fakes.machine import FakeDumpTool, shop_tool

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.services import Phase, Service, Status
+from d5agent.core.run.services import Phase, Service, Status
 from d5agent.errors import OperatorError
 from d5agent.plugins.monitor_replication import MonitorReplication
 from d5agent.steps.backups import wait_for_backup
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.marks import mark_document_id
+from d5agent.steps.log.marks import mark_document_id
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.cluster import insert
 from tests.fakes.progress import captured
 from tests.fakes.stage import ORDERS, Stage, until

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
-from d5agent.core.ending import ask_power_off, forced
-from d5agent.core.final_report import Clearing
-from d5agent.core.hold import HOLD
-from d5agent.core.naming import commit_key
-from d5agent.core.owners import LogOwners
-from d5agent.core.phase import to_resume
-from d5agent.core.report import VerifyReport
-from d5agent.core.services import Late, LateShown, LateWord, Phase, Service, ServiceState, Status
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.log.naming import commit_key
+from d5agent.core.log.owners import LogOwners
+from d5agent.core.reports.final_report import Clearing
+from d5agent.core.run.ending import ask_power_off, forced
+from d5agent.core.run.hold import HOLD
+from d5agent.core.run.phase import to_resume
+from d5agent.core.run.services import Late, LateShown, LateWord, Phase, Service, ServiceState, Status
 from d5agent.errors import AgentError, CorruptDataError, OperatorError, TransientError, UnclassifiedError
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_clean import MonitorClean
 from d5agent.plugins.monitor_restore import MonitorRestore
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 from d5agent.steps.reports import store_report
 from tests.fakes.cluster import insert
 from tests.fakes.coordinator import SINCE

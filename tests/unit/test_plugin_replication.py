@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
-from d5agent.core.operation import Namespace
-from d5agent.core.services import Fence
+from d5agent.core.log.operation import Namespace
+from d5agent.core.run.services import Fence
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
-from d5agent.steps.fence import draw_fence
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.roll_ups import RollUps
+from d5agent.steps.capture.fence import draw_fence
+from d5agent.steps.log.reader import LogReader
+from d5agent.steps.log.roll_ups import RollUps
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import captured
@@ -27,7 +27,7 @@ from tests.fakes.store import FakeObjectStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from d5agent.core.operation import Position
+    from d5agent.core.log.operation import Position
     from d5agent.errors import AgentError
     from d5agent.plugins.replication import Replication
     from d5agent.ports import EventBatch

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typing_extensions import override
 
-from d5agent.core.certificate import check_certificate
-from d5agent.core.operation import Namespace
-from d5agent.core.replay import Failure
-from d5agent.core.service_progress import ComparisonProgress
-from d5agent.core.services import Fence
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.replay import Failure
+from d5agent.core.reports.certificate import check_certificate
+from d5agent.core.run.progress import ComparisonProgress
+from d5agent.core.run.services import Fence
 from d5agent.errors import CorruptDataError, OperatorError, TransientError
-from d5agent.steps.log_reader import link_of
+from d5agent.steps.log.reader import link_of
 from tests.fakes.cluster import insert, rename, update
 from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import FakeDatabase, raw_document, raw_id
@@ -28,7 +28,7 @@ from tests.fakes.target import FakeTarget
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d5agent.core.replay import WriteBatch
+    from d5agent.core.replay.replay import WriteBatch
 
 
 class StubbornTarget(FakeTarget):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from d5agent.core.service_progress import ComparisonProgress
+from d5agent.core.run.progress import ComparisonProgress
 from d5agent.errors import OperatorError
 from tests.fakes.cluster import insert
 from tests.fakes.documents import raw_document, raw_id

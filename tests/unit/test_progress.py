@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from d5agent.core.operation import Namespace
-from d5agent.core.service_progress import ComparisonProgress
-from d5agent.steps.rates import known_rate
+from d5agent.core.log.operation import Namespace
+from d5agent.core.run.progress import ComparisonProgress
+from d5agent.steps.replay.rates import known_rate
 from tests.fakes.clock import FakeClock
 from tests.fakes.cluster import insert, rename
 from tests.fakes.progress import replayed
@@ -18,8 +18,8 @@ from tests.fakes.target import FakeTarget
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.replay import Failure, WriteBatch
-    from d5agent.core.service_progress import ReplayProgress
+    from d5agent.core.replay.replay import Failure, WriteBatch
+    from d5agent.core.run.progress import ReplayProgress
     from tests.fakes.coordinator import FakeCoordinator
 
 OTHERS = Namespace("shop", "others")

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from d5agent.core.services import Phase, Service
+from d5agent.core.run.services import Phase, Service
 
 ROOT = Path(__file__).parents[2]
 # Of https://www.apache.org/licenses/LICENSE-2.0.txt

@@ -10,7 +10,7 @@ import pytest
 
 from d5agent.errors import CorruptDataError, TransientError
 from d5agent.ports import EventBatch
-from d5agent.steps.pipeline import Inbox, Room, read_ahead
+from d5agent.steps.capture.pipeline import Inbox, Room, read_ahead
 from tests.fakes.events import raw_event
 from tests.fakes.held_store import settled, until
 

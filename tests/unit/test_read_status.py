@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from d5agent.core.horizon import Basis
-from d5agent.core.operation import ClusterTime
-from d5agent.core.read_status import read_status
-from d5agent.core.service_progress import (
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.horizon import Basis
+from d5agent.core.run.progress import (
     AgentProgress,
     ComparisonProgress,
     OutsideProgress,
     RestoreProgress,
 )
-from d5agent.core.services import PhaseState, Service, ServiceState, Status
-from d5agent.core.status import status_of
+from d5agent.core.run.read_status import read_status
+from d5agent.core.run.services import PhaseState, Service, ServiceState, Status
+from d5agent.core.run.status import status_of
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_capture, a_horizon, a_replay
 

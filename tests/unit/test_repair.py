@@ -9,11 +9,11 @@ import pytest
 from bson import Decimal128, Int64
 from typing_extensions import override
 
-from d5agent.core.operation import Namespace
-from d5agent.core.report import VerifyReport
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.log.operation import Namespace
 from d5agent.errors import OperatorError
-from d5agent.steps import repairer, verifier
-from d5agent.steps.verifier import Verifier
+from d5agent.steps.compare import repairer, verifier
+from d5agent.steps.compare.verifier import Verifier
 from tests.fakes.cluster import insert, rename
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.indexes import sparse
@@ -23,7 +23,7 @@ from tests.fakes.target import FakeReader, FakeTarget
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d5agent.core.replay import Failure, WriteBatch
+    from d5agent.core.replay.replay import Failure, WriteBatch
 
 NEW = Namespace("shop", "new")
 

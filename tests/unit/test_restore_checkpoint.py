@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d5agent.steps.checkpoint import CHECKPOINT
+from d5agent.steps.replay.checkpoint import CHECKPOINT
 from tests.fakes.cluster import insert
 from tests.fakes.stage import ORDERS, Stage
 

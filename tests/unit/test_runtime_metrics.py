@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from d5agent.core.horizon import Basis
-from d5agent.core.service_progress import AgentProgress, RestoreProgress
-from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.run.horizon import Basis
+from d5agent.core.run.progress import AgentProgress, RestoreProgress
+from d5agent.core.run.services import Phase, PhaseState, Service, ServiceState, Status, Verified
 from d5agent.runtime.metrics import Metric, exposition, metrics_of
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_capture, a_horizon, a_replay

@@ -6,10 +6,10 @@ import asyncio
 import os
 import signal
 
-from d5agent.core.operation import ClusterTime
-from d5agent.core.service_progress import AgentProgress
-from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
-from d5agent.core.status import status_of
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.progress import AgentProgress
+from d5agent.core.run.services import Fence, Phase, PhaseState, Service, ServiceState, Status, Verified
+from d5agent.core.run.status import status_of
 from d5agent.runtime.stopping import drained, on_signals
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_capture, a_horizon

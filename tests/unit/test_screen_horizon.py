@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from d5agent.core.horizon import Basis
-from d5agent.core.read_status import read_status
-from d5agent.core.service_progress import AgentProgress
-from d5agent.core.services import PhaseState, Service, ServiceState, Status
-from d5agent.core.status import status_of
+from d5agent.core.run.horizon import Basis
+from d5agent.core.run.progress import AgentProgress
+from d5agent.core.run.read_status import read_status
+from d5agent.core.run.services import PhaseState, Service, ServiceState, Status
+from d5agent.core.run.status import status_of
 from d5agent.screen_status import status_table
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_horizon

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
-from d5agent.core.compare import Difference, DifferenceKind
-from d5agent.core.estimate import Estimate
-from d5agent.core.operation import Namespace
-from d5agent.core.plan import Conflict, Named, Plan, Row
+from d5agent.core.compare.compare import Difference, DifferenceKind
+from d5agent.core.log.operation import Namespace
+from d5agent.core.plan.estimate import Estimate
+from d5agent.core.plan.plan import Conflict, Named, Plan, Row
 from d5agent.screen_plan import plan_table
 from tests.fakes.documents import raw_id
 

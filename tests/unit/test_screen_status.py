@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from d5agent.core.hold import Block
-from d5agent.core.read_status import read_status
-from d5agent.core.service_progress import (
+from d5agent.core.run.hold import Block
+from d5agent.core.run.progress import (
     AgentProgress,
     BackupProgress,
     CleanProgress,
@@ -20,8 +19,9 @@ from d5agent.core.service_progress import (
     RestoreProgress,
     SideProgress,
 )
-from d5agent.core.services import PhaseState, Service, ServiceState, Status
-from d5agent.core.status import status_of
+from d5agent.core.run.read_status import read_status
+from d5agent.core.run.services import PhaseState, Service, ServiceState, Status
+from d5agent.core.run.status import status_of
 from d5agent.screen import duration, redrawn, size_of
 from d5agent.screen_status import status_table
 from tests.fakes.coordinator import SINCE

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from typing_extensions import override
 
-from d5agent.core.comparison import Comparison, Part
+from d5agent.core.compare.comparison import Comparison, Part
 from d5agent.core.servers import ServerFacts, hosts_of
 from d5agent.errors import OperatorError
-from d5agent.steps.log_reader import LogReader
+from d5agent.steps.log.reader import LogReader
 from d5agent.steps.servers import MARKS
 from tests.fakes.cluster import insert, update
 from tests.fakes.stage import ORDERS, Stage
@@ -21,8 +21,8 @@ from tests.fakes.target import FakeTarget
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.operation import Namespace
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.operation import Namespace
+    from d5agent.core.log.raw import DocumentId
 
 HERE = ServerFacts(hosts=("one:27017", "two:27017"), set_name="rs0", version="6.0.5")
 

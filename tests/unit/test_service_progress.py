@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.service_progress import (
+from d5agent.core.run.progress import (
     AgentProgress,
     BackupProgress,
     CleanProgress,
@@ -12,7 +12,7 @@ from d5agent.core.service_progress import (
     RestoreProgress,
     SideProgress,
 )
-from d5agent.core.services import Service
+from d5agent.core.run.services import Service
 from tests.fakes.progress import a_capture, a_horizon, a_replay
 
 

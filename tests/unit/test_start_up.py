@@ -14,9 +14,9 @@ import pytest
 
 import d5agent
 import d5agent.plugins
-from d5agent.core.service_progress import AgentProgress
-from d5agent.core.services import PhaseState
-from d5agent.core.status import status_of
+from d5agent.core.run.progress import AgentProgress
+from d5agent.core.run.services import PhaseState
+from d5agent.core.run.status import status_of
 from d5agent.errors import EXIT_DONE, EXIT_OPERATOR, EXIT_TRANSIENT, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -206,14 +206,15 @@ async def test_check_and_plan_load_no_service(module: str) -> None:
 
 async def test_plan_loads_no_page(config: str) -> None:
     modules = (await begun("plan", "--config", config))["modules"]
-    assert [name for name in modules if name.startswith("d5agent.core.page_") or name == "d5agent.core.page"] == []
-    assert "d5agent.steps.plan_report" in modules
+    assert [name for name in modules if name in {"d5agent.core.reports.html", "d5agent.core.reports.page_style"}] == []
+    assert "d5agent.steps.plan.report" in modules
 
 
 async def test_verify_loads_its_own_comparison_alone(config: str) -> None:
     modules = set((await begun("verify", "--config", config))["modules"])
     daemons = {"structlog", *(f"d5agent.runtime.{name}" for name in ("comparing_outside", "daemon", "wiring"))}
-    others = {f"d5agent.steps.{name}" for name in ("outside", "undelivered", "divergence", "lanes", "replayer")}
+    comparisons = {f"d5agent.steps.compare.{name}" for name in ("outside", "undelivered", "divergence")}
+    others = {*comparisons, "d5agent.steps.replay.lanes", "d5agent.steps.replay.replayer"}
     assert (daemons | others) & modules == set()
     assert "d5agent.plugins.verify" in modules
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
-from d5agent.core.horizon import Basis, Retention
-from d5agent.core.read_status import read_status
-from d5agent.core.service_progress import AgentProgress
-from d5agent.core.services import Phase, PhaseState, Service, ServiceState, Status
-from d5agent.core.status import status_of
-from d5agent.core.words import Words, with_words
+from d5agent.core.run.horizon import Basis, Retention
+from d5agent.core.run.progress import AgentProgress
+from d5agent.core.run.read_status import read_status
+from d5agent.core.run.services import Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.run.status import status_of
+from d5agent.core.run.words import Words, with_words
 from d5agent.errors import AgentError, TransientError
 from d5agent.plugins.clean import Clean
 from d5agent.plugins.monitor_restore import MonitorRestore
@@ -36,7 +36,7 @@ from tests.fakes.store import FakeObjectStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from d5agent.core.operation import ClusterTime
+    from d5agent.core.log.operation import ClusterTime
     from d5agent.ports import WriteBlock
     from d5agent.service import Plugin
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.segmenter import OWN_SEGMENTS
+from d5agent.core.log.segmenter import OWN_SEGMENTS
 from d5agent.settings import CaptureSettings, StoreSettings
 
 

@@ -11,19 +11,19 @@ import pytest
 import structlog.testing
 from bson import encode
 
-from d5agent.core.hold import HOLD, Block, Hold, is_due
-from d5agent.core.hold import Stage as HoldStage
-from d5agent.core.operation import Namespace
+from d5agent.core.log.operation import Namespace
+from d5agent.core.replay.ttl import NEVER, TtlIndex
+from d5agent.core.replay.unique_key import UniqueIndex
+from d5agent.core.run.hold import HOLD, Block, Hold, is_due
+from d5agent.core.run.hold import Stage as HoldStage
+from d5agent.core.run.services import Phase, Service, Status, Verified
 from d5agent.core.servers import ServerFacts
-from d5agent.core.services import Phase, Service, Status, Verified
-from d5agent.core.ttl import NEVER, TtlIndex
-from d5agent.core.unique_key import UniqueIndex
 from d5agent.errors import CorruptDataError, OperatorError, TransientError
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.hold_watch import HoldWatch
 from d5agent.runtime.inspecting_check import check_guard
-from d5agent.steps.held_reader import HeldReader
-from d5agent.steps.target_hold import foreseen
+from d5agent.steps.compare.held_reader import HeldReader
+from d5agent.steps.replay.target_hold import foreseen
 from tests.fakes.cluster import drop, insert, rename
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.machine import FakeJournal
@@ -31,7 +31,7 @@ from tests.fakes.servers import FakeServer
 from tests.fakes.stage import ORDERS, Stage
 
 if TYPE_CHECKING:
-    from d5agent.steps.target_hold import TargetHold
+    from d5agent.steps.replay.target_hold import TargetHold
     from tests.fakes.cluster import Op
 
 NO_RIGHT: Final = "the agent's user may not setUserWriteBlockMode"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from typing_extensions import override
 
-from d5agent.core import changed as core_changed
-from d5agent.core.changed import Changed
-from d5agent.core.operation import UNNAMED, ClusterTime, Namespace, Operation
+from d5agent.core.compare import changed as core_changed
+from d5agent.core.compare.changed import Changed
+from d5agent.core.log.operation import UNNAMED, ClusterTime, Namespace, Operation
 from d5agent.errors import LogHeldError, OperatorError
-from d5agent.steps.generations import COMPARED, Generations
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.target_watch import TargetWatch
+from d5agent.steps.compare.generations import COMPARED, Generations
+from d5agent.steps.compare.target_watch import TargetWatch
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.cluster import drop, drop_database, insert, rename
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.stage import ORDERS, Stage
@@ -22,9 +22,9 @@ from tests.fakes.target import FakeReader, FakeTarget
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from d5agent.core.log import Link
-    from d5agent.core.raw import DocumentId
-    from d5agent.core.replay import Failure, WriteBatch
+    from d5agent.core.log.chain import Link
+    from d5agent.core.log.raw import DocumentId
+    from d5agent.core.replay.replay import Failure, WriteBatch
 
 OTHER = Namespace("shop", "other")
 DENIED = OperatorError("a privilege is missing on the target", hint="grant it")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from d5agent.core.operation import ClusterTime
-from d5agent.core.service_progress import RestoreProgress
-from d5agent.core.services import Fence, Phase, PhaseState, Service, ServiceState, Status
-from d5agent.core.timeline import TIMELINE, Timeline
+from d5agent.core.log.operation import ClusterTime
+from d5agent.core.run.progress import RestoreProgress
+from d5agent.core.run.services import Fence, Phase, PhaseState, Service, ServiceState, Status
+from d5agent.core.run.timeline import TIMELINE, Timeline
 from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.timeline_watch import TimelineWatch
 from tests.fakes.clock import FakeClock

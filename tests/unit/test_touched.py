@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from d5agent.core.operation import ClusterTime, Namespace, Operation
-from d5agent.steps.touched import Batch, Portion
+from d5agent.core.log.operation import ClusterTime, Namespace, Operation
+from d5agent.steps.compare.touched import Batch, Portion
 from tests.fakes.documents import raw_id
 
 ORDERS = Namespace("shop", "orders")

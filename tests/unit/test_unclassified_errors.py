@@ -13,14 +13,14 @@ from typing_extensions import override
 from d5agent.adapters import s3
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.stream_cursor import stream_error
-from d5agent.core.horizon import Horizon, may_try_again
+from d5agent.core.run.horizon import Horizon, may_try_again
 from d5agent.errors import NotKeptError, OperatorError, TransientError, UnclassifiedError
 from tests.fakes.clock import FakeClock
 from tests.fakes.source import FakeChangeSource
 from tests.fakes.stage import Stage, until
 
 if TYPE_CHECKING:
-    from d5agent.core.operation import ClusterTime
+    from d5agent.core.log.operation import ClusterTime
 
 
 def _failure(code: int, *labels: str) -> OperationFailure:

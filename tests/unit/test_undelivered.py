@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from typing_extensions import override
 
-from d5agent.core.operation import Namespace
+from d5agent.core.log.operation import Namespace
 from d5agent.errors import LogHeldError, TransientError
-from d5agent.steps.undelivered_report import undelivered_key
+from d5agent.steps.compare.undelivered_report import undelivered_key
 from tests.fakes.cluster import drop, insert, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.machine import FakeDumpTool
@@ -20,8 +20,8 @@ from tests.fakes.target import FakeReader
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.operation import ClusterTime
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.operation import ClusterTime
+    from d5agent.core.log.raw import DocumentId
     from d5agent.errors import AgentError
 
 OTHERS: Final = Namespace("shop", "others")

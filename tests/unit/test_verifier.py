@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from d5agent.core.repair import Cause
-from d5agent.core.replay import Doubts
-from d5agent.core.report import VerifyReport
+from d5agent.core.compare.repair import Cause
+from d5agent.core.compare.report import VerifyReport
+from d5agent.core.replay.replay import Doubts
 from d5agent.errors import TooManyBytesError
-from d5agent.steps.log_reader import LogReader
-from d5agent.steps.verifier import Verifier
+from d5agent.steps.compare.verifier import Verifier
+from d5agent.steps.log.reader import LogReader
 from tests.fakes.cluster import delete, drop, insert, rename, update
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.events import ITEMS
@@ -22,8 +22,8 @@ from tests.fakes.target import FakeReader, FakeTarget
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.operation import Namespace
-    from d5agent.core.raw import DocumentId
+    from d5agent.core.log.operation import Namespace
+    from d5agent.core.log.raw import DocumentId
     from d5agent.ports import Target
 
 MIB = 1024 * 1024

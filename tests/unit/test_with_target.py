@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from d5agent.core.services import Service
+from d5agent.core.run.services import Service
 from d5agent.errors import NotGivenError, OperatorError, TransientError
 from d5agent.runtime.disk import Disk
 from d5agent.runtime.opening import open_adapters

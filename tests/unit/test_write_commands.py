@@ -6,8 +6,8 @@ import pytest
 from bson import Timestamp, encode
 
 from d5agent.adapters.write_commands import is_capped_refusal, kinds_of
-from d5agent.core.raw import has_repeated_name
-from d5agent.core.replay import Write
+from d5agent.core.log.raw import has_repeated_name
+from d5agent.core.replay.replay import Write
 from tests.fakes.documents import raw_id
 
 ZERO = Timestamp(0, 0)

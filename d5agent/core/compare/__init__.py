@@ -1,0 +1,1 @@
+"""What differs between both sides, and why."""

@@ -1,0 +1,1 @@
+"""The log in bytes and hashes: operations, segments, commits, packs."""

@@ -1,0 +1,1 @@
+"""What a restore would do, and how long it would take."""

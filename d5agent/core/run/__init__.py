@@ -1,0 +1,1 @@
+"""The phases of a failback and the state that is kept of them."""

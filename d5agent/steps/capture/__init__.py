@@ -1,0 +1,1 @@
+"""From the change stream into the log, and the proof that it is complete."""

@@ -1,0 +1,1 @@
+"""Compare both sides, and repair."""

@@ -1,0 +1,1 @@
+"""Dry run: what a restore would do."""
