@@ -1,4 +1,4 @@
-"""What a service is, and what a running one knows of its surroundings."""
+"""What a service is, and what a running one is given."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Journal(Protocol):
 
 
 class Coordinator(Protocol):
-    """What a running service knows of its surroundings, and how it speaks to them."""
+    """What a running service knows of its run, and how it speaks to the daemon."""
 
     @property
     def journal(self) -> Journal:

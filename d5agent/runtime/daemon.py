@@ -28,8 +28,8 @@ from d5agent.errors import (
 )
 from d5agent.runtime.events import Followers, ServiceJournal, named
 from d5agent.runtime.phase_file import PhaseFile
+from d5agent.runtime.service_context import ServiceContext
 from d5agent.runtime.stopping import drained
-from d5agent.runtime.surroundings import Surroundings
 from d5agent.steps.compare.generations import COMPARED
 from d5agent.steps.parallel import forget_cancellations, leaf_of
 from d5agent.steps.replay.checkpoint import CHECKPOINT
@@ -296,7 +296,7 @@ class Daemon:
         await self.show_row(service, Status.RUNNING)
         journal.info("service_started")
         try:
-            await plugin.run(Surroundings(self, service, journal, stopping))
+            await plugin.run(ServiceContext(self, service, journal, stopping))
         except (Exception, BaseExceptionGroup) as raised:  # noqa: BLE001 -- the top of a task: all ends here
             forget_cancellations()
             error = self._decided(service, leaf_of(raised))

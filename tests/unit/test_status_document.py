@@ -23,7 +23,7 @@ from d5agent.runtime.daemon import Daemon
 from d5agent.runtime.events import ServiceJournal
 from d5agent.runtime.horizon_watch import HorizonWatch
 from d5agent.runtime.metrics import metrics_of
-from d5agent.runtime.surroundings import Surroundings
+from d5agent.runtime.service_context import ServiceContext
 from tests.fakes.cluster import delete, insert
 from tests.fakes.coordinator import SINCE
 from tests.fakes.documents import raw_document, raw_id
@@ -142,12 +142,12 @@ class Reporter:
         self.daemon = Daemon(plugins={}, states=self.stage.states, clock=self.stage.clock, drain_seconds=1)
         self.daemon.file.state = replace(self.stage.coordinator.state, services={})
 
-    def surroundings(self, service: Service) -> Surroundings:
+    def surroundings(self, service: Service) -> ServiceContext:
         """Return what a service that starts knows of its surroundings."""
         row = ServiceState(status=Status.RUNNING, since=SINCE)
         self.daemon.file.state = self.daemon.state.with_service(service, row)
         self.daemon.progress.begin(service)
-        return Surroundings(self.daemon, service, ServiceJournal(service, self.daemon.followers), asyncio.Event())
+        return ServiceContext(self.daemon, service, ServiceJournal(service, self.daemon.followers), asyncio.Event())
 
     async def run(self, service: Service, plugin: Plugin) -> None:
         """Run a service to its end, or to the error that ends it."""
