@@ -178,7 +178,7 @@ def plan(
     """Say what restore would do, and write nothing but a report of it; exit 0 only if it would get through."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_plan
-    from d5agent.screen_plan import plan_table
+    from d5agent.screen.plan import plan_table
 
     values = _run(settings, inspecting_plan.plan(settings, with_divergence=divergence))
     _show(settings, values, as_json=as_json, table=plan_table)
@@ -195,7 +195,7 @@ def verify(
     """Compare source and target; exit 0 only if they are equal."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_verify
-    from d5agent.screen_verify import verify_progress, verify_table
+    from d5agent.screen.verify import verify_progress, verify_table
 
     with verify_progress() as on_progress:
         values = _run(settings, inspecting_verify.verify(settings, is_full=full, on_progress=on_progress))
@@ -209,7 +209,7 @@ def check(*, as_json: Json = False, config: Config = None) -> None:
     """Look at all that the agent needs before it is needed, and say what to mend."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_check
-    from d5agent.screen import check_table
+    from d5agent.screen.terminal import check_table
 
     values = _run(settings, inspecting_check.check(settings))
     _show(settings, values, as_json=as_json, table=check_table)
@@ -221,7 +221,7 @@ def log_ls(keys: Keys = None, *, as_json: Json = False, config: Config = None) -
     """List the segments that commits name."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_log
-    from d5agent.screen import segments_table
+    from d5agent.screen.terminal import segments_table
 
     values = _run(settings, inspecting_log.list_segments(settings, keys or []))
     _show(settings, values, as_json=as_json, table=segments_table)
@@ -242,7 +242,7 @@ def log_verify(keys: Keys = None, *, as_json: Json = False, config: Config = Non
     """Check the chain, every hash and every count."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_log
-    from d5agent.screen import log_table
+    from d5agent.screen.terminal import log_table
 
     values = _run(settings, inspecting_log.check_log(settings, keys or []))
     _show(settings, values, as_json=as_json, table=log_table)
@@ -253,7 +253,7 @@ def backups_ls(*, as_json: Json = False, config: Config = None) -> None:
     """List the backups of all runs."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_backups
-    from d5agent.screen_backups import backups_text
+    from d5agent.screen.backups import backups_text
 
     _show(settings, _run(settings, inspecting_backups.list_all(settings)), as_json=as_json, table=backups_text)
 
@@ -263,7 +263,7 @@ def backups_show(run_id: RunId = None, *, as_json: Json = False, config: Config 
     """Show what a backup holds, and the keys of its archives."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_backups
-    from d5agent.screen_backups import manifests_text
+    from d5agent.screen.backups import manifests_text
 
     _show(settings, _run(settings, inspecting_backups.show(settings, run_id)), as_json=as_json, table=manifests_text)
 
@@ -273,7 +273,7 @@ def backups_verify(run_id: RunId = None, *, as_json: Json = False, config: Confi
     """Read every archive of a backup; exit 0 only if each is there, whole, and has its sha256."""
     settings = _settings(config)
     from d5agent.runtime import inspecting_backups
-    from d5agent.screen_backups import archives_table
+    from d5agent.screen.backups import archives_table
 
     values = _run(settings, inspecting_backups.verify(settings, run_id))
     _show(settings, values, as_json=as_json, table=archives_table)
@@ -315,7 +315,7 @@ def main() -> None:
     try:
         app()
     except AgentError as error:
-        from d5agent.screen import print_error
+        from d5agent.screen.terminal import print_error
 
         print_error(error)
         sys.exit(error.exit_code)
@@ -371,7 +371,7 @@ def _show(settings: Settings, values: dict[str, Any], *, as_json: bool, table: A
     if as_json:
         _print_json(addressed_json(values, settings.store.url_of))
         return
-    from d5agent.screen import print_
+    from d5agent.screen.terminal import print_
 
     print_(table(addressed(values, settings.store.url_of)))
 
@@ -418,8 +418,8 @@ def _status_screen(*, as_json: bool, again: bool) -> Iterator[Callable[[dict[str
     from rich.console import Console
 
     from d5agent.core.run.read_status import read_status
-    from d5agent.screen import redrawn
-    from d5agent.screen_status import status_table
+    from d5agent.screen.status import status_table
+    from d5agent.screen.terminal import redrawn
 
     with redrawn(Console(highlight=False), is_wanted=again) as show:
         yield lambda values: show(status_table(read_status(values)))
@@ -431,7 +431,7 @@ async def _ask(settings: Settings, request: dict[str, Any]) -> int:
     What it asks is put to whoever sits at a terminal; elsewhere nobody can say yes.
     """
     from d5agent.runtime.control_client import ask, socket_path
-    from d5agent.screen import print_answer
+    from d5agent.screen.terminal import print_answer
 
     async for said in ask(socket_path(settings.state.directory), request):
         answer: dict[str, Any] = addressed(said, settings.store.url_of)

@@ -47,7 +47,7 @@ class Host(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass
 class ServiceContext:
     """The Coordinator of one service."""
 

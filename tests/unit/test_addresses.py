@@ -13,7 +13,7 @@ from d5agent.core.reports.addresses import addressed, addressed_json, with_addre
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.runtime import control_client
 from d5agent.runtime.logs import configure_logs
-from d5agent.screen import print_error
+from d5agent.screen.terminal import print_error
 from d5agent.settings import load_settings
 
 if TYPE_CHECKING:

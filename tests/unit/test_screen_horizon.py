@@ -12,7 +12,7 @@ from d5agent.core.run.progress import AgentProgress
 from d5agent.core.run.read_status import read_status
 from d5agent.core.run.services import PhaseState, Service, ServiceState, Status
 from d5agent.core.run.status import status_of
-from d5agent.screen_status import status_table
+from d5agent.screen.status import status_table
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_horizon
 

@@ -10,7 +10,7 @@ from d5agent.core.compare.compare import Difference, DifferenceKind
 from d5agent.core.log.operation import Namespace
 from d5agent.core.plan.estimate import Estimate
 from d5agent.core.plan.plan import Conflict, Named, Plan, Row
-from d5agent.screen_plan import plan_table
+from d5agent.screen.plan import plan_table
 from tests.fakes.documents import raw_id
 
 ORDERS = Namespace("shop", "or[d]ers")

@@ -22,8 +22,8 @@ from d5agent.core.run.progress import (
 from d5agent.core.run.read_status import read_status
 from d5agent.core.run.services import PhaseState, Service, ServiceState, Status
 from d5agent.core.run.status import status_of
-from d5agent.screen import duration, redrawn, size_of
-from d5agent.screen_status import status_table
+from d5agent.screen.status import status_table
+from d5agent.screen.terminal import duration, redrawn, size_of
 from tests.fakes.coordinator import SINCE
 from tests.fakes.progress import a_capture, a_horizon, a_replay
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from d5agent.core.compare.compare import Difference, DifferenceKind
 from d5agent.core.compare.report import NAMED, VerifyReport
-from d5agent.screen_verify import verify_progress, verify_table
+from d5agent.screen.verify import verify_progress, verify_table
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ORDERS
 

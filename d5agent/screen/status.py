@@ -9,7 +9,7 @@ from rich.table import Table
 
 from d5agent.core.run.horizon import Basis, Horizon, Level
 from d5agent.core.run.services import Service
-from d5agent.screen import duration, escaped, size_of
+from d5agent.screen.terminal import duration, escaped, size_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Group
 from rich.table import Table
 
-from d5agent.screen import duration, escaped, size_of
+from d5agent.screen.terminal import duration, escaped, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from d5agent.screen import escaped
+from d5agent.screen.terminal import escaped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
