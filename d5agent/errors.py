@@ -69,7 +69,7 @@ class OperatorError(AgentError):
 
 
 class NotKeptError(OperatorError):
-    """The source does not keep its changes, or did not for a while: what it has not told is lost to the stream."""
+    """The source does not keep its changes, or did not for a while: changes not yet delivered are lost."""
 
 
 class NotGivenError(OperatorError):

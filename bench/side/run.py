@@ -27,8 +27,8 @@ from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.adapters.stream_cursor import ANSWER_SECONDS, StreamCursor, View
+from d5agent.core.log.batch_size import BatchSize
 from d5agent.core.log.operation import ClusterTime, Position
-from d5agent.core.log.portion import Portion
 from d5agent.core.run.services import Service
 from d5agent.errors import AgentError
 from d5agent.plugins.replication import Replication
@@ -64,7 +64,7 @@ async def bare(client: Client, values: dict[str, Any]) -> dict[str, float]:
         clock=SystemClock(),
         position=start_of(values),
         view=View.WHOLE,
-        portion=Portion(answer_seconds=ANSWER_SECONDS),
+        portion=BatchSize(answer_seconds=ANSWER_SECONDS),
     )
     began, seen = time.perf_counter(), 0
     async with aclosing(cursor.batches()) as batches:

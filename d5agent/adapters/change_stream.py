@@ -14,7 +14,6 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
 from d5agent.adapters.current_operations import writing
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import RAW, Client, require_set, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
 from d5agent.adapters.stream_cursor import (
@@ -28,8 +27,9 @@ from d5agent.adapters.stream_cursor import (
     not_enabled,
     stream_error,
 )
+from d5agent.adapters.write_gate import WriteGate
+from d5agent.core.log.batch_size import BatchSize
 from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Position, parse_event
-from d5agent.core.log.portion import Portion
 from d5agent.errors import OperatorError, TransientError
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ class ChangeStreamSource:
         flavor: str,
         clock: Clock,
         enables: bool = False,
-        fence: Fence | None = None,
+        gate: WriteGate | None = None,
     ) -> None:
         self._client = client
         self._uri = uri
         self._is_documentdb = flavor == "documentdb"
         self._enables = enables
         self._clock = clock
-        self._fence = fence or Fence()
-        self._portion = Portion(answer_seconds=self.answer_seconds)
+        self._gate = gate or WriteGate()
+        self._portion = BatchSize(answer_seconds=self.answer_seconds)
 
     async def check(self, *, before_enabling: Callable[[], Awaitable[None]] | None) -> None:
         """Raise OperatorError unless the source is a replica set whose changes are kept, cluster-wide.
@@ -164,7 +164,7 @@ class ChangeStreamSource:
                 await self._modify_change_streams(enable=False)
             return await self._is_enabled()
 
-        is_enabled = await self._fence.retrying(once, clock=self._clock)
+        is_enabled = await self._gate.retrying(once, clock=self._clock)
         if switches_off and is_enabled:
             raise OperatorError(
                 "the change stream is still on, although it was switched off",

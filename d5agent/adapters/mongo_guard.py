@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from bson import Int64
 from pymongo.errors import OperationFailure
 
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import Client, hello, translating
 from d5agent.adapters.mongo_reader import MongoReader
 from d5agent.adapters.retry import retrying
 from d5agent.adapters.server import MongoServer
 from d5agent.adapters.target_changes import MongoTargetChanges
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.replay.ttl import NEVER
 from d5agent.ports import WriteBlock
 from d5agent.steps.parallel import parallel
@@ -38,12 +38,14 @@ _GRANT: Final = "grant the agent's user the role d5agentWriteBlock and clusterMo
 
 
 class MongoGuard:
-    """Closes a MongoDB server to others. `fence`: only who holds the log may. `asked`: the hosts of its URI."""
+    """Closes a MongoDB server to others. `gate`: only who holds the log may. `asked`: the hosts of its URI."""
 
-    def __init__(self, client: Client, *, clock: Clock, fence: Fence | None = None, asked: Sequence[str] = ()) -> None:
+    def __init__(
+        self, client: Client, *, clock: Clock, gate: WriteGate | None = None, asked: Sequence[str] = ()
+    ) -> None:
         self._client = client
         self._clock = clock
-        self._fence = fence or Fence()
+        self._gate = gate or WriteGate()
         self._reader = MongoReader(client, side=_SIDE, clock=clock)
         self._server = MongoServer(client, side=_SIDE, asked=asked, has_id=True, clock=clock)
 
@@ -110,7 +112,7 @@ class MongoGuard:
     async def _change(
         self, database: str, command: Mapping[str, Any], *, allowed: frozenset[int] = frozenset()
     ) -> None:
-        await self._fence.retrying(self._once(database, command, allowed), clock=self._clock)
+        await self._gate.retrying(self._once(database, command, allowed), clock=self._clock)
 
     def _once(
         self, database: str, command: Mapping[str, Any], allowed: frozenset[int]

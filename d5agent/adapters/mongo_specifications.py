@@ -9,9 +9,9 @@ from bson import encode
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import RAW, Client, application_databases, translating
 from d5agent.adapters.retry import retrying
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.log import raw
 from d5agent.core.log.operation import Namespace
 from d5agent.core.replay.specification import Specification
@@ -37,10 +37,10 @@ _NOTHING: Final = encode({})
 class MongoSpecifications:
     """Reads what collections are beside their documents, and builds it again where it was lost."""
 
-    def __init__(self, client: Client, *, clock: Clock, fence: Fence | None = None) -> None:
+    def __init__(self, client: Client, *, clock: Clock, gate: WriteGate | None = None) -> None:
         self._client = client
         self._clock = clock
-        self._fence = fence or Fence()
+        self._gate = gate or WriteGate()
 
     async def specifications(self) -> Mapping[Namespace, Specification]:
         """Return those of all application collections that have an index beside that of `_id`, or an option."""
@@ -97,7 +97,7 @@ class MongoSpecifications:
             return ""
 
         try:
-            return await self._fence.retrying(once, clock=self._clock)
+            return await self._gate.retrying(once, clock=self._clock)
         except OperatorError as error:
             return str(error.facts.get("server_says") or error)
 

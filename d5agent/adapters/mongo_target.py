@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pymongo import WriteConcern
 from pymongo.errors import OperationFailure
 
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import APP_NAME, RAW, Client, translating
 from d5agent.adapters.retry import retrying
 from d5agent.adapters.write_commands import (
@@ -23,6 +22,7 @@ from d5agent.adapters.write_commands import (
     is_large,
     kinds_of,
 )
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.log.raw import has_repeated_name
 from d5agent.core.replay.pace import Tickets
 from d5agent.errors import TransientError
@@ -61,12 +61,12 @@ class MongoTarget:
     """Writes documents as raw bytes. A call that has no answer after `answer_seconds` is made again."""
 
     def __init__(
-        self, client: Client, *, clock: Clock, fence: Fence | None = None, answer_seconds: float = _ANSWER_SECONDS
+        self, client: Client, *, clock: Clock, gate: WriteGate | None = None, answer_seconds: float = _ANSWER_SECONDS
     ) -> None:
         self._client = client
         self._clock = clock
         self._answer_seconds = answer_seconds
-        self._fence = fence or Fence()
+        self._gate = gate or WriteGate()
         # A daemon before us may have been killed, or a service of ours stopped, within a transaction.
         self._may_be_blocked = True
         self._unblocking = asyncio.Lock()
@@ -162,7 +162,7 @@ class MongoTarget:
                     "the target does not answer", hint="it is asked again", seconds=self._answer_seconds
                 ) from error
 
-        return await self._fence.retrying(answered, clock=self._clock)
+        return await self._gate.retrying(answered, clock=self._clock)
 
     async def tickets(self) -> Tickets | None:
         """Return the server's tickets for writes, from serverStatus: `queues.execution` from 8.0 on.

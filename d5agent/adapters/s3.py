@@ -19,9 +19,9 @@ from botocore.exceptions import (
 )
 
 from d5agent.adapters.aws_credentials import credentials_error
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.retry import retrying
 from d5agent.adapters.s3_connection import S3Connection
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.errors import AgentError, CredentialsError, OperatorError, TransientError, UnclassifiedError
 from d5agent.ports import StoredObject
 
@@ -148,22 +148,22 @@ class S3Store:
     """Objects of one bucket, below one prefix."""
 
     def __init__(
-        self, client: S3Client | S3Connection, *, bucket: str, prefix: str, clock: Clock, fence: Fence | None = None
+        self, client: S3Client | S3Connection, *, bucket: str, prefix: str, clock: Clock, gate: WriteGate | None = None
     ) -> None:
         self._connection = client if isinstance(client, S3Connection) else S3Connection(client)
         self.bucket = bucket
         self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._clock = clock
-        self._fence = fence or Fence()
+        self._gate = gate or WriteGate()
 
     @property
     def client(self) -> S3Client:
         """The client to be used for the next request: it may be another one then."""
         return self._connection.client
 
-    def behind(self, fence: Fence) -> S3Store:
-        """Return the same store, whose every write must pass a fence."""
-        return S3Store(self._connection, bucket=self.bucket, prefix=self.prefix, clock=self._clock, fence=fence)
+    def behind(self, gate: WriteGate) -> S3Store:
+        """Return the same store, whose every write must pass a gate."""
+        return S3Store(self._connection, bucket=self.bucket, prefix=self.prefix, clock=self._clock, gate=gate)
 
     async def put_once(self, key: str, body: bytes) -> bool:
         """Store an object unless its key is taken (a conditional write, `If-None-Match: *`)."""
@@ -296,7 +296,7 @@ class S3Store:
                 raise
 
         if writes or sends is not None:
-            return await self._fence.retrying(once, clock=self._clock)
+            return await self._gate.retrying(once, clock=self._clock)
         return await retrying(once, clock=self._clock)
 
     async def _once(self, request: Callable[[], Awaitable[_Result]], key: str, deadline: float | None) -> _Result:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
 
     from d5agent.adapters.mongo import Client
-    from d5agent.core.log.portion import Portion
+    from d5agent.core.log.batch_size import BatchSize
     from d5agent.ports import Clock
 
 SIDE: Final = "source"
@@ -105,7 +105,7 @@ def stream_error(error: PyMongoError | BSONError) -> AgentError:
     if code == _CAPPED_POSITION_LOST or code in _LOST_ON_MONGODB:
         return NotKeptError(
             "the position is older than the server's log of changes: operations are lost to the stream",
-            hint="nothing goes on from now by itself; see docs/runbook, 'the position is lost'",
+            hint="d5agent never resumes from the current time on its own; see docs/runbook, 'the position is lost'",
             code=code,
         )
     if _TOO_MANY_TEXT in str(error):
@@ -187,7 +187,7 @@ class StreamCursor:
     clock: Clock
     position: Position
     view: View
-    portion: Portion
+    portion: BatchSize
     _took: tuple[int, float] = (0, 0.0)
     """How many events the last getMore asked for, and how many seconds its answer took."""
 

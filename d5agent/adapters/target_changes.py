@@ -10,9 +10,9 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
 from pymongo.errors import OperationFailure
 
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import RAW, Client, close_cursor, translating
 from d5agent.adapters.retry import ATTEMPTS, retrying
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.log import raw
 from d5agent.core.log.operation import OWN_DATABASE, parse_event
 from d5agent.errors import OperatorError, TransientError
@@ -40,10 +40,10 @@ _FIRST_PAUSE_SECONDS: Final = 0.2
 class MongoTargetChanges:
     """Reads the stream of a MongoDB replica set or cluster ("Change Streams", MongoDB manual)."""
 
-    def __init__(self, client: Client, *, clock: Clock, fence: Fence | None = None) -> None:
+    def __init__(self, client: Client, *, clock: Clock, gate: WriteGate | None = None) -> None:
         self._client = client
         self._clock = clock
-        self._fence = fence or Fence()
+        self._gate = gate or WriteGate()
 
     async def position(self) -> bytes:
         """Return the token of this moment: the one that a stream opened now begins with."""
@@ -102,7 +102,7 @@ class MongoTargetChanges:
             except TimeoutError as error:
                 raise _no_answer() from error
 
-        await self._fence.retrying(answered, clock=self._clock)
+        await self._gate.retrying(answered, clock=self._clock)
 
     async def _own(self, command: dict[str, Any]) -> None:
         with translating(_SIDE):

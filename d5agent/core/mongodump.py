@@ -41,7 +41,7 @@ def check_version(version: str, *, flavor: str) -> str:
     if lowest <= numbers <= highest:
         raise OperatorError(
             f"mongodump {version} fails on Amazon DocumentDB",
-            hint=f"{INSTALL} (100.7.0 to 100.7.3 ask for what DocumentDB has not)",
+            hint=f"{INSTALL} (100.7.0 to 100.7.3 use a parameter that DocumentDB lacks)",
         )
     if numbers[:2] > _LAST_SUPPORTED:
         return f"AWS supports MongoDB Database Tools up to {SUPPORTED} on DocumentDB; this is {version}"

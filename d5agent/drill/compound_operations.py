@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.asynchronous.collection import AsyncCollection
 
-    from d5agent.drill.writer import Writer
+    from d5agent.drill.writer import WorkloadWriter
 
 ACCOUNTS_OF_A_WRITER = 12
 
@@ -19,7 +19,7 @@ class ChangedMindError(Exception):
     """The microservice gives its transaction up."""
 
 
-async def transaction_many(writer: Writer) -> None:
+async def transaction_many(writer: WorkloadWriter) -> None:
     """Insert, update and count in one transaction, in two collections."""
     document, target = writer.new_document(), await writer.pick()
     hot = writer.rng.randrange(HOT_DOCUMENTS)
@@ -36,7 +36,7 @@ async def transaction_many(writer: Writer) -> None:
     writer.ledger.wrote("update", 2)
 
 
-async def transaction_thrice(writer: Writer) -> None:
+async def transaction_thrice(writer: WorkloadWriter) -> None:
     """Update one document three times in one transaction: three events with one clusterTime."""
     target = await writer.pick()
 
@@ -49,7 +49,7 @@ async def transaction_thrice(writer: Writer) -> None:
     writer.ledger.wrote("update", 3)
 
 
-async def transaction_come_and_go(writer: Writer) -> None:
+async def transaction_come_and_go(writer: WorkloadWriter) -> None:
     """Insert, update and delete one document in one transaction: it never was."""
     document = writer.new_document()
 
@@ -63,7 +63,7 @@ async def transaction_come_and_go(writer: Writer) -> None:
         writer.ledger.wrote(kind)
 
 
-async def transaction_aborted(writer: Writer) -> None:
+async def transaction_aborted(writer: WorkloadWriter) -> None:
     """Change much in a transaction and give it up: nothing of it may ever be seen."""
     document, target = writer.new_document(), await writer.pick()
 
@@ -80,7 +80,7 @@ async def transaction_aborted(writer: Writer) -> None:
         return
 
 
-async def unique_handover(writer: Writer) -> None:
+async def unique_handover(writer: WorkloadWriter) -> None:
     """Hand a unique value from one document to another, one write after the other."""
     giver, taker = await _two_accounts(writer)
     retired = writer.own_name("retired")
@@ -89,7 +89,7 @@ async def unique_handover(writer: Writer) -> None:
     writer.ledger.wrote("update", 2)
 
 
-async def unique_handover_in_transaction(writer: Writer) -> None:
+async def unique_handover_in_transaction(writer: WorkloadWriter) -> None:
     """Hand a unique value on inside a transaction."""
     giver, taker = await _two_accounts(writer)
     retired = writer.own_name("retired")
@@ -102,7 +102,7 @@ async def unique_handover_in_transaction(writer: Writer) -> None:
     writer.ledger.wrote("update", 2)
 
 
-async def unique_exchange(writer: Writer) -> None:
+async def unique_exchange(writer: WorkloadWriter) -> None:
     """Let two documents exchange their unique values, through a third value, in a transaction."""
     one, other = await _two_accounts(writer)
     between = writer.own_name("between")
@@ -116,7 +116,7 @@ async def unique_exchange(writer: Writer) -> None:
     writer.ledger.wrote("update", 3)
 
 
-async def unique_reborn(writer: Writer) -> None:
+async def unique_reborn(writer: WorkloadWriter) -> None:
     """Delete the holder of a unique value and give the value to a new document."""
     holder, _ = await _two_accounts(writer)
     accounts = writer.collection(ACCOUNTS)
@@ -126,7 +126,7 @@ async def unique_reborn(writer: Writer) -> None:
     writer.ledger.wrote("insert")
 
 
-async def update_then_rename(writer: Writer) -> None:
+async def update_then_rename(writer: WorkloadWriter) -> None:
     """Update, then rename the collection at once: the look-up finds nothing under the old name."""
     source = await _scratch(writer)
     await source.update_many({}, {"$inc": {"n": 1}})
@@ -135,14 +135,14 @@ async def update_then_rename(writer: Writer) -> None:
     writer.ledger.wrote("rename")
 
 
-async def rename_over(writer: Writer) -> None:
+async def rename_over(writer: WorkloadWriter) -> None:
     """Rename a collection over another, which is gone then."""
     source, victim = await _scratch(writer), await _scratch(writer)
     await source.rename(victim.name, dropTarget=True)
     writer.ledger.wrote("rename")
 
 
-async def rename_and_refill(writer: Writer) -> None:
+async def rename_and_refill(writer: WorkloadWriter) -> None:
     """Rename a collection away and begin a new one under its old name."""
     source = await _scratch(writer)
     await source.rename(writer.own_name("archive"))
@@ -151,7 +151,7 @@ async def rename_and_refill(writer: Writer) -> None:
     writer.ledger.wrote("insert")
 
 
-async def drop(writer: Writer) -> None:
+async def drop(writer: WorkloadWriter) -> None:
     """Drop a collection right after a change to it."""
     doomed = await _scratch(writer)
     await doomed.update_one({"_id": 1}, {"$inc": {"n": 1}})
@@ -160,7 +160,7 @@ async def drop(writer: Writer) -> None:
     writer.ledger.wrote("drop")
 
 
-async def drop_and_recreate(writer: Writer) -> None:
+async def drop_and_recreate(writer: WorkloadWriter) -> None:
     """Drop a collection and fill another of that name."""
     doomed = await _scratch(writer)
     await doomed.drop()
@@ -169,7 +169,7 @@ async def drop_and_recreate(writer: Writer) -> None:
     writer.ledger.wrote("insert", 2)
 
 
-async def drop_database(writer: Writer) -> None:
+async def drop_database(writer: WorkloadWriter) -> None:
     """Drop a scratch database of two collections; every second time it comes again."""
     name = f"scratch-{writer.number}"
     for collection in ("one", "two"):
@@ -183,26 +183,28 @@ async def drop_database(writer: Writer) -> None:
         writer.ledger.wrote("insert")
 
 
-async def create_empty(writer: Writer) -> None:
+async def create_empty(writer: WorkloadWriter) -> None:
     """Create a collection and leave it empty."""
     await writer.database().create_collection(writer.own_name("empty"))
     writer.ledger.wrote("create")
 
 
-async def _scratch(writer: Writer) -> AsyncCollection[dict[str, Any]]:
+async def _scratch(writer: WorkloadWriter) -> AsyncCollection[dict[str, Any]]:
     collection = writer.collection(writer.own_name("scratch"))
     await collection.insert_many([{"_id": number, "n": 0} for number in range(3)])
     writer.ledger.wrote("insert", 3)
     return collection
 
 
-async def _two_accounts(writer: Writer) -> list[dict[str, Any]]:
+async def _two_accounts(writer: WorkloadWriter) -> list[dict[str, Any]]:
     # Read, not remembered: after a broken connection only the server knows who holds what.
     mine = await writer.collection(ACCOUNTS).find({"writer": writer.number}).sort("_id").to_list()
     return writer.rng.sample(mine, 2)
 
 
-async def _set_email(writer: Writer, account: int, email: str, session: AsyncClientSession | None = None) -> None:
+async def _set_email(
+    writer: WorkloadWriter, account: int, email: str, session: AsyncClientSession | None = None
+) -> None:
     await writer.collection(ACCOUNTS).update_one(
         {"_id": account}, {"$set": {"email": email}, "$inc": {"n": 1}}, session=session
     )

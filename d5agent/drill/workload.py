@@ -18,12 +18,12 @@ from d5agent.drill import compound_operations as compound
 from d5agent.drill import operations as single
 from d5agent.drill.child import pause
 from d5agent.drill.ledger import Ledger
-from d5agent.drill.writer import ACCOUNTS, COUNTERS, HOT_DOCUMENTS, Writer
+from d5agent.drill.writer import ACCOUNTS, COUNTERS, HOT_DOCUMENTS, WorkloadWriter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-    Operation = Callable[[Writer], Awaitable[None]]
+    Operation = Callable[[WorkloadWriter], Awaitable[None]]
 
 # How often each stands in a pack of cards; a pack is played to its end before the next, so that a
 # short run has every kind as well.
@@ -117,8 +117,8 @@ class Workload:
                     group.create_task(self._work(writer, share, stop), name=name)
         return self.ledger
 
-    def _hire(self, client: AsyncMongoClient[dict[str, Any]], number: int) -> Writer:
-        return Writer(
+    def _hire(self, client: AsyncMongoClient[dict[str, Any]], number: int) -> WorkloadWriter:
+        return WorkloadWriter(
             client=client,
             rng=self._dice[number],
             ledger=self.ledger,
@@ -126,7 +126,7 @@ class Workload:
             numbers=self._numbers[number],
         )
 
-    async def _work(self, writer: Writer, share: int | None, stop: asyncio.Event) -> None:
+    async def _work(self, writer: WorkloadWriter, share: int | None, stop: asyncio.Event) -> None:
         for kind in itertools.islice(self._cards(writer.rng), share):
             if stop.is_set():
                 return
@@ -143,7 +143,7 @@ class Workload:
             yield from tuple(pack)
 
 
-async def _play(writer: Writer, kind: str) -> bool:
+async def _play(writer: WorkloadWriter, kind: str) -> bool:
     """Do one operation and book it; False after trouble."""
     ledger = writer.ledger
     ledger.attempted[kind] += 1
@@ -161,7 +161,7 @@ async def _play(writer: Writer, kind: str) -> bool:
     return True
 
 
-async def _prepare(writer: Writer) -> None:
+async def _prepare(writer: WorkloadWriter) -> None:
     """Make what operations build upon, where it is not there yet."""
     accounts, counters = writer.collection(ACCOUNTS), writer.collection(COUNTERS)
     await accounts.create_index("email", unique=True)

@@ -34,7 +34,7 @@ _WRITE_CONFLICT = 112
 
 
 @dataclass(slots=True)
-class Writer:
+class WorkloadWriter:
     """What an operation is given."""
 
     client: AsyncMongoClient[dict[str, Any]]

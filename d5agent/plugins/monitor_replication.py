@@ -63,7 +63,7 @@ class MonitorReplication:
                 )
             await coordinator.go_on()
             if await application.refuse_writes():
-                coordinator.journal.info("application_refused", next=MAY_WRITE_AGAIN)
+                coordinator.journal.info("application_made_read_only", next=MAY_WRITE_AGAIN)
             else:
                 coordinator.journal.warning("application_read_only_by_word", of="operator", next=MAY_WRITE_AGAIN)
             await self._drain(coordinator, read_only_at=self.clock.now().isoformat(timespec="milliseconds"))

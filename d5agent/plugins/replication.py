@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from d5agent.core.log.chain import Link, Writer
+from d5agent.core.log.chain import Link, WriterIdentity
 from d5agent.core.log.operation import Position
 from d5agent.core.log.owners import advice_on
 from d5agent.errors import LogHeldError, OperatorError
@@ -133,7 +133,7 @@ class Replication:
         return last
 
     def _writer(self, coordinator: Coordinator, last: Link | None) -> LogWriter:
-        who = Writer(
+        who = WriterIdentity(
             run_id=coordinator.state.run_id,
             agent_id=self.agent_id,
             host=self.host,

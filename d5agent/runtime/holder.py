@@ -1,8 +1,8 @@
 """Who holds the log: a record in the store that its holder renews, so that a second agent sees it and stops.
 
 It keeps agents apart and names them to each other. The record is replaced only as it was seen, so that of two one takes
-the log; and an agent that has not renewed it for long sends no write before it has (adapters/fence.py). What makes a
-second writer harmless whatever happens is the commit, which is write-once.
+the log; and an agent that has not renewed it for long sends no write before it has (adapters/write_gate.py). What makes
+a second writer harmless whatever happens is the commit, which is write-once.
 """
 
 from __future__ import annotations

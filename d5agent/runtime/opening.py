@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import hello, open_mongo, require_set
 from d5agent.adapters.mongo_guard import MongoGuard
 from d5agent.adapters.mongo_reader import MongoReader
@@ -26,6 +25,7 @@ from d5agent.adapters.server import MongoServer
 from d5agent.adapters.state import MirroredStateStore
 from d5agent.adapters.target_changes import MongoTargetChanges
 from d5agent.adapters.uri import read_uri
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.run.phase_codec import PHASE, decode_phase
 from d5agent.core.run.services import PhaseState
 from d5agent.core.run.timeline import Timeline
@@ -67,13 +67,13 @@ class TargetAdapters:
 class Adapters:
     """The outside world, as one agent sees it.
 
-    `fence` stands before all that writes, but for `unfenced`, where the record of who holds the log is kept.
+    All writes pass `gate`, but those to `ungated`, where the record of who holds the log is kept.
     `open_target` reads the target's URI each time: capture needs no target, which is down then (ADR 40).
     """
 
     clock: Clock
-    fence: Fence
-    unfenced: ObjectStore
+    gate: WriteGate
+    ungated: ObjectStore
     store: ObjectStore
     large: LargeObjectStore
     states: MirroredStateStore
@@ -117,8 +117,8 @@ async def open_adapters(
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        unfenced, fence = await stack.enter_async_context(open_store(settings)), Fence()
-        store = unfenced.behind(fence)
+        ungated, gate = await stack.enter_async_context(open_store(settings)), WriteGate()
+        store = ungated.behind(gate)
         read = reread or (lambda: settings)
         source_uri = await _uri(settings, "source", settings.source)
         open_source = partial(open_mongo, side="source", pool_size=_READERS)
@@ -132,11 +132,11 @@ async def open_adapters(
         stack.push_async_callback(renewable.close)
         source = renewable.as_client()
         states = MirroredStateStore(settings.state.directory, store)
-        open_target = partial(_open_target, settings, read=lambda: read().target, fence=fence, clock=clock)
+        open_target = partial(_open_target, settings, read=lambda: read().target, gate=gate, clock=clock)
         yield Adapters(
             clock=clock,
-            fence=fence,
-            unfenced=unfenced,
+            gate=gate,
+            ungated=ungated,
             store=store,
             large=S3LargeObjects(store),
             states=states,
@@ -146,7 +146,7 @@ async def open_adapters(
                 flavor=settings.source.flavor,
                 clock=clock,
                 enables=settings.source.enable_change_streams,
-                fence=fence,
+                gate=gate,
             ),
             source_reader=MongoReader(source, side="source", clock=clock),
             source_dump=lambda: _dump(settings, source, side="source", uri=renewable.uri, clock=clock),
@@ -172,7 +172,7 @@ async def open_adapters(
 
 @asynccontextmanager
 async def _open_target(
-    settings: Settings, *, read: Callable[[], TargetSettings], fence: Fence, clock: Clock
+    settings: Settings, *, read: Callable[[], TargetSettings], gate: WriteGate, clock: Clock
 ) -> AsyncGenerator[TargetAdapters]:
     """Open the target, and see that it is there. OperatorError: its URI or its secret is missing or wrong."""
     async with AsyncExitStack() as stack:
@@ -183,12 +183,12 @@ async def _open_target(
         reader = await stack.enter_async_context(open_mongo(uri, side="target", pool_size=_READERS))
         await require_set(partial(hello, reader, "target"), uri, "target")
         yield TargetAdapters(
-            writer=MongoTarget(writer, clock=clock, fence=fence),
+            writer=MongoTarget(writer, clock=clock, gate=gate),
             reader=MongoReader(reader, side="target", clock=clock),
-            changes=MongoTargetChanges(reader, clock=clock, fence=fence),
+            changes=MongoTargetChanges(reader, clock=clock, gate=gate),
             server=MongoServer(reader, side="target", asked=asked, has_id=True, clock=clock),
-            guard=MongoGuard(writer, clock=clock, fence=fence, asked=asked),
-            specifications=MongoSpecifications(reader, clock=clock, fence=fence),
+            guard=MongoGuard(writer, clock=clock, gate=gate, asked=asked),
+            specifications=MongoSpecifications(reader, clock=clock, gate=gate),
             dump=_dump(settings, reader, side="target", uri=uri, clock=clock),
             grants=partial(grants_of, reader, "target"),
             ignored=read_uri(uri, "target").ignored,

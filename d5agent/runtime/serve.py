@@ -82,7 +82,7 @@ async def serve(
                 give_target_back=partial(adapters.hold.give_back, structlog.get_logger()),
             )
             lease = Lease(
-                store=adapters.unfenced,
+                store=adapters.ungated,
                 clock=adapters.clock,
                 journal=structlog.get_logger(),
                 me=await _me(adapters, disk),
@@ -90,7 +90,7 @@ async def serve(
                 tenures=disk.tenures,
                 on_taking=lambda before: disk.keep(disk.agent_id, before, lease.me.tenure),
             )
-            adapters.fence.held = lease
+            adapters.gate.held = lease
             await with_credentials(daemon.load, clock=adapters.clock, notifier=notifier)
             await with_credentials(lease.acquire, clock=adapters.clock, notifier=notifier)
             try:

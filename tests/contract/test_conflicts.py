@@ -16,7 +16,7 @@ from d5agent.core.log.operation import Namespace
 from d5agent.core.log.raw import document_id
 from d5agent.core.replay.pace import Pace, RateLimit
 from d5agent.core.replay.replay import Write, WriteBatch
-from d5agent.steps.replay.conflicts import Writer
+from d5agent.steps.replay.conflicts import ConflictResolver
 from d5agent.steps.replay.lanes import Lanes
 from tests.fakes.machine import FakeJournal
 
@@ -39,7 +39,7 @@ async def write(mongod: Mongod, namespace: Namespace, documents: Documents) -> l
         lanes = Lanes(target=target, clock=clock, journal=FakeJournal(), pace=pace, limit=limit)
         raw = [encode(document) for document in documents]
         writes = tuple(Write(id=document_id(document), document=document) for document in raw)
-        writer = Writer(lanes=lanes, target=MongoReader(client, side="target", clock=clock))
+        writer = ConflictResolver(lanes=lanes, target=MongoReader(client, side="target", clock=clock))
         return await writer.write([WriteBatch(namespace=namespace, writes=writes)])
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.adapters.clock import SystemClock
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.s3 import open_s3
 from d5agent.adapters.s3_large import S3LargeObjects
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.log.naming import segment_key
 from d5agent.core.log.operation import ClusterTime, Namespace
 from d5agent.errors import LogHeldError
@@ -97,7 +97,7 @@ async def test_behind_a_closed_fence_nothing_is_written_and_all_is_read(
     address = {"endpoint_url": s3_server.endpoint_url, "region": s3_server.region}
     async with open_s3(bucket=fresh_name, prefix="", clock=SystemClock(), **address) as opened:
         await opened.put("key", b"one")
-        fenced = opened.behind(Fence(Lost()))
+        fenced = opened.behind(WriteGate(Lost()))
         for write in (
             fenced.put("key", b"two"),
             fenced.put("key", b"two", replacing=b"one"),

@@ -7,12 +7,14 @@ from typing import Final
 
 from bson import encode
 
-from d5agent.core.log.chain import Commit, Link, Total, Writer, digest, encode_commit
+from d5agent.core.log.chain import Commit, Link, Total, WriterIdentity, digest, encode_commit
 from d5agent.core.log.operation import ClusterTime, Position
 from d5agent.core.log.segment import SegmentRef
 
-WRITER: Final = Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
-OTHER: Final = Writer(run_id="other run", agent_id="other", host="other host", since="2026-11-02T07:00:00.000+00:00")
+WRITER: Final = WriterIdentity(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00.000+00:00")
+OTHER: Final = WriterIdentity(
+    run_id="other run", agent_id="other", host="other host", since="2026-11-02T07:00:00.000+00:00"
+)
 SECONDS: Final = 1_793_600_000
 TOKEN: Final = encode({"_data": "00ff"})
 SEGMENT: Final = SegmentRef(

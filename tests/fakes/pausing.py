@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 
-    from d5agent.adapters.fence import Fence
+    from d5agent.adapters.write_gate import WriteGate
 
 _Port = TypeVar("_Port")
 _TURNS: Final = 50  # of the event loop, for who is woken first
@@ -74,7 +74,7 @@ def pausing(port: _Port, gate: Gate) -> _Port:
     return cast("_Port", _Pausing(port, gate.enter, None))
 
 
-def fenced(port: _Port, fence: Fence, *names: str) -> _Port:
+def fenced(port: _Port, fence: WriteGate, *names: str) -> _Port:
     """Return a port whose calls of these names pass a fence, as those of the real adapters do."""
 
     async def enter(what: str) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from d5agent.core.log.chain import Commit
     from d5agent.core.log.operation import Namespace, Operation, Position
     from d5agent.core.log.segment import Segment, SegmentRef
-    from d5agent.steps.replay.windows import Portion
+    from d5agent.steps.replay.windows import ReplayStep
     from tests.fakes.target import FakeTarget
 
 WHOLE = (*CAPTURE, *RESTORE, *CLEAN)
@@ -216,7 +216,7 @@ class SavesFirst(Replayer):
     """The mistake that the order in Replayer prevents: the checkpoint is saved before its window is written."""
 
     @override
-    async def _apply(self, portion: Portion) -> None:
+    async def _apply(self, portion: ReplayStep) -> None:
         self._reach(portion)
         await self._save(self.checkpoint.to_json(), mirrors=True)
         await super()._apply(portion)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.state import MirroredStateStore
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.log.naming import LOG, SEGMENTS
 from d5agent.core.log.operation import OWN_DATABASE, Namespace
 from d5agent.core.run.services import Service
@@ -75,7 +75,7 @@ class Agent:
     def __post_init__(self) -> None:
         world = self.world
         clock: Any = PausingClock(world.clock, self.gate)
-        fence = Fence()
+        fence = WriteGate()
         self._store = self._wrapped(world.store, fence)
         self._open_disk()
         self._states = MirroredStateStore(self.folder, self._store)
@@ -116,7 +116,7 @@ class Agent:
             self.folder.mkdir()
             self.disk = Disk(directory=self.folder, agent_id=self.name)
 
-    def _wrapped(self, port: Any, fence: Fence) -> Any:  # noqa: ANN401 -- whichever port
+    def _wrapped(self, port: Any, fence: WriteGate) -> Any:  # noqa: ANN401 -- whichever port
         if self.before_asking:
             return pausing(fenced(port, fence, *_WRITES), self.gate)
         return fenced(pausing(port, self.gate), fence, *_WRITES)

@@ -217,7 +217,7 @@ async def test_a_position_that_is_older_than_the_servers_log(rig: AgentRig) -> N
     await agent.start()
     row = await failed(agent, "replication")
     assert "operations are lost to the stream" in row["error"]
-    assert "nothing goes on from now by itself" in row["hint"]
+    assert "d5agent never resumes from the current time on its own" in row["hint"]
     assert [key for key in await rig.keys() if key.startswith("replication/")] == before
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 OPERATOR = 78
 LOST = "the position is older than the server's log of changes: operations are lost to the stream"
-LOST_HINT = "nothing goes on from now by itself; see docs/runbook, 'the position is lost'"
+LOST_HINT = "d5agent never resumes from the current time on its own; see docs/runbook, 'the position is lost'"
 FOREIGN = "the resume token is not of this cluster, or damaged"
 FOREIGN_HINT = "does [source] name the cluster that this bucket's log was captured from?"
 NOT_ENABLED = "change streams are not enabled for the whole cluster"

@@ -116,7 +116,7 @@ async def test_a_live_restore_ends_equal_though_the_application_writes_until_the
         await application.grown()
         ended = await agent.run("cutover", "--follow")
         assert ended.code == 0, said(ended)
-        for event in ("application_refused", "fence_drawn", "restore_verified"):
+        for event in ("application_made_read_only", "fence_drawn", "restore_verified"):
             assert event in ended.out
         assert application.told == ["refuse"]
         assert await target_count(rig) >= application.written

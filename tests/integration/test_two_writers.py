@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d5agent.adapters.clock import SystemClock
-from d5agent.core.log.chain import Writer
+from d5agent.core.log.chain import WriterIdentity
 from d5agent.steps.log.reader import LogReader
 from d5agent.steps.log.writer import LogWriter
 from tests.integration.agent_rig import Client, said
@@ -63,7 +63,7 @@ async def test_a_paused_writer_that_wakes_up_does_no_harm(rig: AgentRig) -> None
 
 async def test_the_loser_of_a_commit_race_stops_at_once_and_names_the_winner(rig: AgentRig) -> None:
     await rig.enable()
-    winner = Writer(run_id="", agent_id="another", host="another-host", since="2026-11-02T08:00:00+00:00")
+    winner = WriterIdentity(run_id="", agent_id="another", host="another-host", since="2026-11-02T08:00:00+00:00")
     async with serving(rig, "first") as first, rig.store() as store:
         winner = replace(winner, run_id=await first.capture())
         async with Client(rig.source_uri) as client:

@@ -14,7 +14,7 @@ from d5agent.core.log.glance import glance
 from d5agent.core.log.naming import parse_segment_key
 from d5agent.core.log.operation import OWN_DATABASE, ClusterTime, Namespace, Position, parse_event
 from d5agent.core.log.segmenter import Segmenter
-from d5agent.steps.capture.pipeline import Pipeline, Room
+from d5agent.steps.capture.pipeline import ByteBudget, Pipeline
 from d5agent.steps.log.reader import LogReader
 from d5agent.steps.log.writer import LogWriter
 from tests.fakes.barrier_order import concerned, require_barriers_in_order
@@ -110,7 +110,7 @@ async def _capture(
     reader = LogReader(store=store)
     last = await reader.last()
     writer = LogWriter(store=store, clock=FakeClock(), writer=WRITER, last=last, compresses=compresses)
-    pipeline = Pipeline(writer=writer, room=Room(max_bytes=2000), on_commit=_nothing)
+    pipeline = Pipeline(writer=writer, room=ByteBudget(max_bytes=2000), on_commit=_nothing)
     begin = 0 if last is None else _number_after(last.commit.position)
     segmenter = Segmenter(max_bytes=max_bytes, max_age_seconds=max_age, own_segments=_OWN_SEGMENTS)
     now = 0.0

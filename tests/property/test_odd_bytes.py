@@ -18,7 +18,7 @@ from d5agent.core.log.operation import ClusterTime, Namespace, parse_event
 from d5agent.core.log.raw import DocumentId, document_id, elements, id_document
 from d5agent.core.log.segment import decode_changes, decode_segment, mixed_segment, touches_of
 from d5agent.core.log.segmenter import Segmenter
-from d5agent.core.replay.replay import Doubts, Window
+from d5agent.core.replay.replay import Unresolved, Window
 from d5agent.core.replay.unique_key import UniqueIndex, comparable, key_to_text, keys_of
 from d5agent.errors import CorruptDataError
 from tests.property.bson_bytes import DOCUMENTS, IDS, TEXTS, document, events, string
@@ -109,7 +109,7 @@ def _read_again(segment: Segment) -> None:
     assert parse_segment_key(ref.key).first == segment.first
     operations = list(decode_segment(ref, segment.body))
     assert b"".join(operation.raw for operation in operations) == segment.body
-    window, doubts = Window(), Doubts()
+    window, doubts = Window(), Unresolved()
     for change in decode_changes(ref, segment.body):
         if not hasattr(change, "is_barrier"):
             window.add(change)

@@ -14,7 +14,7 @@ from d5agent.core.log.operation import Namespace, parse_event
 from d5agent.core.log.segmenter import Segmenter
 from d5agent.core.replay.collation import Collated
 from d5agent.core.replay.pace import Pace
-from d5agent.core.replay.replay import Barrier, Doubts, Failure, Window, Write
+from d5agent.core.replay.replay import Barrier, Failure, Unresolved, Window, Write
 from d5agent.core.replay.specification import Specification
 from d5agent.errors import OperatorError
 from d5agent.steps.compare.verifier import Verifier
@@ -121,7 +121,7 @@ async def test_many_drops_share_one_checkpoint() -> None:
     assert checkpoint.operations == 2 * TEMPORARY
     assert saves(stage) <= 5
     assert sorted(barrier.namespace for barrier in target.applied) == sorted(names)
-    assert checkpoint.doubts == Doubts()
+    assert checkpoint.doubts == Unresolved()
 
 
 async def test_a_collection_dropped_again_and_again_is_dropped_once() -> None:
@@ -408,9 +408,9 @@ def test_a_window_renames_what_it_knows_whole() -> None:
     (batch,) = window.batches(1)
     assert (batch.namespace, [write.id for write in batch.writes]) == (ITEMS, [raw_id("new")])
     assert window.removals() == (DROP, replace(RENAME, kind="drop", namespace=ITEMS, rename_to=None))
-    doubts = Doubts(documents={ITEMS: {raw_id(1)}, ORDERS: {raw_id(2)}})
+    doubts = Unresolved(documents={ITEMS: {raw_id(1)}, ORDERS: {raw_id(2)}})
     window.settle(doubts)
-    assert doubts == Doubts(whole={ITEMS})
+    assert doubts == Unresolved(whole={ITEMS})
 
 
 def test_a_chain_of_renames_ends_at_the_last_name() -> None:
@@ -418,7 +418,7 @@ def test_a_chain_of_renames_ends_at_the_last_name() -> None:
     window.add(change("insert", 5, "new"))
     assert window.take(RENAME)
     assert window.take(replace(RENAME, namespace=ITEMS, rename_to=ARCHIVE))
-    doubts = Doubts()
+    doubts = Unresolved()
     window.settle(doubts)
     assert [batch.namespace for batch in window.batches(1)] == [ARCHIVE]
     assert doubts.whole == {ARCHIVE}

@@ -14,7 +14,7 @@ from d5agent.core.replay.pace import Pace, RateLimit
 from d5agent.core.replay.replay import Write, WriteBatch
 from d5agent.steps.log.reader import LogReader
 from d5agent.steps.replay.checkpoint import load_checkpoint
-from d5agent.steps.replay.conflicts import Writer
+from d5agent.steps.replay.conflicts import ConflictResolver
 from d5agent.steps.replay.lanes import Lanes
 from d5agent.steps.replay.replayer import Replayer
 from tests.fakes.clock import FakeClock
@@ -59,7 +59,7 @@ class Case:
 
     unique: frozenset[UniqueIndex] = sparse("u")
     target: WatchedTarget = field(init=False)
-    writer: Writer = field(init=False)
+    writer: ConflictResolver = field(init=False)
 
     def __post_init__(self) -> None:
         self.target = WatchedTarget(FakeDatabase(unique={USERS: self.unique}))
@@ -70,7 +70,7 @@ class Case:
             pace=Pace(lanes=2),
             limit=RateLimit(per_second=None),
         )
-        self.writer = Writer(lanes=lanes, target=self.target)
+        self.writer = ConflictResolver(lanes=lanes, target=self.target)
 
     def put(self, *documents: Mapping[str, object]) -> None:
         """Let the target hold documents."""

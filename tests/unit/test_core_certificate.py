@@ -11,7 +11,7 @@ import pytest
 from d5agent.core.compare.compare import Difference, DifferenceKind
 from d5agent.core.compare.comparison import Comparison, Part
 from d5agent.core.compare.report import VerifyReport
-from d5agent.core.log.chain import Commit, Link, Total, Writer
+from d5agent.core.log.chain import Commit, Link, Total, WriterIdentity
 from d5agent.core.log.operation import ClusterTime, Position
 from d5agent.core.reports.certificate import Evidence, certificate_key, certificate_of, check_certificate, sealed
 from d5agent.core.run.timeline import Timeline
@@ -22,7 +22,7 @@ from tests.fakes.events import ORDERS
 
 COMMIT = Commit(
     sequence=7,
-    writer=Writer(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00+00:00"),
+    writer=WriterIdentity(run_id="run", agent_id="agent", host="host", since="2026-11-02T08:00:00+00:00"),
     written_at="2026-11-02T08:30:00+00:00",
     previous="0" * 64,
     segments=(),

@@ -17,7 +17,7 @@ from d5agent.core.log.chain import (
     Commit,
     Link,
     Total,
-    Writer,
+    WriterIdentity,
     check_link,
     decode_commit,
     decode_rollup,
@@ -38,7 +38,7 @@ from d5agent.errors import CorruptDataError
 from tests.fakes.commits import FIRST, GOLDEN_SEGMENT, MARK, SECONDS, SEGMENT, TOKEN, following, link
 
 DATA = Path(__file__).parents[1] / "data"
-WRITER = Writer(
+WRITER = WriterIdentity(
     run_id="20261102T080000Z-1f3a", agent_id="a-1", host="ip-10-0-0-7", since="2026-11-02T08:00:00.000+00:00"
 )
 GOLDEN = Commit(

@@ -8,7 +8,7 @@ import pytest
 
 from d5agent.core.compare.compare import Difference, DifferenceKind
 from d5agent.core.compare.named_fields import ALL, FieldBits, differing_names, fields_named_by, undelivered_part
-from d5agent.core.plan.seen import Seen
+from d5agent.core.plan.compact_hash_set import CompactHashSet
 from tests.fakes.documents import raw_document, raw_id
 from tests.fakes.events import ITEMS, ORDERS, operation
 
@@ -76,7 +76,7 @@ def test_names_beyond_the_bits_of_a_collection_are_taken_for_one() -> None:
 
 
 def test_a_set_keeps_the_masks_of_its_things_while_it_grows() -> None:
-    seen = Seen(2, has_masks=True)
+    seen = CompactHashSet(2, has_masks=True)
     for number in range(1, 101):
         seen.add(number)
         seen.set_bits(number, 1 << number % 32)

@@ -14,7 +14,7 @@ from d5agent.core.compare.compare import Difference, DifferenceKind
 from d5agent.core.compare.comparison import Comparison, Part
 from d5agent.core.compare.repair import LastEvent, Repair
 from d5agent.core.compare.report import NAMED, VerifyReport
-from d5agent.core.log.chain import Commit, Link, Total, Writer
+from d5agent.core.log.chain import Commit, Link, Total, WriterIdentity
 from d5agent.core.log.operation import ClusterTime, Namespace, Position
 from d5agent.core.reports.certificate import Evidence, certificate_of, end_of_stream
 from d5agent.core.reports.charts import clock, duration, number, rates
@@ -78,7 +78,7 @@ def found(*, is_equal: bool) -> VerifyReport:
         report.add(difference)
         report.counts.append(f"{ORDERS}: 1 documents in the source, 2 in the target")
     event = LastEvent(5, ClusterTime(1_793_600_000, 9), "update", has_document=False)
-    report.add_repair(Repair(difference=difference, written=1, event=event))
+    report.add_repair(Repair(difference=difference, written_hash=1, event=event))
     report.facts["shop"] = [f"{ORDERS}: index a_1 is missing in the target: {EVIL}"]
     return report
 
@@ -91,7 +91,7 @@ def certificate(
 ) -> dict[str, Any]:
     commit = Commit(
         sequence=7,
-        writer=Writer(run_id="run", agent_id="agent", host="host", since=""),
+        writer=WriterIdentity(run_id="run", agent_id="agent", host="host", since=""),
         written_at="",
         previous=None,
         segments=(),
@@ -138,7 +138,7 @@ def test_a_certificate_says_what_an_auditor_asks() -> None:
         "run",
         "d5agent 0.1.0 on",
         "1 min 30 s, from 2026-11-02T08:44:00+00:00",
-        "its last event has no document",
+        "its last event carried no document",
         "in replication/.log/000000000005.json",
         "index a_1 is missing in the target",
         "d" * 64,
@@ -188,7 +188,7 @@ def test_what_is_counted_only_is_said_to_be_so() -> None:
     for n in range(NAMED + 10):
         difference = Difference(namespace=ORDERS, id=raw_id(n), kind=DifferenceKind.EXTRA)
         report.add(difference)
-        report.add_repair(Repair(difference=difference, written=None))
+        report.add_repair(Repair(difference=difference, written_hash=None))
     report.facts["shop"] = ["line"] * 1005
     text = read(page_of({"kind": "report", "run_id": "", "issued_at": "now", "result": report.to_json()})).text
     assert text.count("11 more are counted and not named here") == 2

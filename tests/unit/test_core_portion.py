@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from d5agent.core.log.portion import Portion
+from d5agent.core.log.batch_size import BatchSize
 
 LATE_SECONDS = 10.0  # a third of the 30 that an answer may take
 
 
-def portion() -> Portion:
-    return Portion(answer_seconds=30)
+def portion() -> BatchSize:
+    return BatchSize(answer_seconds=30)
 
 
 def test_a_silence_halves_what_is_asked_for() -> None:

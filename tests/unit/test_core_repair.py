@@ -27,8 +27,8 @@ NULL = _event("update", has_document=False)
 @pytest.mark.parametrize(
     ("event", "moved", "told", "cause"),
     [
-        (NULL, None, None, Cause.TOLD_TOO_LITTLE),
-        (NULL, MOVED, None, Cause.TOLD_TOO_LITTLE),
+        (NULL, None, None, Cause.EVENT_WITHOUT_DOCUMENT),
+        (NULL, MOVED, None, Cause.EVENT_WITHOUT_DOCUMENT),
         (_event("update"), MOVED, DOCUMENT, Cause.NAME_MOVED),
         (None, MOVED, None, Cause.NAME_MOVED),
         (_event("update", sequence=6), None, DOCUMENT, Cause.CAME_LATER),
@@ -43,12 +43,12 @@ def test_each_repair_has_its_cause(
 ) -> None:
     repair = Repair(
         difference=DIFFERENCE,
-        written=hash(DOCUMENT),
+        written_hash=hash(DOCUMENT),
         event=event,
         moved=moved,
         applied=5,
         segment="replication/shop/orders/1_1.bson",
-        told=None if told is None else hash(told),
+        event_hash=None if told is None else hash(told),
     )
     assert repair.cause is cause
     values = repair.to_json()
@@ -61,7 +61,7 @@ def test_each_repair_has_its_cause(
 
 
 def test_what_was_not_looked_into_is_not_called_a_defect() -> None:
-    repair = Repair(difference=DIFFERENCE, written=None, event=_event("update"))
+    repair = Repair(difference=DIFFERENCE, written_hash=None, event=_event("update"))
     assert repair.cause is Cause.NOT_LOOKED_INTO
     assert repair.to_json()["last_event"]["segment"] is None
 
@@ -77,7 +77,7 @@ def test_a_last_event_tells_where_it_stands_in_the_log() -> None:
 
 def test_later_events_take_the_place_of_those_known() -> None:
     known, later = KnownEvents(), _event("update", sequence=9)
-    repair = Repair(difference=DIFFERENCE, written=None, event=NULL, segment="old")
+    repair = Repair(difference=DIFFERENCE, written_hash=None, event=NULL, segment="old")
     known.repairs[ORDERS] = {DIFFERENCE.id: repair}
     known.remember(DIFFERENCE, NULL)
     known.remember(DIFFERENCE, None)

@@ -11,8 +11,8 @@ from d5agent.core.log.operation import Namespace
 from d5agent.core.replay import replay
 from d5agent.core.replay.replay import (
     Barrier,
-    Doubts,
     Failure,
+    Unresolved,
     Window,
     Write,
     WriteBatch,
@@ -65,14 +65,14 @@ def test_of_each_document_the_last_state_is_written(kinds: tuple[str, ...], writ
 def test_an_update_that_found_nothing_writes_nothing_and_leaves_a_doubt() -> None:
     window = _window("insert", "gone")
     assert window.batches(3) == []
-    doubts = Doubts()
+    doubts = Unresolved()
     window.settle(doubts)
     assert doubts.documents == {ORDERS: {ONE}}
     assert list(window.touched()) == [(ORDERS, (ONE,))]
 
 
 def test_a_later_window_settles_what_was_in_doubt() -> None:
-    doubts = Doubts()
+    doubts = Unresolved()
     _window("gone").settle(doubts)
     _window("update").settle(doubts)
     assert len(doubts) == 0
@@ -141,20 +141,20 @@ def test_a_barrier_tells_what_to_apply() -> None:
 
 
 def test_doubts_follow_a_renamed_collection() -> None:
-    doubts = Doubts(documents={ORDERS: {ONE}, ITEMS: {TWO}})
+    doubts = Unresolved(documents={ORDERS: {ONE}, ITEMS: {TWO}})
     doubts.apply_barrier(barrier_of(operation("rename", 1, to={"db": "shop", "coll": "items"})))
     assert doubts.documents == {ITEMS: {ONE}}
     assert doubts.whole == {ITEMS}
 
 
 def test_the_doubts_of_a_collection_that_a_renamed_one_replaces_are_settled() -> None:
-    doubts = Doubts(documents={ITEMS: {TWO}})
+    doubts = Unresolved(documents={ITEMS: {TWO}})
     doubts.apply_barrier(barrier_of(operation("rename", 1, to={"db": "shop", "coll": "items"})))
     assert doubts.documents == {}
 
 
 def test_a_drop_settles_the_doubts_of_its_collection() -> None:
-    doubts = Doubts(documents={ORDERS: {ONE}, ITEMS: {TWO}}, whole={ORDERS, ITEMS})
+    doubts = Unresolved(documents={ORDERS: {ONE}, ITEMS: {TWO}}, whole={ORDERS, ITEMS})
     doubts.apply_barrier(barrier_of(operation("drop", 1)))
     assert doubts.documents == {ITEMS: {TWO}}
     assert doubts.whole == {ITEMS}
@@ -163,34 +163,34 @@ def test_a_drop_settles_the_doubts_of_its_collection() -> None:
 def test_a_dropped_database_settles_all_of_its_doubts() -> None:
     other = Namespace("stock", "items")
     # An older version kept the database as a whole.
-    doubts = Doubts(documents={ORDERS: {ONE}, ITEMS: {TWO}, other: {ONE}}, whole={Namespace("shop"), ITEMS, other})
+    doubts = Unresolved(documents={ORDERS: {ONE}, ITEMS: {TWO}, other: {ONE}}, whole={Namespace("shop"), ITEMS, other})
     doubts.apply_barrier(barrier_of(operation("dropDatabase", 1, namespace=Namespace("shop"))))
     assert doubts.documents == {other: {ONE}}
     assert doubts.whole == {other}
 
 
 def test_one_settled_document_leaves_the_others_in_doubt() -> None:
-    doubts = Doubts(documents={ORDERS: {ONE, TWO}})
+    doubts = Unresolved(documents={ORDERS: {ONE, TWO}})
     doubts.remove(ORDERS, ONE)
     doubts.remove(ITEMS, ONE)
     assert doubts.documents == {ORDERS: {TWO}}
 
 
 def test_too_many_doubts_put_the_namespace_in_doubt() -> None:
-    doubts = Doubts(documents={ORDERS: {raw_id(n) for n in range(replay._MANY_DOUBTS)}})
+    doubts = Unresolved(documents={ORDERS: {raw_id(n) for n in range(replay._MANY_DOUBTS)}})
     doubts.add(ORDERS, raw_id("one more"))
     assert (doubts.documents, doubts.whole) == ({}, {ORDERS})
 
 
 def test_a_document_of_a_renamed_collection_may_be_in_doubt_by_itself() -> None:
-    doubts = Doubts(whole={ORDERS})
+    doubts = Unresolved(whole={ORDERS})
     doubts.add(ORDERS, ONE)
     assert doubts.documents == {ORDERS: {ONE}}
 
 
 def test_doubts_come_back_from_a_checkpoint() -> None:
-    doubts = Doubts(documents={ORDERS: {ONE, TWO}, ITEMS: {raw_id("x")}}, whole={Namespace("shop"), ITEMS})
-    assert Doubts.from_json(json.loads(json.dumps(doubts.to_json()))) == doubts
+    doubts = Unresolved(documents={ORDERS: {ONE, TWO}, ITEMS: {raw_id("x")}}, whole={Namespace("shop"), ITEMS})
+    assert Unresolved.from_json(json.loads(json.dumps(doubts.to_json()))) == doubts
 
 
 def _failure(id_: object, *, namespace: Namespace = ORDERS, is_conflict: bool = True) -> Failure:

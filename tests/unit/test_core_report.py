@@ -17,7 +17,7 @@ def test_a_report_without_differences_is_equal() -> None:
     report = VerifyReport(scope="touched", compared=3)
     assert report.is_equal
     report.facts["shop.orders"] = ["shop.orders: index a_1 is missing in the target: x"]
-    report.add_repair(Repair(difference=_difference(1), written=None))
+    report.add_repair(Repair(difference=_difference(1), written_hash=None))
     assert report.is_equal
 
 
@@ -32,7 +32,7 @@ def test_many_differences_and_repairs_are_counted_and_some_named() -> None:
     report = VerifyReport(scope="full")
     for number in range(NAMED + 5):
         report.add(_difference(number))
-        report.add_repair(Repair(difference=_difference(number), written=None))
+        report.add_repair(Repair(difference=_difference(number), written_hash=None))
     assert (report.different, len(report.differences)) == (NAMED + 5, NAMED)
     assert (report.repairs, len(report.repaired)) == (NAMED + 5, NAMED)
     assert len(report.unequal) == NAMED + 5
@@ -43,7 +43,7 @@ def test_a_report_as_json_holds_what_a_certificate_needs() -> None:
     report.count(ORDERS, 2)
     report.count(ITEMS, 1)
     report.add(_difference(1))
-    report.add_repair(Repair(difference=_difference(2), written=None))
+    report.add_repair(Repair(difference=_difference(2), written_hash=None))
     report.facts |= {"shop.orders": ["shop.orders: index"], "shop.items": ["shop.items: index"]}
     assert report.to_json() == {
         "version": 2,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from typing_extensions import override
 
-from d5agent.core.plan.seen import BYTES_EACH, Seen
+from d5agent.core.plan.compact_hash_set import BYTES_EACH, CompactHashSet
 
 
 def test_a_thing_is_new_once() -> None:
-    seen = Seen(3)
+    seen = CompactHashSet(3)
     assert [seen.add(thing) for thing in ("a", "b", "a", "c", "b")] == [True, True, False, True, False]
     assert len(seen) == 3
     assert "b" in seen
@@ -17,7 +17,7 @@ def test_a_thing_is_new_once() -> None:
 
 
 def test_a_thing_is_marked_once_and_stays_what_it_is() -> None:
-    seen = Seen(2)
+    seen = CompactHashSet(2)
     seen.add("a")
     seen.add("b")
     assert [seen.mark("a"), seen.mark("a"), seen.mark("b")] == [True, False, True]
@@ -26,7 +26,7 @@ def test_a_thing_is_marked_once_and_stays_what_it_is() -> None:
 
 
 def test_it_says_when_it_is_full_and_still_answers() -> None:
-    seen = Seen(100)
+    seen = CompactHashSet(100)
     for number in range(100):
         assert not seen.is_full
         assert seen.add((number,))
@@ -36,8 +36,8 @@ def test_it_says_when_it_is_full_and_still_answers() -> None:
 
 
 def test_an_empty_one_holds_nothing() -> None:
-    assert "a" not in Seen(0)
-    assert Seen(0).is_full
+    assert "a" not in CompactHashSet(0)
+    assert CompactHashSet(0).is_full
 
 
 class Colliding:
@@ -56,7 +56,7 @@ class Colliding:
 
 
 def test_things_that_want_the_same_slot_are_told_apart_at_the_end_of_the_table_too() -> None:
-    seen = Seen(10)  # 17 slots
+    seen = CompactHashSet(10)  # 17 slots
     things = [Colliding(16 + 17 * number) for number in range(10)]
     assert all(seen.add(thing) for thing in things)
     assert all(thing in seen for thing in things)
@@ -64,20 +64,20 @@ def test_things_that_want_the_same_slot_are_told_apart_at_the_end_of_the_table_t
 
 
 def test_a_hash_of_nought_is_a_thing_like_any_other() -> None:
-    seen = Seen(2)
+    seen = CompactHashSet(2)
     assert Colliding(0) not in seen
     assert seen.add(Colliding(0))
     assert Colliding(0) in seen
 
 
 def test_it_takes_what_it_says() -> None:
-    seen = Seen(10_000)
+    seen = CompactHashSet(10_000)
     assert abs(len(seen._table) * seen._table.itemsize - 10_000 * BYTES_EACH) < 100
 
 
 @pytest.mark.parametrize("most", [0, 3, 10])
 def test_more_than_was_expected_takes_more_room(most: int) -> None:
-    seen = Seen(most)
+    seen = CompactHashSet(most)
     for number in range(500):
         assert (number,) not in seen
         assert seen.add((number,))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d5agent.core.replay.replay import Failure, Write
-from d5agent.core.replay.tangle import Conflict, place_of, untangle
+from d5agent.core.replay.tangle import RefusedWrite, place_of, untangle
 from tests.fakes.documents import raw_id
 from tests.fakes.events import ITEMS, ORDERS
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 OUTSIDE = 1000
 
 
-def conflict(id_: object, *holders: object, namespace: Namespace = ORDERS) -> Conflict:
+def conflict(id_: object, *holders: object, namespace: Namespace = ORDERS) -> RefusedWrite:
     """Return a refused document, and who holds its values."""
     failure = Failure(
         namespace=namespace, write=Write(id=raw_id(id_), document=b"new"), reason="held", is_conflict=True, index="u_1"
     )
-    return Conflict(failure=failure, holders=tuple(raw_id(holder) for holder in holders))
+    return RefusedWrite(failure=failure, holders=tuple(raw_id(holder) for holder in holders))
 
 
 def ids(failures: Iterable[Failure]) -> list[DocumentId]:

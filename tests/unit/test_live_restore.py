@@ -224,7 +224,7 @@ async def begin(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_told", "event"), [(True, "application_refused"), (False, "application_read_only_by_word")]
+    ("is_told", "event"), [(True, "application_made_read_only"), (False, "application_read_only_by_word")]
 )
 async def test_it_follows_the_log_and_the_cutover_ends_it_with_both_sides_equal(
     live: Live,

@@ -30,7 +30,7 @@ from tests.fakes.trickle import CountingStore
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from d5agent.core.log.chain import Writer
+    from d5agent.core.log.chain import WriterIdentity
 
 
 class ForgetfulStore(FakeObjectStore):
@@ -50,7 +50,7 @@ class LosingStore(FakeObjectStore):
         return False
 
 
-def writer_of(store: FakeObjectStore, *, writer: Writer = WRITER, last: Link | None = None) -> LogWriter:
+def writer_of(store: FakeObjectStore, *, writer: WriterIdentity = WRITER, last: Link | None = None) -> LogWriter:
     return LogWriter(store=store, clock=FakeClock(), writer=writer, last=last)
 
 

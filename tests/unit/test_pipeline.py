@@ -15,7 +15,7 @@ from d5agent.core.log.operation import Position
 from d5agent.core.log.segment import Segment, encode_segment
 from d5agent.core.log.segmenter import Cut, Segmenter
 from d5agent.errors import AgentError, CorruptDataError, LogHeldError, OperatorError, TransientError
-from d5agent.steps.capture.pipeline import Pipeline, Room
+from d5agent.steps.capture.pipeline import ByteBudget, Pipeline
 from d5agent.steps.log.reader import LogReader
 from d5agent.steps.log.writer import LogWriter
 from tests.fakes.clock import FakeClock
@@ -38,7 +38,7 @@ class Flow:
     """A pipeline over a store whose puts can be held."""
 
     store: HeldStore = field(default_factory=HeldStore)
-    room: Room = field(default_factory=lambda: Room(max_bytes=ROOMY))
+    room: ByteBudget = field(default_factory=lambda: ByteBudget(max_bytes=ROOMY))
     committed: list[Commit] = field(default_factory=list)
     writer: LogWriter = field(init=False)
     pipeline: Pipeline = field(init=False)
@@ -181,7 +181,7 @@ async def test_so_many_are_stored_at_once_and_no_more() -> None:
 
 async def test_bytes_on_their_way_are_bounded_and_who_cuts_more_waits() -> None:
     size = len(segment(1).body)
-    flow = Flow(room=Room(max_bytes=3 * size))
+    flow = Flow(room=ByteBudget(max_bytes=3 * size))
     flow.store.holds = lambda _: True
     async with flow.pipeline.open(), asyncio.TaskGroup() as group:
         taking = group.create_task(flow.pipeline.take(cut(*[segment(1, number) for number in range(8)])))
@@ -197,7 +197,7 @@ async def test_bytes_on_their_way_are_bounded_and_who_cuts_more_waits() -> None:
 
 async def test_a_transaction_larger_than_the_room_goes_through_before_its_commit() -> None:
     size = len(segment(1).body)
-    flow = Flow(room=Room(max_bytes=size // 2))  # each segment alone is larger than all of the room
+    flow = Flow(room=ByteBudget(max_bytes=size // 2))  # each segment alone is larger than all of the room
     async with flow.pipeline.open():
         for number in range(100):
             await flow.pipeline.take(Cut(segments=(segment(1, number),), position=None))
@@ -274,7 +274,7 @@ async def test_an_upload_that_fails_ends_the_block_with_that_error_and_nothing_l
 @pytest.mark.parametrize("waits_for", ["room", "the queue of commits"])
 async def test_an_upload_that_fails_ends_who_waits_to_hand_in_more(waits_for: str) -> None:
     size = len(segment(1).body)
-    flow = Flow(room=Room(max_bytes=2 * size if waits_for == "room" else ROOMY))
+    flow = Flow(room=ByteBudget(max_bytes=2 * size if waits_for == "room" else ROOMY))
     flow.store.holds = lambda name: name == key(0) or (waits_for == "room" and not name.startswith(LOG))
     error = TransientError("the store does not answer")
     handed_in: list[int] = []

@@ -10,7 +10,7 @@ import pytest
 
 from d5agent.errors import CorruptDataError, TransientError
 from d5agent.ports import EventBatch
-from d5agent.steps.capture.pipeline import Inbox, Room, read_ahead
+from d5agent.steps.capture.pipeline import ByteBudget, Inbox, read_ahead
 from tests.fakes.events import raw_event
 from tests.fakes.held_store import settled, until
 
@@ -21,7 +21,7 @@ ROOMY: Final = 1_000_000
 
 
 async def test_what_fits_is_let_in_and_what_does_not_waits_until_enough_is_free() -> None:
-    room = Room(max_bytes=10)
+    room = ByteBudget(max_bytes=10)
     await room.enter(4)
     await room.enter(6)
     async with asyncio.TaskGroup() as group:
@@ -37,7 +37,7 @@ async def test_what_fits_is_let_in_and_what_does_not_waits_until_enough_is_free(
 
 
 async def test_what_is_larger_than_all_of_the_room_is_let_in_alone() -> None:
-    room = Room(max_bytes=10)
+    room = ByteBudget(max_bytes=10)
     await room.enter(1)
     async with asyncio.TaskGroup() as group:
         large = group.create_task(room.enter(25))
@@ -53,7 +53,7 @@ async def test_what_is_larger_than_all_of_the_room_is_let_in_alone() -> None:
 
 
 async def test_of_several_that_wait_each_is_let_in_as_soon_as_it_fits() -> None:
-    room = Room(max_bytes=10)
+    room = ByteBudget(max_bytes=10)
     await room.enter(10)
     done: list[int] = []
 
@@ -74,7 +74,7 @@ async def test_of_several_that_wait_each_is_let_in_as_soon_as_it_fits() -> None:
 
 
 async def test_who_gives_up_waiting_for_room_takes_none_and_keeps_none_from_the_others() -> None:
-    room = Room(max_bytes=10)
+    room = ByteBudget(max_bytes=10)
     await room.enter(10)
     async with asyncio.TaskGroup() as group:
         given_up = group.create_task(room.enter(7))
@@ -116,7 +116,7 @@ class Stream:
 
 
 @asynccontextmanager
-async def ahead(stream: Stream, room: Room) -> AsyncGenerator[Inbox]:
+async def ahead(stream: Stream, room: ByteBudget) -> AsyncGenerator[Inbox]:
     """Read a stream ahead; it is closed by whoever opened it."""
     async with aclosing(stream.read()) as batches, read_ahead(batches, room) as inbox:
         yield inbox
@@ -124,7 +124,7 @@ async def ahead(stream: Stream, room: Room) -> AsyncGenerator[Inbox]:
 
 async def test_the_next_batch_is_asked_for_while_the_last_one_is_worked_on() -> None:
     stream = Stream([batch(1), batch(2), batch(3)])
-    async with ahead(stream, Room(max_bytes=ROOMY)) as inbox:
+    async with ahead(stream, ByteBudget(max_bytes=ROOMY)) as inbox:
         async for found in inbox:
             assert found == batch(1)
             await until(lambda: stream.asked == 4)
@@ -134,7 +134,7 @@ async def test_the_next_batch_is_asked_for_while_the_last_one_is_worked_on() -> 
 async def test_batches_come_in_the_order_of_the_stream() -> None:
     batches = [batch(1), batch(), batch(2, 3), batch(4)]
     stream = Stream(batches)
-    async with ahead(stream, Room(max_bytes=1)) as inbox:
+    async with ahead(stream, ByteBudget(max_bytes=1)) as inbox:
         inbox_iterator = aiter(inbox)
         assert [await anext(inbox_iterator) for _ in batches] == batches
     assert stream.is_closed
@@ -143,7 +143,7 @@ async def test_batches_come_in_the_order_of_the_stream() -> None:
 @pytest.mark.parametrize("turns", [0, 1, 2, 5], ids=lambda turns: f"{turns} turns")
 async def test_a_reader_that_is_ahead_waits_for_room_and_goes_on(turns: int) -> None:
     stream = Stream([batch(number) for number in range(1, 20)])
-    room = Room(max_bytes=3 * SIZE)
+    room = ByteBudget(max_bytes=3 * SIZE)
     async with ahead(stream, room) as inbox:
         await settled()
         assert (stream.asked, room.held) == (4, 3 * SIZE)  # the fourth waits at the door
@@ -161,7 +161,7 @@ async def test_a_reader_that_is_ahead_waits_for_room_and_goes_on(turns: int) -> 
 
 async def test_a_batch_larger_than_all_of_the_room_is_read_alone() -> None:
     stream = Stream([batch(1), batch(*range(2, 12)), batch(12), batch(13)])
-    room = Room(max_bytes=2 * SIZE)
+    room = ByteBudget(max_bytes=2 * SIZE)
     async with ahead(stream, room) as inbox:
         batches = aiter(inbox)
         sizes = []
@@ -178,7 +178,7 @@ async def test_the_streams_error_is_raised_after_what_came_before_it() -> None:
     worked_on = []
 
     async def work() -> None:
-        async with ahead(stream, Room(max_bytes=ROOMY)) as inbox:
+        async with ahead(stream, ByteBudget(max_bytes=ROOMY)) as inbox:
             await settled()  # it has happened before the first batch is looked at
             async for found in inbox:
                 worked_on.append(found)
@@ -193,20 +193,20 @@ async def test_the_streams_error_is_raised_after_what_came_before_it() -> None:
 async def test_an_error_that_comes_while_nothing_is_there_wakes_who_waits() -> None:
     stream = Stream([], TransientError("the line is cut"))
     with pytest.raises(TransientError, match="the line is cut"):
-        async with ahead(stream, Room(max_bytes=ROOMY)) as inbox:
+        async with ahead(stream, ByteBudget(max_bytes=ROOMY)) as inbox:
             await anext(aiter(inbox))
 
 
 async def test_a_bug_in_the_stream_ends_the_block_at_once() -> None:
     with pytest.raises(ZeroDivisionError):
-        async with ahead(Stream([batch(1)], ZeroDivisionError()), Room(max_bytes=ROOMY)):
+        async with ahead(Stream([batch(1)], ZeroDivisionError()), ByteBudget(max_bytes=ROOMY)):
             await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("max_bytes", [1, ROOMY], ids=["for room", "for the stream"])
 async def test_a_block_that_ends_ends_the_reader_wherever_it_waits(max_bytes: int) -> None:
     stream = Stream([batch(1), batch(2), batch(3)])
-    async with ahead(stream, Room(max_bytes=max_bytes)):
+    async with ahead(stream, ByteBudget(max_bytes=max_bytes)):
         await settled()
     assert stream.is_closed
     assert asyncio.all_tasks() == {asyncio.current_task()}

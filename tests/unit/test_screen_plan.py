@@ -9,7 +9,7 @@ from rich.console import Console
 from d5agent.core.compare.compare import Difference, DifferenceKind
 from d5agent.core.log.operation import Namespace
 from d5agent.core.plan.estimate import Estimate
-from d5agent.core.plan.plan import Conflict, Named, Plan, Row
+from d5agent.core.plan.plan import Named, Plan, Row, UniqueConflict
 from d5agent.screen.plan import plan_table
 from tests.fakes.documents import raw_id
 
@@ -65,7 +65,7 @@ def test_a_plan_with_divergence_says_what_it_cannot_find() -> None:
 def test_what_stands_in_the_way_is_named() -> None:
     plan = Plan()
     conflict = {"namespace": ORDERS, "index": "u_1", "value": '{"u": [1]}', "is_written": False}
-    plan.conflicts.add(Conflict(id=raw_id(1), holder=raw_id(2), **conflict))  # type: ignore[arg-type]  # its fields
+    plan.conflicts.add(UniqueConflict(id=raw_id(1), holder=raw_id(2), **conflict))  # type: ignore[arg-type]  # its fields
     event = {"kind": "shuffle", "namespace": str(ORDERS), "to": None, "sequence": 7, "cluster_time": [5, 6], "key": "k"}
     plan.unknown.add(event)
     text = shown(plan)

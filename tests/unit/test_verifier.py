@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from d5agent.core.compare.repair import Cause
 from d5agent.core.compare.report import VerifyReport
-from d5agent.core.replay.replay import Doubts
+from d5agent.core.replay.replay import Unresolved
 from d5agent.errors import TooManyBytesError
 from d5agent.steps.compare.verifier import Verifier
 from d5agent.steps.log.reader import LogReader
@@ -223,7 +223,7 @@ async def test_documents_of_unknown_size_are_never_all_held_at_once() -> None:
     await stage.capture(*[insert(ORDERS, {"_id": number, "t": text}) for number, text in large.items()])
     reader = Weighed(stage.cluster)
     subject = verifier(stage, rounds=1, source=reader)
-    doubts = Doubts(documents={ORDERS: set(map(raw_id, large))})
+    doubts = Unresolved(documents={ORDERS: set(map(raw_id, large))})
     report = await subject.compare_again(doubts)
     assert (report.different, len(report.differences)) == (100, 100)
     assert reader.refused > 0
@@ -235,6 +235,6 @@ async def test_what_was_repaired_is_told_though_documents_are_too_large_to_be_he
     stage = Stage()
     await stage.capture(*[insert(ORDERS, {"_id": number, "t": "x" * 3 * MIB}) for number in range(8)])
     subject = verifier(stage, repair_into=stage.target)
-    report = await subject.compare_again(Doubts(documents={ORDERS: set(map(raw_id, range(8)))}))
+    report = await subject.compare_again(Unresolved(documents={ORDERS: set(map(raw_id, range(8)))}))
     assert (report.different, report.repairs) == (0, 8)
     assert stage.target.database.collections[ORDERS] == stage.database.collections[ORDERS]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Cause(StrEnum):
     """What explains a repair; the value is what a report says."""
 
-    TOLD_TOO_LITTLE = "told too little"
+    EVENT_WITHOUT_DOCUMENT = "event carried no document"
     NAME_MOVED = "name moved"
     CAME_LATER = "came later"
     SOURCE_MOVED_ON = "source moved on"
@@ -29,7 +29,7 @@ class Cause(StrEnum):
 
 
 EXPLANATIONS: Final = {
-    Cause.TOLD_TOO_LITTLE: "its last event has no document: it was deleted, dropped or renamed away before the look-up",
+    Cause.EVENT_WITHOUT_DOCUMENT: "its last event carried no document: it was gone or renamed before the look-up",
     Cause.NAME_MOVED: "its collection was dropped or renamed, so events of single documents do not tell all of it",
     Cause.CAME_LATER: "its last event came after the replay; it is replayed next",
     Cause.SOURCE_MOVED_ON: "the source holds another version than its last event told: a later event is still to come",
@@ -66,19 +66,19 @@ class LastEvent(NamedTuple):
 class Repair:
     """A document that was written into the target from the source, because the two differed after the replay.
 
-    `written`: Python's hash of what the source had; None: nothing. `event`: the document's last event in the log;
-    `moved`: the last one of its collection's name. `applied`: the last commit that was replayed. `segment`, `told`:
-    where that event is stored, and the hash of what it said the document is, once somebody has looked. `is_open`:
-    others could write to the target.
+    `written_hash`: Python's hash of what the source had; None: nothing. `event`: the document's last event in the log;
+    `moved`: the last one of its collection's name. `applied`: the last commit that was replayed. `segment`,
+    `event_hash`: where that event is stored, and the hash of the document it carried, once it has been looked up.
+    `is_open`: others could write to the target.
     """
 
     difference: Difference
-    written: int | None
+    written_hash: int | None
     event: LastEvent | None = None
     moved: LastEvent | None = None
     applied: int | None = None
     segment: str = ""
-    told: int | None = None
+    event_hash: int | None = None
     is_open: bool = False
 
     @property
@@ -88,12 +88,12 @@ class Repair:
         if event is not None and self.applied is not None and event.sequence > self.applied:
             return Cause.CAME_LATER
         if event is not None and not event.has_document:
-            return Cause.TOLD_TOO_LITTLE
+            return Cause.EVENT_WITHOUT_DOCUMENT
         if self.moved is not None:
             return Cause.NAME_MOVED
         if event is not None and not self.segment:
             return Cause.NOT_LOOKED_INTO
-        if event is not None and self.told != self.written:
+        if event is not None and self.event_hash != self.written_hash:
             return Cause.SOURCE_MOVED_ON
         return Cause.FOREIGN_WRITE if self.is_open else Cause.UNEXPLAINED
 

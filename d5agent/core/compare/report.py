@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.compare.repair import Cause, KnownEvents
 from d5agent.core.log.operation import Namespace
-from d5agent.core.replay.replay import Doubts
+from d5agent.core.replay.replay import Unresolved
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -50,7 +50,7 @@ class VerifyReport:
     repairs: int = 0
     namespaces: dict[str, Tally] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
-    unequal: Doubts = field(default_factory=Doubts)
+    unequal: Unresolved = field(default_factory=Unresolved)
     """All documents that differ, by `_id`; of too many in one namespace, the namespace."""
     repaired: list[Repair] = field(default_factory=list)
     refused: list[Failure] = field(default_factory=list)
@@ -116,9 +116,9 @@ class VerifyReport:
             self.compared -= self.namespaces.pop(name).compared
         self.known.keep_only({*there, *(Namespace(namespace.database) for namespace in there)})
 
-    def take_differences(self) -> Doubts:
+    def take_differences(self) -> Unresolved:
         """Return the documents that differ, and forget them here: they are to be compared again."""
-        taken, self.unequal, self.differences, self.different = self.unequal, Doubts(), [], 0
+        taken, self.unequal, self.differences, self.different = self.unequal, Unresolved(), [], 0
         for tally in self.namespaces.values():
             tally.different = 0
         return taken

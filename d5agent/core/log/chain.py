@@ -38,7 +38,7 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Writer:
+class WriterIdentity:
     """Who wrote a commit: the run (one failback), the agent's own id, its host, and since when it writes."""
 
     run_id: str
@@ -56,7 +56,7 @@ class Commit:
     """
 
     sequence: int
-    writer: Writer
+    writer: WriterIdentity
     written_at: str
     previous: str | None
     segments: tuple[SegmentRef, ...]
@@ -114,7 +114,7 @@ def decode_commit(body: bytes, *, key: str) -> Commit:
             )
         return Commit(
             sequence=fields["sequence"],
-            writer=Writer(**{name: fields[name] for name in ("run_id", "agent_id", "host", "since")}),
+            writer=WriterIdentity(**{name: fields[name] for name in ("run_id", "agent_id", "host", "since")}),
             written_at=fields["written_at"],
             previous=fields["previous"],
             segments=tuple(

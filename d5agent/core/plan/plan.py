@@ -78,7 +78,7 @@ class Overwrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conflict:
+class UniqueConflict:
     """Two documents that cannot both be in the target: they have the same value of a unique index.
 
     `id`: the one that restore writes. `holder`: the other; `is_written`: restore writes that one too.
@@ -118,7 +118,7 @@ class Plan:
     overwrites: Named[Overwrite] = field(default_factory=Named)
     unexpected: Named[Overwrite] = field(default_factory=Named)
     """Overwrites of documents that are new to the log: told first, they are worth a look."""
-    conflicts: Named[Conflict] = field(default_factory=Named)
+    conflicts: Named[UniqueConflict] = field(default_factory=Named)
     indexes: list[str] = field(default_factory=list)
     divergence: Named[Difference] | None = None
     undelivered: Named[Difference] | None = None

@@ -180,7 +180,7 @@ class Window:
         for namespace, states in self._states.items():
             yield namespace, tuple(write.id for write in states.values())
 
-    def settle(self, doubts: Doubts) -> None:
+    def settle(self, doubts: Unresolved) -> None:
         """Update what is in doubt by what this window knows."""
         for barrier in self._removals.values():
             doubts.apply_barrier(barrier)
@@ -205,7 +205,7 @@ def unknown_operation(operation: Operation) -> OperatorError:
 
 
 @dataclass(slots=True)
-class Doubts:
+class Unresolved:
     """What the log could not tell: single documents, and whole namespaces that were renamed or dropped."""
 
     documents: dict[Namespace, set[DocumentId]] = field(default_factory=dict)
@@ -267,7 +267,7 @@ class Doubts:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Doubts:
+    def from_json(cls, value: dict[str, Any]) -> Unresolved:
         """Return what `to_json` wrote."""
         return cls(
             documents={

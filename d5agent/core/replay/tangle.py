@@ -24,7 +24,7 @@ Place = tuple["Namespace", bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conflict:
+class RefusedWrite:
     """A refused write, and which documents of the target hold its unique values: none, if they let them go since."""
 
     failure: Failure
@@ -48,7 +48,7 @@ def place_of(failure: Failure) -> Place:
     return failure.namespace, identity_of(failure.write.id)
 
 
-def untangle(conflicts: Sequence[Conflict]) -> Untangled:
+def untangle(conflicts: Sequence[RefusedWrite]) -> Untangled:
     """Return what to do about refused writes. None is parked that could not be written right after."""
     known = {place_of(conflict.failure): conflict for conflict in conflicts}
     edges = {place: [(place[0], identity_of(id_)) for id_ in known[place].holders] for place in known}

@@ -14,7 +14,7 @@ from d5agent.core.log.operation import parse_event
 from d5agent.core.log.segmenter import Cut, Segmenter
 from d5agent.core.run.progress import CaptureProgress
 from d5agent.errors import AgentError, CorruptDataError, LogHeldError, NotKeptError, TransientError
-from d5agent.steps.capture.pipeline import Pipeline, Room, read_ahead
+from d5agent.steps.capture.pipeline import ByteBudget, Pipeline, read_ahead
 from d5agent.steps.log.after_fence import AfterFence
 from d5agent.steps.log.marks import mark_document_id, new_mark_id
 from d5agent.steps.log.roll_ups import RollUps
@@ -94,8 +94,8 @@ class Capture:
             max_age_seconds=limits.max_segment_seconds,
             own_segments=limits.own_segments,
         )
-        self._ahead = Room(max_bytes=limits.ahead_bytes)
-        self._uploading = Room(max_bytes=limits.upload_bytes)
+        self._ahead = ByteBudget(max_bytes=limits.ahead_bytes)
+        self._uploading = ByteBudget(max_bytes=limits.upload_bytes)
         self._pipeline = Pipeline(writer=writer, room=self._uploading, on_commit=self._note)
         self._committed_at = self._moved_at = self._clock.monotonic()
         self._token: bytes | None = None

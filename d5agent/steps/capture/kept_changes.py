@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KEPT: Final = "stream_kept"
 GAP: Final = "stream_gap"
-_HINT: Final = "nothing goes on from now by itself; see docs/runbook, 'the position is lost'"
+_HINT: Final = "d5agent never resumes from the current time on its own; see docs/runbook, 'the position is lost'"
 
 
 def gap_key(run_id: str) -> str:

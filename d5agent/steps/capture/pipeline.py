@@ -29,7 +29,7 @@ _MOST_COMMITS_WAITING: Final = 64
 
 
 @dataclass(slots=True, kw_only=True)
-class Room:
+class ByteBudget:
     """So many bytes may be held at once. What is larger than all of the room is let in alone."""
 
     max_bytes: int
@@ -52,7 +52,7 @@ class Room:
 class Inbox:
     """Batches that were read and not yet worked on."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: ByteBudget) -> None:
         self._room = room
         self._batches: deque[EventBatch] = deque()
         self._arrived = asyncio.Event()
@@ -88,7 +88,7 @@ class Inbox:
 
 
 @asynccontextmanager
-async def read_ahead(batches: AsyncGenerator[EventBatch], room: Room) -> AsyncGenerator[Inbox]:
+async def read_ahead(batches: AsyncGenerator[EventBatch], room: ByteBudget) -> AsyncGenerator[Inbox]:
     """Read a stream beside the block, ahead of it."""
     inbox = Inbox(room)
     async with beside(inbox.fill(batches)):
@@ -100,7 +100,7 @@ class Pipeline:
     """Stores what was cut, several segments at once, and publishes it in the order in which it was cut."""
 
     writer: LogWriter
-    room: Room
+    room: ByteBudget
     on_commit: Callable[[Commit], Awaitable[None]]
     _uploads: list[asyncio.Task[SegmentRef]] = field(default_factory=list)
     _commits: asyncio.Queue[tuple[list[asyncio.Task[SegmentRef]], Position, bool]] = field(

@@ -40,4 +40,4 @@ async def _look_into(reader: LogReader, ref: SegmentRef, repairs: list[Repair]) 
             repair = by_document.get((operation.namespace, operation.document_id))
             if repair is not None:  # of several events, the last one counts
                 document = None if operation.kind == "delete" else operation.document
-                repair.segment, repair.told = ref.key, None if document is None else hash(document)
+                repair.segment, repair.event_hash = ref.key, None if document is None else hash(document)

@@ -15,7 +15,7 @@ from d5agent.core.compare.comparison import Comparison, Part
 from d5agent.core.compare.report import VerifyReport
 from d5agent.core.log.chain import token_from_json, token_to_json
 from d5agent.core.log.operation import Namespace
-from d5agent.core.replay.replay import Doubts
+from d5agent.core.replay.replay import Unresolved
 from d5agent.errors import OperatorError
 from d5agent.steps.compare.touched import seen_in, touched_among
 from d5agent.steps.compare.verifier import ROUNDS, Verifier
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from d5agent.core.log.chain import Link
     from d5agent.ports import Clock, DocumentReader, StateStore, Target
-    from d5agent.steps.compare.settler import Keep
+    from d5agent.steps.compare.difference_resolver import Keep
     from d5agent.steps.compare.target_watch import TargetWatch
     from d5agent.steps.log.reader import LogReader
 
@@ -59,7 +59,7 @@ class Generations:
     number: int = 0
     comparison: Comparison = field(default_factory=Comparison)
     report: VerifyReport = field(default_factory=lambda: VerifyReport(scope="touched"))
-    _again: Doubts = field(default_factory=Doubts)
+    _again: Unresolved = field(default_factory=Unresolved)
     _sequence: int = -1
     _last: Link | None = None
 
@@ -75,7 +75,7 @@ class Generations:
             return  # nobody knows what was written to the target since
         self.watch.position, self.watch.since = position, value["watched_since"]
         self.comparison = Comparison.parts_from_json(value["parts"])
-        self._sequence, self._again = value["sequence"], Doubts.from_json(value["again"])
+        self._sequence, self._again = value["sequence"], Unresolved.from_json(value["again"])
         self._last = await link_of(self.reader.store, self._sequence)
         for name, compared in value["namespaces"].items():
             self.report.count(name, compared)
@@ -101,7 +101,7 @@ class Generations:
         changed = await self._changed_since()
         began = self._now(), self.report.compared
         verifier = self._verifier(repair_into=None, rounds=1, changed=changed)
-        again, self._again = self._again, Doubts()
+        again, self._again = self._again, Unresolved()
         await verifier.compare_again(again)
         await verifier.touched(self.reader, self._links(upto), (), with_facts=False)
         await self._compare_changed(verifier, whole)
@@ -123,7 +123,7 @@ class Generations:
         changed = await self._changed_since()
         began = self._now(), self.report.compared
         verifier = self._verifier(repair_into=self.repair_into, changed=changed)
-        again, self._again = self._again, Doubts()
+        again, self._again = self._again, Unresolved()
         # Of what a generation has compared, nothing needs to be compared whole: each document was looked at.
         await verifier.compare_again(again)
         await verifier.touched(self.reader, self._links(None), whole if self._sequence < 0 else ())
@@ -183,17 +183,17 @@ class Generations:
             names=", ".join(map(str, moved)),
         )
 
-    async def _differing(self, changed: Changed, whole: AbstractSet[Namespace]) -> Doubts:
+    async def _differing(self, changed: Changed, whole: AbstractSet[Namespace]) -> Unresolved:
         """Return those documents that differ now, without what the log does not touch: that is not restore's."""
         documents = changed.within({*self._compared(), *whole})
         report = VerifyReport(scope="touched", run_id=self.run_id)
         verifier = self._verifier(repair_into=None, rounds=1, report=report)
-        found = (await verifier.compare_again(Doubts(documents=documents))).take_differences().documents
+        found = (await verifier.compare_again(Unresolved(documents=documents))).take_differences().documents
         if not found:
-            return Doubts()
+            return Unresolved()
         touched = await touched_among(self.reader, found)
         is_whole = {name for name in found if name in whole or Namespace(name.database) in whole}
-        return Doubts(documents={**touched, **{name: found[name] for name in is_whole}})
+        return Unresolved(documents={**touched, **{name: found[name] for name in is_whole}})
 
     async def _prove_unchanged(self, whole: AbstractSet[Namespace]) -> None:
         """See that nothing was written to the target since it was compared; compare what was, without repair."""
@@ -220,7 +220,7 @@ class Generations:
             looks=_LOOKS,
         )
 
-    async def _tell(self, found: Doubts) -> None:
+    async def _tell(self, found: Unresolved) -> None:
         """Report documents that differ although they were equal before."""
         if found.documents:
             report = VerifyReport(scope="touched", run_id=self.run_id)
@@ -234,7 +234,7 @@ class Generations:
 
     def _forget(self) -> None:
         """Let all commits be compared again: what was equal once may have changed in the target since."""
-        self._sequence, self._last, self._again, self.comparison = -1, None, Doubts(), Comparison()
+        self._sequence, self._last, self._again, self.comparison = -1, None, Unresolved(), Comparison()
         self.report.begin_again()
 
     async def _look_again(self, whole: AbstractSet[Namespace]) -> None:

@@ -18,7 +18,7 @@ from d5agent.core.compare.outside import MOST_BYTES, Differences, OutsideReport,
 from d5agent.core.compare.report import VerifyReport
 from d5agent.core.log.operation import ClusterTime
 from d5agent.core.log.segment import touches_of
-from d5agent.core.replay.replay import Doubts
+from d5agent.core.replay.replay import Unresolved
 from d5agent.core.replay.ttl import has_expired
 from d5agent.core.run.progress import OutsideProgress
 from d5agent.errors import AgentError, LogHeldError, OperatorError, TooManyBytesError, TransientError
@@ -237,7 +237,7 @@ class Outside:
     async def _look_again(self, report: OutsideReport) -> None:
         """Look up again what differed: what was replayed since is equal now."""
         found = _Found(room=2 * self.most_bytes)
-        doubts = Doubts(documents=report.suspects.by_namespace())
+        doubts = Unresolved(documents=report.suspects.by_namespace())
         await self._verifier(found).compare_again(doubts)
         report.suspects = Differences()
         report.suspects.add(found.kept)

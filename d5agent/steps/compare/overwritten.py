@@ -53,7 +53,7 @@ _MOST_REMEMBERED: Final = 100_000  # about 20 MB; what is forgotten is only stor
 _SINCE_DUMP: Final = "written to the target after its dump began, or while it was open"
 _RENAMED: Final = "in a collection that was renamed after the dump began"
 _REPAIRED: Final = "replaced or deleted by a repair"
-_EXPLAINED: Final = frozenset({Cause.TOLD_TOO_LITTLE, Cause.NAME_MOVED, Cause.CAME_LATER})
+_EXPLAINED: Final = frozenset({Cause.EVENT_WITHOUT_DOCUMENT, Cause.NAME_MOVED, Cause.CAME_LATER})
 _UNNAMED: Final = "an event of the target's change stream does not say which document it is about"
 _HINT: Final = "what is not kept cannot be read again: have no application write to MongoDB until the certificate"
 

@@ -9,15 +9,15 @@ from d5agent.core.log.identity import identity_of
 from d5agent.core.replay.replay import Write, WriteBatch, split_conflicts
 from d5agent.core.replay.tangle import place_of, untangle
 from d5agent.errors import OperatorError
-from d5agent.steps.replay.conflicts import Parked, Writer, without_document
+from d5agent.steps.replay.conflicts import ConflictResolver, Parked, without_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from d5agent.core.log.operation import Namespace
     from d5agent.core.log.raw import DocumentId
-    from d5agent.core.replay.replay import Doubts, Failure
-    from d5agent.core.replay.tangle import Conflict, Place
+    from d5agent.core.replay.replay import Failure, Unresolved
+    from d5agent.core.replay.tangle import Place, RefusedWrite
     from d5agent.ports import DocumentReader, Target
 
 _MOST_REFUSED: Final = 10_000  # beyond it the target refuses as a rule
@@ -44,7 +44,7 @@ class Repairer:
     reader: DocumentReader
     has_written: bool = False
     _refused: dict[Place, Failure] = field(default_factory=dict)
-    _conflicts: dict[Place, Conflict] = field(default_factory=dict)
+    _conflicts: dict[Place, RefusedWrite] = field(default_factory=dict)
     _parked: Parked = field(default_factory=Parked)
 
     async def write(self, namespace: Namespace, ids: Sequence[DocumentId], source: Mapping[DocumentId, bytes]) -> None:
@@ -83,7 +83,7 @@ class Repairer:
         """Write parked documents as they were, where the new ones are refused after all."""
         await self._writer.put_back([*self._refused.values(), *self._failures_of_conflicts()], self._parked)
 
-    def refused(self, unequal: Doubts) -> list[Failure]:
+    def refused(self, unequal: Unresolved) -> list[Failure]:
         """Return what the target refused, as far as it still differs."""
         return [
             failure
@@ -95,5 +95,5 @@ class Repairer:
         return [conflict.failure for conflict in self._conflicts.values()]
 
     @property
-    def _writer(self) -> Writer:
-        return Writer(lanes=_OneLane(target=self.target), target=self.reader)
+    def _writer(self) -> ConflictResolver:
+        return ConflictResolver(lanes=_OneLane(target=self.target), target=self.reader)

@@ -11,7 +11,7 @@ from d5agent.core.compare.named_fields import fields_named_by
 from d5agent.core.log.identity import identity_of
 from d5agent.core.log.naming import names_in_keys, parse_segment_key
 from d5agent.core.log.segment import touches_of
-from d5agent.core.plan.seen import BYTES_EACH, MASK_BYTES_EACH, Seen
+from d5agent.core.plan.compact_hash_set import BYTES_EACH, MASK_BYTES_EACH, CompactHashSet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -82,7 +82,7 @@ class LogPart:
     last: Link
     part: int
     parts: int
-    seen: Seen
+    seen: CompactHashSet
     portion: int
     fields: FieldBits | None = None
 
@@ -134,7 +134,7 @@ def log_parts(
     operations, room = last.commit.total.operations, room_bytes // each
     parts = max(1, math.ceil(operations / (room * _FILLED)))
     for part in range(parts):
-        seen = Seen(min(operations, room), has_masks=fields is not None)
+        seen = CompactHashSet(min(operations, room), has_masks=fields is not None)
         yield LogPart(reader=reader, last=last, part=part, parts=parts, seen=seen, portion=portion, fields=fields)
 
 
@@ -154,12 +154,12 @@ async def operations_until(reader: LogReader, last: Link) -> AsyncGenerator[tupl
                 yield link.commit, operation
 
 
-async def seen_in(reader: LogReader, *, after: Link | None, beyond: int) -> Seen:
+async def seen_in(reader: LogReader, *, after: Link | None, beyond: int) -> CompactHashSet:
     """Return the documents that the commits beyond a number touch, by namespace and identity.
 
     `after`: an earlier commit, from which the log is read. A dozen bytes a document.
     """
-    seen = Seen(_SEEN)
+    seen = CompactHashSet(_SEEN)
 
     async def links() -> AsyncGenerator[Link]:
         async for link in reader.links(after=after):

@@ -11,10 +11,10 @@ from d5agent.core.compare.changed import Changed
 from d5agent.core.compare.merge import Merger
 from d5agent.core.compare.report import VerifyReport, fact_differences
 from d5agent.core.compare.touched import Touched
+from d5agent.steps.compare.difference_resolver import DifferenceResolver
 from d5agent.steps.compare.explainer import explain_repairs
 from d5agent.steps.compare.page_feed import PageFeed
 from d5agent.steps.compare.repairer import Repairer
-from d5agent.steps.compare.settler import Settler
 from d5agent.steps.parallel import beside, parallel
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from d5agent.core.log.operation import Namespace
     from d5agent.core.log.raw import DocumentId
     from d5agent.core.log.segment import SegmentRef
-    from d5agent.core.replay.replay import Doubts
+    from d5agent.core.replay.replay import Unresolved
     from d5agent.ports import Clock, DocumentReader, Target
-    from d5agent.steps.compare.settler import Keep
+    from d5agent.steps.compare.difference_resolver import Keep
     from d5agent.steps.log.reader import LogReader
 
     _Segment = tuple[int, SegmentRef, bytes]
@@ -64,14 +64,14 @@ class Verifier:
     """What was written to the target before this comparison; what is compared now leaves it."""
     keep: Keep | None = None
     repairer: Repairer | None = field(init=False, default=None)
-    _settler: Settler = field(init=False)
+    _settler: DifferenceResolver = field(init=False)
     _counts: bool = True
 
     def __post_init__(self) -> None:
         """Make what has the last word on documents; it reports into the same report."""
         if self.repair_into is not None:
             self.repairer = Repairer(target=self.repair_into, reader=self.target)
-        self._settler = Settler(
+        self._settler = DifferenceResolver(
             source=self.source,
             target=self.target,
             repairer=self.repairer,
@@ -137,7 +137,7 @@ class Verifier:
         await self._compare_whole(namespaces)
         return self.report
 
-    async def compare_again(self, differences: Doubts) -> VerifyReport:
+    async def compare_again(self, differences: Unresolved) -> VerifyReport:
         """Compare documents that were compared before (`report.take_differences()`); they are counted once only."""
         began, self._counts = self.clock.monotonic(), False
         await self._compare_batches(

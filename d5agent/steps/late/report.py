@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from d5agent.core.log.chain import Link
     from d5agent.core.log.operation import Operation
-    from d5agent.core.replay.replay import Doubts
+    from d5agent.core.replay.replay import Unresolved
     from d5agent.core.run.services import PhaseState
     from d5agent.ports import Clock, DocumentReader, ObjectStore
     from d5agent.service import Coordinator
@@ -174,7 +174,7 @@ class LateReporter:
         )
         return shown, found
 
-    async def _compare(self, late: _Range) -> Doubts:
+    async def _compare(self, late: _Range) -> Unresolved:
         """Return which documents differ of those that late operations touch, and of collections that they move."""
         report = VerifyReport(scope="touched")
         verifier = Verifier(
@@ -247,7 +247,7 @@ class LateReporter:
         return kept
 
     async def _store_documents(
-        self, unequal: Doubts, certified: Certified, found: _Found, folder: str
+        self, unequal: Unresolved, certified: Certified, found: _Found, folder: str
     ) -> list[dict[str, str]]:
         """Keep both versions of each document that differs; return the keys and hashes of the pages."""
         writer = PageWriter(store=self.store, folder=folder)

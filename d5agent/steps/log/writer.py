@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from d5agent.core.log.chain import Commit, Link, Total, Writer, decode_commit, digest, encode_commit, grown
+from d5agent.core.log.chain import Commit, Link, Total, WriterIdentity, decode_commit, digest, encode_commit, grown
 from d5agent.core.log.segment import compressed
 from d5agent.errors import CorruptDataError, LogHeldError, OperatorError, TransientError
 
@@ -39,7 +39,7 @@ class LogWriter:
 
     store: ObjectStore
     clock: Clock
-    writer: Writer
+    writer: WriterIdentity
     last: Link | None
     compresses: bool = False
     _begins_after: ClusterTime | None = None

@@ -11,14 +11,14 @@ from typing_extensions import override
 from d5agent.core.compare.compare import difference_of
 from d5agent.core.compare.named_fields import FieldBits, differing_names, undelivered_part
 from d5agent.core.compare.report import VerifyReport, fact_differences
+from d5agent.core.plan.compact_hash_set import BYTES_EACH, CompactHashSet
 from d5agent.core.plan.estimate import Measured, Writes, estimate
 from d5agent.core.plan.plan import MOST_DIVERGENT, Named, Plan
-from d5agent.core.plan.seen import BYTES_EACH, Seen
 from d5agent.steps.compare.divergence import Divergence, without_later_ones
 from d5agent.steps.compare.touched import log_parts
 from d5agent.steps.compare.verifier import Verifier
 from d5agent.steps.parallel import parallel
-from d5agent.steps.plan.foresight import Foresight
+from d5agent.steps.plan.unique_conflict_forecast import UniqueConflictForecast
 from d5agent.steps.replay.rates import known_rate
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _PORTION_BYTES_EACH: Final = 8 * 1024  # of memory that there must be for a docu
 
 
 @dataclass(slots=True, kw_only=True)
-class Effects(VerifyReport):
+class PlanReport(VerifyReport):
     """A comparison's report that tells the plan what happens to documents of collections compared whole."""
 
     scope: str = "plan"
@@ -83,7 +83,7 @@ class Planner:
         With divergence: what the log does not touch is compared too.
         """
         last = await self.reader.last()
-        foresight = Foresight(
+        foresight = UniqueConflictForecast(
             source=self.source, target=self.target, plan=self.plan, keys=self._keys(last), portion=self._portion
         )
         writes = Writes(window_bytes=self.window_bytes)
@@ -113,9 +113,9 @@ class Planner:
     def _room(self, share: float) -> int:
         return int(self.memory_bytes * share) // BYTES_EACH
 
-    def _keys(self, last: Link | None) -> Seen:
+    def _keys(self, last: Link | None) -> CompactHashSet:
         operations = 0 if last is None else last.commit.total.operations
-        return Seen(min(_KEYS_EACH * operations, self._room(_SHARE_OF_KEYS)))
+        return CompactHashSet(min(_KEYS_EACH * operations, self._room(_SHARE_OF_KEYS)))
 
     def _parts(self, last: Link | None) -> Iterator[LogPart]:
         """Yield the parts, one after the other: each takes all the memory that there is for them."""
@@ -136,7 +136,7 @@ class Planner:
         if part.part == 0:
             self._read = Measured(self.plan.operations, self.clock.monotonic() - began)
 
-    async def _look(self, part: LogPart, foresight: Foresight) -> None:
+    async def _look(self, part: LogPart, foresight: UniqueConflictForecast) -> None:
         """Compare the documents of a part, as they are in the source, with the target's."""
 
         async def look(batch: Batch) -> None:
@@ -152,7 +152,7 @@ class Planner:
         self._compared.done += portion.count
         self._compared.seconds += self.clock.monotonic() - began
 
-    async def _look_at(self, batch: Batch, part: LogPart, foresight: Foresight) -> None:
+    async def _look_at(self, batch: Batch, part: LogPart, foresight: UniqueConflictForecast) -> None:
         namespace, ids = batch.namespace, batch.ids
         ours, theirs = await parallel(lambda side: side.fetch(namespace, ids), (self.source, self.target), limit=2)
         row = self.plan.row(namespace)
@@ -172,7 +172,7 @@ class Planner:
         """Compare whole those collections whose names moved: what the log says of their documents is not all."""
         known = {*await self.source.collections(), *await self.target.collections()}
         for namespace in sorted((n for n in known if self.plan.is_whole(n)), key=str):
-            report = await self._verify(Effects(plan=self.plan), {namespace})
+            report = await self._verify(PlanReport(plan=self.plan), {namespace})
             row = self.plan.row(namespace)
             row.documents, row.equal = report.compared, report.compared - report.different
         if self.plan.whole:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.log.operation import Namespace
 from d5agent.core.replay.refusals import Refusals
-from d5agent.core.replay.replay import Doubts
+from d5agent.core.replay.replay import Unresolved
 from d5agent.core.servers import ServerFacts
 from d5agent.errors import CorruptDataError, OperatorError
 
@@ -30,7 +30,7 @@ class Checkpoint:
     within: int = 0
     operations: int = 0
     written: int = 0
-    doubts: Doubts = field(default_factory=Doubts)
+    doubts: Unresolved = field(default_factory=Unresolved)
     refusals: Refusals = field(default_factory=Refusals)
     """Which of the documents in doubt the target has refused."""
     target: ServerFacts | None = None
@@ -75,7 +75,7 @@ async def load_checkpoint(states: StateStore, run_id: str) -> Checkpoint:
             within=value.get("within", 0),  # an older version counted whole commits
             operations=value["operations"],
             written=value["written"],
-            doubts=Doubts.from_json(value["doubts"]),
+            doubts=Unresolved.from_json(value["doubts"]),
             refusals=Refusals.from_json(value.get("refusals", ())),  # an older version kept none
             target=ServerFacts.from_json(value["target"]) if value.get("target") else None,
             lost={Namespace(row["db"], row["coll"]) for row in value.get("lost", ())},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from d5agent.core.log.identity import identity_of
 from d5agent.core.log.raw import document_id
 from d5agent.core.replay.replay import Failure, Write, WriteBatch, absent, again, split_conflicts, split_deletes
-from d5agent.core.replay.tangle import Conflict, Place, place_of, untangle
+from d5agent.core.replay.tangle import Place, RefusedWrite, place_of, untangle
 from d5agent.core.replay.unique_key import keys_of, unique_indexes
 from d5agent.steps.parallel import parallel
 
@@ -47,19 +47,19 @@ class Holders:
 
     target: DocumentReader
 
-    async def of(self, conflicts: Sequence[Failure]) -> list[Conflict]:
+    async def of(self, conflicts: Sequence[Failure]) -> list[RefusedWrite]:
         """Return who holds the refused documents' unique values, by what the server says."""
         namespaces = {failure.namespace for failure in conflicts}
         unique = {namespace: await self._unique(namespace) for namespace in namespaces}
 
-        async def one(failure: Failure) -> Conflict:
+        async def one(failure: Failure) -> RefusedWrite:
             holders: dict[bytes, DocumentId] = {}
             for index in unique[failure.namespace]:
                 keys = keys_of(index, failure.write.document or b"")
                 found = await self.target.holders(failure.namespace, index, keys) if keys else ()
                 holders |= {identity_of(id_): id_ for id_ in map(document_id, found)}
             holders.pop(identity_of(failure.write.id), None)
-            return Conflict(failure=failure, holders=tuple(holders.values()))
+            return RefusedWrite(failure=failure, holders=tuple(holders.values()))
 
         return await parallel(one, conflicts, limit=_QUESTIONS)
 
@@ -68,7 +68,7 @@ class Holders:
 
 
 @dataclass(slots=True, kw_only=True)
-class Writer:
+class ConflictResolver:
     """Deletes go first; a conflict is tried again while that helps; of a circle one document leaves for a moment."""
 
     lanes: BatchWriter

@@ -23,9 +23,9 @@ from d5agent.core.run.replay_progress import BusyLanes
 from d5agent.errors import OperatorError
 from d5agent.steps.parallel import beside, task_group
 from d5agent.steps.replay.checkpoint import CHECKPOINT
-from d5agent.steps.replay.conflicts import Parked, Writer, without_document
+from d5agent.steps.replay.conflicts import ConflictResolver, Parked, without_document
 from d5agent.steps.replay.lanes import Lanes
-from d5agent.steps.replay.windows import KnownNames, Portion, Windows
+from d5agent.steps.replay.windows import KnownNames, ReplayStep, Windows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from d5agent.core.log.raw import DocumentId
     from d5agent.core.replay.pace import Pace
     from d5agent.core.replay.replay import Barrier
-    from d5agent.core.replay.tangle import Conflict
+    from d5agent.core.replay.tangle import RefusedWrite
     from d5agent.ports import Clock, DocumentReader, StateStore, Target
     from d5agent.service import Journal
     from d5agent.steps.log.reader import LogReader
@@ -76,7 +76,7 @@ class Replayer:
     gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before each window or barrier is written: whoever wants a pause does not return."""
     _lanes: Lanes = field(init=False)
-    _writer: Writer = field(init=False)
+    _writer: ConflictResolver = field(init=False)
     _waiting: list[Failure] = field(default_factory=list)
     """Writes that the next window tries again. They are in doubt too: a kill forgets them, and does no harm."""
     _failed: int = 0
@@ -98,7 +98,7 @@ class Replayer:
             busy=self.busy,
             limit=RateLimit(per_second=self.max_operations_per_second),
         )
-        self._writer = Writer(lanes=self._lanes, target=self.target_reader)
+        self._writer = ConflictResolver(lanes=self._lanes, target=self.target_reader)
 
     async def apply_log(self, links: AsyncIterator[Link]) -> None:
         """Apply commits, in order; the checkpoint is saved after each window that the target has acknowledged.
@@ -173,9 +173,9 @@ class Replayer:
         left = [conflict.failure for conflict in conflicts if not self._forget(conflict.failure)]
         return refused + left
 
-    async def _settle_once(self) -> tuple[list[Conflict], list[Failure]]:
+    async def _settle_once(self) -> tuple[list[RefusedWrite], list[Failure]]:
         """Go once through what is in doubt; return what was refused for a unique value, and for another reason."""
-        conflicts: list[Conflict] = []
+        conflicts: list[RefusedWrite] = []
         refused: list[Failure] = []
         for namespace, ids in list(self.checkpoint.doubts.documents.items()):
             ordered = sorted(ids)
@@ -205,7 +205,7 @@ class Replayer:
             doubts.remove(namespace, failure.write.id)
         return is_whole
 
-    async def _apply(self, portion: Portion) -> None:
+    async def _apply(self, portion: ReplayStep) -> None:
         if self.gate is not None:
             await self.gate()
         self._refuse_collations(portion)
@@ -219,7 +219,7 @@ class Replayer:
             self._reach(portion)
             self._saving = self._group.create_task(self._save(self.checkpoint.to_json(), mirrors=self._is_mirror_due()))
 
-    async def _rename(self, barrier: Barrier, portion: Portion) -> None:
+    async def _rename(self, barrier: Barrier, portion: ReplayStep) -> None:
         """Apply a rename between two checkpoints: repeated after a crash, it meets the target as it left it.
 
         They are mirrored now and then only. A host that has lost its disk may repeat a rename whose old name has been
@@ -238,7 +238,7 @@ class Replayer:
         self._reach(portion)
         await self._save(self.checkpoint.to_json(), mirrors=mirrors or self._is_mirror_due())
 
-    def _refuse_collations(self, portion: Portion) -> None:
+    def _refuse_collations(self, portion: ReplayStep) -> None:
         """Raise before what came into the log meanwhile is written to a collection with a collation."""
         barrier = portion.barrier
         if barrier is not None and barrier.rename_to is not None:
@@ -288,7 +288,7 @@ class Replayer:
         self.checkpoint.written += sum(len(batch.writes) for batch in batches)
         return await self._writer.write(batches)
 
-    def _reach(self, portion: Portion) -> None:
+    def _reach(self, portion: ReplayStep) -> None:
         reached, checkpoint = portion.reached, self.checkpoint
         if reached is None or reached.sequence == checkpoint.sequence:
             checkpoint.within = max(checkpoint.within, portion.within)

@@ -27,7 +27,7 @@ _BREATH: Final = 1_000  # operations between two moments in which writes may go 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Portion:
+class ReplayStep:
     """What is applied at a time: a window, or alone a barrier that no window can take.
 
     Once it is applied, all commits up to `reached` are (None: none of those that are read now), and `within` operations
@@ -59,9 +59,9 @@ class Windows:
     _within: int = 0
 
     @asynccontextmanager
-    async def of(self, links: AsyncIterator[Link]) -> AsyncGenerator[AsyncGenerator[Portion]]:
+    async def of(self, links: AsyncIterator[Link]) -> AsyncGenerator[AsyncGenerator[ReplayStep]]:
         """Read commits beside the block, one portion ahead of it; the block gets the portions, in order."""
-        ready: asyncio.Queue[Portion | None] = asyncio.Queue(1)
+        ready: asyncio.Queue[ReplayStep | None] = asyncio.Queue(1)
 
         async def read() -> None:
             async with aclosing(self._portions(links)) as portions:
@@ -70,7 +70,7 @@ class Windows:
                     await ready.join()  # taken: the next one may fill up
             await ready.put(None)
 
-        async def taken() -> AsyncGenerator[Portion]:
+        async def taken() -> AsyncGenerator[ReplayStep]:
             while (portion := await ready.get()) is not None:
                 ready.task_done()
                 yield portion
@@ -78,7 +78,7 @@ class Windows:
         async with beside(read()):
             yield taken()
 
-    async def _portions(self, links: AsyncIterator[Link]) -> AsyncGenerator[Portion]:
+    async def _portions(self, links: AsyncIterator[Link]) -> AsyncGenerator[ReplayStep]:
         async with aclosing(self.reader.segments_of(links)) as segments:
             async for link, segment in segments:
                 if segment is None:
@@ -88,7 +88,7 @@ class Windows:
                     yield portion
         yield self._cut()
 
-    async def _portions_of(self, segment: StoredSegment, commit: Commit) -> AsyncGenerator[Portion]:
+    async def _portions_of(self, segment: StoredSegment, commit: Commit) -> AsyncGenerator[ReplayStep]:
         """Take a segment's operations; they are numbered through their commit, as it lists its segments."""
         before, skipped = self._within, max(0, self.skipped - self._within)
         for number, change in islice(enumerate(decode_changes(*segment), before + 1), skipped, None):
@@ -105,7 +105,7 @@ class Windows:
                 await _breathe()
         self._within = before + segment[0].count
 
-    async def _barrier(self, operation: Operation, commit: Commit, number: int) -> AsyncGenerator[Portion]:
+    async def _barrier(self, operation: Operation, commit: Commit, number: int) -> AsyncGenerator[ReplayStep]:
         """Take a barrier into the window; where it cannot be taken, yield what came before, then the barrier alone."""
         if operation.is_ours:
             return
@@ -120,7 +120,7 @@ class Windows:
             self._within = number
         if is_known_barrier(operation):
             self.known.rename(barrier_of(operation))
-        yield Portion(barrier=operation, reached=self._reached, within=self._within)
+        yield ReplayStep(barrier=operation, reached=self._reached, within=self._within)
 
     async def _is_taken(self, barrier: Barrier) -> bool:
         window, name = self._window, barrier.namespace
@@ -130,14 +130,14 @@ class Windows:
             return False
         return await self.known.lack(name) and window.take(barrier, is_lacking=True)
 
-    def _cut_at(self, within: int) -> Portion:
+    def _cut_at(self, within: int) -> ReplayStep:
         self._within = within
         return self._cut()
 
-    def _cut(self) -> Portion:
+    def _cut(self) -> ReplayStep:
         window, self._window = self._window, Window()
         self.known.follow(window)
-        return Portion(window=window, reached=self._reached, within=self._within)
+        return ReplayStep(window=window, reached=self._reached, within=self._within)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Behind a closed fence no database is written: the agent stood still, and another one holds the log."""
+"""Behind a closed gate no database is written: the agent stood still, and another one holds the log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pymongo import AsyncMongoClient
 
 from d5agent.adapters.change_stream import ChangeStreamSource
 from d5agent.adapters.clock import SystemClock
-from d5agent.adapters.fence import Fence
 from d5agent.adapters.mongo import open_mongo
 from d5agent.adapters.mongo_target import MongoTarget
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.core.log.operation import ClusterTime, Namespace
 from d5agent.core.replay.replay import Barrier, Write, WriteBatch
 from d5agent.errors import LogHeldError
@@ -33,12 +33,12 @@ class Lost:
 
 
 async def test_behind_a_closed_fence_no_database_is_changed(mongod: Mongod, fresh_name: str) -> None:
-    orders, fence = Namespace(fresh_name, "orders"), Fence(Lost())
+    orders, gate = Namespace(fresh_name, "orders"), WriteGate(Lost())
     async with open_mongo(mongod.uri, side="target", pool_size=2) as opened, Client(mongod.uri) as seeing:
         await seeing[fresh_name]["orders"].insert_one({"_id": 1})
         await seeing["d5agent"]["marks"].insert_one({"_id": fresh_name})
-        target = MongoTarget(opened, clock=SystemClock(), fence=fence)
-        source = ChangeStreamSource(opened, uri=mongod.uri, flavor="mongodb", clock=SystemClock(), fence=fence)
+        target = MongoTarget(opened, clock=SystemClock(), gate=gate)
+        source = ChangeStreamSource(opened, uri=mongod.uri, flavor="mongodb", clock=SystemClock(), gate=gate)
         write = Write(id=raw_id(1), document=raw_document({"_id": 1, "stale": True}))
         for change in (
             target.write(WriteBatch(namespace=orders, writes=(write,))),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.log.raw import document_id
-from d5agent.core.plan.plan import Conflict
+from d5agent.core.plan.plan import UniqueConflict
 from d5agent.core.replay.unique_key import UniqueIndex, comparable, key_to_text, keys_of, unique_indexes
 from d5agent.steps.compare.touched import Portion, operations_until
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from d5agent.core.log.chain import Link
     from d5agent.core.log.operation import Namespace
     from d5agent.core.log.raw import DocumentId
+    from d5agent.core.plan.compact_hash_set import CompactHashSet
     from d5agent.core.plan.plan import Plan
-    from d5agent.core.plan.seen import Seen
     from d5agent.core.replay.unique_key import Key
     from d5agent.ports import DocumentReader
     from d5agent.steps.log.reader import LogReader
@@ -31,7 +31,7 @@ Value = tuple["Namespace", str, bytes]
 
 
 @dataclass(slots=True, kw_only=True)
-class Foresight:
+class UniqueConflictForecast:
     """Takes documents as they will be. `keys` holds their values: which are taken twice, and no more.
 
     `portion`: how many documents are held at a time.
@@ -40,11 +40,11 @@ class Foresight:
     source: DocumentReader
     target: DocumentReader
     plan: Plan
-    keys: Seen
+    keys: CompactHashSet
     portion: int
     _indexes: dict[Namespace, list[UniqueIndex]] = field(default_factory=dict)
     _shared: set[Value] = field(default_factory=set)
-    _uncertain: dict[tuple[Namespace, DocumentId], list[Conflict]] = field(default_factory=dict)
+    _uncertain: dict[tuple[Namespace, DocumentId], list[UniqueConflict]] = field(default_factory=dict)
 
     async def take(
         self,
@@ -142,8 +142,8 @@ class Foresight:
 
 def _conflict(
     namespace: Namespace, index: UniqueIndex, key: Key, ids: tuple[DocumentId, DocumentId], *, is_written: bool
-) -> Conflict:
-    return Conflict(
+) -> UniqueConflict:
+    return UniqueConflict(
         namespace=namespace,
         index=index.name,
         value=key_to_text(index, key),

@@ -1,4 +1,4 @@
-"""The fence before what others see: a process that stood still must not go on writing where another one writes now.
+"""The gate that every write passes: a process that was paused must not go on writing where another one writes now.
 
 It is asked before each attempt of each write, since the time may pass inside a repeated one.
 """
@@ -31,7 +31,7 @@ class Held(Protocol):
         ...
 
 
-class Fence:
+class WriteGate:
     """Lets writes pass while this agent holds the log. Without `held` all pass: the command line holds nothing."""
 
     def __init__(self, held: Held | None = None) -> None:
@@ -48,7 +48,7 @@ class Fence:
             await self.held.confirm()
 
     async def retrying(self, write: Callable[[], Awaitable[_Result]], *, clock: Clock) -> _Result:
-        """Return the result of a write, repeated while it fails for a passing reason and the fence is open."""
+        """Return the result of a write, repeated while it fails for a passing reason and the gate is open."""
 
         async def once() -> _Result:
             if not self.is_open:

@@ -14,7 +14,7 @@ MASK_BYTES_EACH: Final = 6
 """What the mask of an element costs besides."""
 
 
-class Seen:
+class CompactHashSet:
     """Remembers about `most` things by 63 bits of their hashes, more if they come; each can be marked once.
 
     Two things of one hash are taken for one: with ten million, the chance that there is such a pair is one in 100,000.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, kw_only=True)
-class Settler:
+class DifferenceResolver:
     """Has the last word on documents. With a repairer, what differs twice is written to the target from the source.
 
     `keep`: stores the target's versions before that.
@@ -109,7 +109,7 @@ class Settler:
     def _repair_of(self, difference: Difference, source: bytes | None, event: LastEvent | None) -> Repair:
         return Repair(
             difference=difference,
-            written=None if source is None else hash(source),
+            written_hash=None if source is None else hash(source),
             event=event,
             moved=self.report.known.move_of(difference.namespace),
             applied=self.report.sequence,

@@ -1,10 +1,10 @@
-"""The fence: asked before each attempt of a write, and closed once another agent has the log."""
+"""The write gate: asked before each attempt of a write, and closed once another agent has the log."""
 
 from __future__ import annotations
 
 import pytest
 
-from d5agent.adapters.fence import Fence
+from d5agent.adapters.write_gate import WriteGate
 from d5agent.errors import LogHeldError, TransientError
 from tests.fakes.clock import FakeClock
 
@@ -25,9 +25,9 @@ class Hold:
 
 
 async def test_whoever_holds_nothing_may_write() -> None:
-    fence = Fence()
-    await fence.enter()
-    assert fence.is_open
+    gate = WriteGate()
+    await gate.enter()
+    assert gate.is_open
 
 
 async def test_a_write_is_sent_at_once_while_the_log_is_surely_held() -> None:
@@ -36,7 +36,7 @@ async def test_a_write_is_sent_at_once_while_the_log_is_surely_held() -> None:
     async def write() -> int:
         return 7
 
-    assert await Fence(hold).retrying(write, clock=FakeClock()) == 7
+    assert await WriteGate(hold).retrying(write, clock=FakeClock()) == 7
     assert hold.confirmed == 0
 
 
@@ -48,7 +48,7 @@ async def test_a_write_after_a_long_pause_is_sent_once_the_log_is_confirmed() ->
         assert hold.is_fresh
         return 7
 
-    assert await Fence(hold).retrying(write, clock=FakeClock()) == 7
+    assert await WriteGate(hold).retrying(write, clock=FakeClock()) == 7
     assert hold.confirmed == 1
 
 
@@ -66,7 +66,7 @@ async def test_a_write_that_is_repeated_after_a_pause_is_not_sent_again_unless_t
         raise TransientError("the line is cut")
 
     with pytest.raises(type(error)):
-        await Fence(hold).retrying(write, clock=FakeClock())
+        await WriteGate(hold).retrying(write, clock=FakeClock())
     assert sent == 1
 
 
@@ -81,5 +81,5 @@ async def test_a_write_that_is_repeated_after_a_pause_is_sent_again_when_the_log
             raise TransientError("the line is cut")
         return sent
 
-    assert await Fence(hold).retrying(write, clock=FakeClock()) == 2
+    assert await WriteGate(hold).retrying(write, clock=FakeClock()) == 2
     assert hold.confirmed == 1

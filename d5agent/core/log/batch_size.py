@@ -19,7 +19,7 @@ _MOST_SECONDS: Final = 300.0  # for one event of 16 MB: a line of 64 KB/s
 
 
 @dataclass(slots=True, kw_only=True)
-class Portion:
+class BatchSize:
     """What to ask for next: `events` at most, to come within `seconds`. `answer_seconds`: how long that is normally."""
 
     answer_seconds: float
