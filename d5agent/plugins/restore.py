@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,7 @@ from d5agent.core.log.naming import reports_folder
 from d5agent.core.replay.collation import Collated
 from d5agent.core.replay.pace import Pace
 from d5agent.core.replay.specification import ttl_of, with_ttl_held
-from d5agent.core.reports.certificate import Evidence, proved_fence
+from d5agent.core.reports.certificate import proved_fence
 from d5agent.core.run.services import ACTIVE, Service, Verified
 from d5agent.errors import CorruptDataError, OperatorError
 from d5agent.steps.backups import wait_for_backup
@@ -30,15 +31,15 @@ from d5agent.steps.replay.keeper import Keeper, recorded
 from d5agent.steps.replay.progress import ReplayReporter
 from d5agent.steps.replay.replayer import Replayer
 from d5agent.steps.reports import store_report
-from d5agent.steps.restore_run import RestoreRun
+from d5agent.steps.restore_run import ClosedTarget, RestoreRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from d5agent.core.compare.report import VerifyReport
     from d5agent.core.log.chain import Link
     from d5agent.core.log.operation import Operation
-    from d5agent.core.run.hold import Hold
     from d5agent.core.servers import ServerFacts
     from d5agent.ports import (
         Clock,
@@ -89,8 +90,6 @@ class Restore:
     is_live: bool = False
     outside: Outside | None = None
     drains: bool = False
-    _specifications_key: str = ""
-    _overwritten: OverwrittenKeeper | None = None
 
     async def run(self, coordinator: Coordinator) -> None:
         """Check the log, replay it, settle, verify; again while operations came in meanwhile.
@@ -105,12 +104,17 @@ class Restore:
             await self._late_restore().run(coordinator)
             return
         await self._forget_other_comparisons(coordinator.state.run_id)
+        async with self._outside_compared(coordinator):
+            run = await self._begin(coordinator)
+            if self.is_live:
+                await run.follow()
+            report = await run.bring_to_the_end()
+            await self._conclude(run, report)
+
+    def _outside_compared(self, coordinator: Coordinator) -> AbstractAsyncContextManager[None]:
         if self.outside is None:
-            await self._restore(coordinator)
-            return
-        comparison = self.outside.keep_comparing(coordinator, is_held=lambda: self._is_hurried(coordinator))
-        async with beside(comparison):
-            await self._restore(coordinator)
+            return nullcontext()
+        return beside(self.outside.keep_comparing(coordinator, is_held=lambda: self._is_hurried(coordinator)))
 
     def _is_hurried(self, coordinator: Coordinator) -> bool:
         """Whether nothing but the restore may load the databases: a cutover is under way, or somebody has paused it."""
@@ -118,12 +122,13 @@ class Restore:
         is_cutover = state.fence is not None or state.status(Service.MONITOR_REPLICATION) in ACTIVE
         return state.is_paused or (self.is_live and is_cutover)
 
-    async def _restore(self, coordinator: Coordinator) -> None:
-        reader = LogReader(store=self.store)
+    async def _begin(self, coordinator: Coordinator) -> RestoreRun:
+        """Check the log and both clusters, close the target, and open what replays and compares."""
         if self.is_live:
             await wait_for_backup(coordinator, self.store, "target")
         if not self.is_live or coordinator.state.fence is not None:
             proved_fence(coordinator.state)
+        reader = LogReader(store=self.store)
         last, collated = await self._check_log(coordinator, reader)
         both = await self.servers.tell_apart()
         await self.servers.require_own_log(reader, coordinator.state.fence)
@@ -131,28 +136,24 @@ class Restore:
         # The chain is checked: what is applied need not be read again, nor compared where it was.
         is_begun = 0 <= checkpoint.sequence <= last.commit.sequence
         applied = await link_of(self.store, checkpoint.sequence) if is_begun else None
-        keeper = await self._close_target(coordinator, checkpoint, both.target)
-        replayer, reporter = self._replayer(coordinator, reader, checkpoint)
-        replayer.collated, replayer.keeper = collated, keeper
-        generations = await self._generations(coordinator, reader, checkpoint)
-        run = RestoreRun(
+        closed = await self._close_target(coordinator, checkpoint, both.target)
+        pace = Pace(lanes=self.lanes)
+        reporter = ReplayReporter(coordinator=coordinator, clock=self.clock, checkpoint=checkpoint, pace=pace)
+        replayer = self._replayer(reader, reporter)
+        replayer.collated, replayer.keeper = collated, closed.keeper
+        return RestoreRun(
             coordinator=coordinator,
             store=self.store,
             clock=self.clock,
+            servers=both,
+            closed=closed,
             replayer=replayer,
             reporter=reporter,
-            generations=generations,
+            generations=await self._generations(replayer, closed.overwritten),
             applied=applied,
             outside=self.outside,
             is_live=self.is_live,
         )
-        if self.is_live:
-            await run.follow()
-        report = await run.bring_to_the_end()
-        report.specifications = _told_of(keeper, self._specifications_key)
-        first = await anext(reader.links())
-        evidence = Evidence(source=both.source, target=both.target, first=first, comparison=generations.comparison)
-        await self._conclude(run, self._proof(checkpoint, report), report, evidence)
 
     async def _checkpoint(self, coordinator: Coordinator, target: ServerFacts) -> Checkpoint:
         """Return the checkpoint of this run and this target; of another target, the beginning: that is always right."""
@@ -201,42 +202,32 @@ class Restore:
 
     async def _close_target(
         self, coordinator: Coordinator, checkpoint: Checkpoint, target: ServerFacts
-    ) -> Keeper | None:
-        """Record the target's indexes and options, then close it to others, and keep what no dump holds.
-
-        Return what builds the indexes again.
-        """
+    ) -> ClosedTarget:
+        """Record the target's indexes and options, then close it to others, and keep what no dump holds."""
         run_id = coordinator.state.run_id
         at = self.clock.now().isoformat(timespec="seconds")
-        self._specifications_key, specifications = await recorded(
-            self.store, self.specifications, run_id=run_id, server=target, at=at
-        )
+        key, specifications = await recorded(self.store, self.specifications, run_id=run_id, server=target, at=at)
         kept = ttl_of(specifications) if self.keeps_indexes else ()
         held = await self.hold.take(run_id, coordinator.journal, guard=self.guard, kept=kept)
         coordinator.progress.restore = replace(coordinator.progress.restore, target_write_block=held.block)
-        await self._keep_overwritten(coordinator, held, checkpoint, target)
-        if not self.keeps_indexes:
-            return None
-        return Keeper(
+        overwritten = OverwrittenKeeper(
+            store=self.store,
+            changes=self.target_changes,
+            target=self.target_reader,
+            clock=self.clock,
+            run_id=run_id,
+            server=target,
+        )
+        await overwritten.keep_all(coordinator, self.hold, held, has_begun=checkpoint.sequence >= 0)
+        keeper = Keeper(
             target=self.specifications,
             specifications={name: with_ttl_held(one, held.ttl) for name, one in specifications.items()},
             lost=checkpoint.lost,
             journal=coordinator.journal,
         )
-
-    async def _keep_overwritten(
-        self, coordinator: Coordinator, held: Hold, checkpoint: Checkpoint, target: ServerFacts
-    ) -> None:
-        self._overwritten = OverwrittenKeeper(
-            store=self.store,
-            changes=self.target_changes,
-            target=self.target_reader,
-            clock=self.clock,
-            run_id=coordinator.state.run_id,
-            server=target,
+        return ClosedTarget(
+            keeper=keeper if self.keeps_indexes else None, overwritten=overwritten, specifications_key=key
         )
-        has_begun = checkpoint.sequence >= 0
-        await self._overwritten.keep_all(coordinator, self.hold, held, has_begun=has_begun)
 
     async def _require_places(self, run_id: str) -> None:
         await require_place(self.store, reports_folder(run_id), what="the certificate")
@@ -278,43 +269,38 @@ class Restore:
         collated.require_none()
         return summary.last, collated
 
-    def _replayer(
-        self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint
-    ) -> tuple[Replayer, ReplayReporter]:
-        pace = Pace(lanes=self.lanes)
-        progress = ReplayReporter(coordinator=coordinator, clock=self.clock, checkpoint=checkpoint, pace=pace)
-        replayer = Replayer(
+    def _replayer(self, reader: LogReader, reporter: ReplayReporter) -> Replayer:
+        return Replayer(
             reader=reader,
             target=self.target,
             target_reader=self.target_reader,
             source=self.source,
             states=self.states,
-            journal=coordinator.journal,
-            checkpoint=checkpoint,
+            journal=reporter.coordinator.journal,
+            checkpoint=reporter.checkpoint,
             clock=self.clock,
-            pace=pace,
-            busy=progress.busy,
+            pace=reporter.pace,
+            busy=reporter.busy,
             window_bytes=self.window_bytes,
             max_operations_per_second=self.max_operations_per_second,
-            on_progress=progress.advance,
+            on_progress=reporter.advance,
         )
-        return replayer, progress
 
-    async def _generations(self, coordinator: Coordinator, reader: LogReader, checkpoint: Checkpoint) -> Generations:
+    async def _generations(self, replayer: Replayer, overwritten: OverwrittenKeeper) -> Generations:
         hold = await self.hold.current()
         generations = Generations(
-            reader=reader,
+            reader=replayer.reader,
             states=self.states,
             source=self.source,
             target=HeldReader(reader=self.target_reader, held=() if hold is None else hold.ttl),
             repair_into=self.target,
             clock=self.clock,
             waiting_bytes=self.waiting_bytes,
-            run_id=coordinator.state.run_id,
-            watch=TargetWatch(changes=self.target_changes, clock=self.clock, journal=coordinator.journal),
-            keep=None if self._overwritten is None else self._overwritten.keep,
+            run_id=replayer.checkpoint.run_id,
+            watch=TargetWatch(changes=self.target_changes, clock=self.clock, journal=replayer.journal),
+            keep=overwritten.keep,
         )
-        await generations.load(applied=checkpoint.sequence)
+        await generations.load(applied=replayer.checkpoint.sequence)
         return generations
 
     async def _hold_so_far(self, coordinator: Coordinator, report: VerifyReport) -> dict[str, object] | None:
@@ -336,26 +322,19 @@ class Restore:
             at=self.clock.now().isoformat(timespec="seconds"),
         )
 
-    async def _conclude(self, run: RestoreRun, proof: Verified, report: VerifyReport, evidence: Evidence) -> None:
-        coordinator = run.coordinator
+    async def _conclude(self, run: RestoreRun, report: VerifyReport) -> None:
+        """Store the report, certify what it proves, and give the target back. OperatorError: both are not equal."""
+        coordinator, evidence, proof = run.coordinator, await run.evidence(), self._proof(run.checkpoint, report)
         held = await self._hold_so_far(coordinator, report)
-        overwritten = None if self._overwritten is None else self._overwritten.summary(report, held)
-        report.overwritten = overwritten
+        report.overwritten = run.closed.overwritten.summary(report, held)
         key = await store_report(self.store, report, at=proof.at)
         for repaired in report.repaired:
             coordinator.journal.warning("document_repaired", **repaired.to_json())
         if report.refused:
             await run.letters.bury(report.refused)
-        if not report.is_equal:
-            raise OperatorError(
-                "the target did not stay equal" if report.is_unstable else "source and target are not equal",
-                hint=(_UNSTABLE if report.is_unstable else "")
-                + f"the report names each difference: {self.url_of(key)}; then type: d5agent start restore",
-                different=report.different,
-                first=[difference.to_json() for difference in report.differences[:_SHOWN]],
-            )
+        self._require_equal(report, key)
         outside = OFF if self.outside is None else self.outside.summary(sequence=proof.sequence)
-        evidence = replace(evidence, target_hold=held, outside=outside, overwritten=overwritten)
+        evidence = replace(evidence, target_hold=held, outside=outside, overwritten=report.overwritten)
         certified = await self.certifier.certify(coordinator.state, proof, report, evidence)
         await coordinator.update(lambda state: replace(state, verified=certified))
         coordinator.journal.info(
@@ -368,8 +347,13 @@ class Restore:
         )
         await self.hold.give_back(coordinator.journal, guard=self.guard)
 
-
-def _told_of(keeper: Keeper | None, key: str) -> dict[str, object]:
-    """Return what the certificate says of the target's indexes and options. `key`: where they were recorded."""
-    built = sorted(map(str, keeper.built)) if keeper is not None else []
-    return {"key": key, "kept": keeper is not None, "built_again": built}
+    def _require_equal(self, report: VerifyReport, key: str) -> None:
+        """Raise OperatorError if the databases differ. `key`: where the report is."""
+        if not report.is_equal:
+            raise OperatorError(
+                "the target did not stay equal" if report.is_unstable else "source and target are not equal",
+                hint=(_UNSTABLE if report.is_unstable else "")
+                + f"the report names each difference: {self.url_of(key)}; then type: d5agent start restore",
+                different=report.different,
+                first=[difference.to_json() for difference in report.differences[:_SHOWN]],
+            )

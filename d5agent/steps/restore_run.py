@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from d5agent.core.log.naming import id_to_text
 from d5agent.core.log.operation import ClusterTime
+from d5agent.core.reports.certificate import Evidence
 from d5agent.core.run.cutover import held_up_by, is_ready, lag_seconds
 from d5agent.core.run.progress import ComparisonProgress
 from d5agent.core.run.services import ACTIVE, Service
@@ -28,15 +29,35 @@ if TYPE_CHECKING:
     from d5agent.service import Coordinator
     from d5agent.steps.compare.generations import Generations
     from d5agent.steps.compare.outside import Outside
+    from d5agent.steps.compare.overwritten import OverwrittenKeeper
     from d5agent.steps.replay.checkpoint import Checkpoint
+    from d5agent.steps.replay.keeper import Keeper
     from d5agent.steps.replay.progress import ReplayReporter
     from d5agent.steps.replay.replayer import Replayer
+    from d5agent.steps.servers import Both
 
 _SHOWN: Final = 3
 _WORTH_A_LINE: Final = 10_000  # operations in one turn; a live restore takes a turn every second
 _MOMENTS: Final = 10
 _URGENT_MOMENTS: Final = 2
 _EXPIRY_TURNS: Final = 3  # in which nothing but expired documents is restored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedTarget:
+    """What restore keeps of a target before its first write there.
+
+    `keeper`: builds lost indexes again; None: nobody does. `specifications_key`: where they were recorded.
+    """
+
+    keeper: Keeper | None
+    overwritten: OverwrittenKeeper
+    specifications_key: str
+
+    def specifications(self) -> dict[str, Any]:
+        """Return what the certificate says of the target's indexes and options."""
+        built = [] if self.keeper is None else sorted(map(str, self.keeper.built))
+        return {"key": self.specifications_key, "kept": self.keeper is not None, "built_again": built}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +71,8 @@ class RestoreRun:
     coordinator: Coordinator
     store: ObjectStore
     clock: Clock
+    servers: Both
+    closed: ClosedTarget
     replayer: Replayer
     reporter: ReplayReporter
     generations: Generations
@@ -109,8 +132,19 @@ class RestoreRun:
             if not await self._has_more(report):
                 break
         report.operations = self.checkpoint.operations
+        report.specifications = self.closed.specifications()
         self._report_comparison(report, total=report.compared)
         return report
+
+    async def evidence(self) -> Evidence:
+        """Return what a certificate rests on, as far as this run knows it."""
+        first = await anext(self.replayer.reader.links())
+        return Evidence(
+            source=self.servers.source,
+            target=self.servers.target,
+            first=first,
+            comparison=self.generations.comparison,
+        )
 
     async def _replay(self) -> None:
         checkpoint = self.checkpoint
@@ -157,7 +191,7 @@ class RestoreRun:
     async def _try_refused(self) -> list[str]:
         """Try what the target has refused once more; return what holds the cutover up, in words."""
         refused = [_line_of(failure) for failure in await self.replayer.try_refused()]
-        keeper = self.replayer.keeper
+        keeper = self.closed.keeper
         if keeper is not None:
             await keeper.build(list(keeper.refused), again=True)
             refused += keeper.obstacles()
@@ -245,7 +279,7 @@ class RestoreRun:
 
     async def _build_lost_indexes(self) -> None:
         """Build what drops and renames have taken and is not built again yet. OperatorError: the target refuses it."""
-        keeper = self.replayer.keeper
+        keeper = self.closed.keeper
         if keeper is None:
             return
         await keeper.build(await self.replayer.source.collections(), again=True)
