@@ -66,15 +66,11 @@ class Window:
 
     Of a collection that is dropped, what came before is forgotten. The target removes it before the window's writes,
     which are all that the collection holds then. So a collection that was dropped in this window, and is renamed now,
-    needs no rename in the target: the window knows all of it (ADR 41). It knows all of what the target lacked, too.
-
-    `absorbed`: names that the target lacked. The window writes to none of them: begun again after a crash, it would
-    find them in the target (ADR 46).
+    needs no rename in the target: the window knows all of it (ADR 41).
     """
 
     bytes: int = 0
     operations: int = 0
-    absorbed: set[Namespace] = field(default_factory=set)
     _states: dict[Namespace, dict[Identity, Write | _Doubt]] = field(default_factory=dict)
     _removals: dict[Namespace, Barrier] = field(default_factory=dict)
     _replaced: set[Namespace] = field(default_factory=set)
@@ -97,20 +93,14 @@ class Window:
         self.bytes += len(document or b"")
         states[place] = _new(Write, (id_, document, is_new))
 
-    def take(self, barrier: Barrier, *, is_lacking: bool = False) -> bool:
-        """Take a barrier; False: it renames what the target may hold, and is to be applied alone.
-
-        `is_lacking`: the target lacks what is renamed. Unless the window knows documents of it, that may be because the
-        target has performed this very rename, and died before it was noted.
-        """
+    def take(self, barrier: Barrier) -> bool:
+        """Take a barrier; False: it renames what the target holds, and is to be applied alone."""
         namespace, to = barrier.namespace, barrier.rename_to
         if to is None:
             self._remove(namespace, barrier)
-        elif not self._is_removed(namespace) and not (is_lacking and self.touches(namespace)):
+        elif not self._is_removed(namespace):
             return False
         else:
-            if not self._is_removed(namespace):
-                self.absorbed.add(namespace)
             moved = self._states.pop(namespace, {})
             self._remove(to, replace(barrier, kind="drop", namespace=to, rename_to=None))
             self._states[to] = moved
@@ -166,14 +156,6 @@ class Window:
     def knows(self, namespace: Namespace, place: Identity) -> bool:
         """Whether an operation of this window concerns a document."""
         return place in self._states.get(namespace, ())
-
-    def touches(self, namespace: Namespace) -> bool:
-        """Whether it knows documents of a collection."""
-        return namespace in self._states
-
-    def names(self) -> set[Namespace]:
-        """Return the collections of which it knows documents."""
-        return set(self._states)
 
     def touched(self) -> Iterator[tuple[Namespace, tuple[DocumentId, ...]]]:
         """Yield the documents that the window's operations concern, by namespace."""

@@ -25,7 +25,7 @@ from d5agent.steps.parallel import beside, task_group
 from d5agent.steps.replay.checkpoint import CHECKPOINT
 from d5agent.steps.replay.conflicts import ConflictResolver, Parked, without_document
 from d5agent.steps.replay.lanes import Lanes
-from d5agent.steps.replay.windows import KnownNames, ReplayStep, Windows
+from d5agent.steps.replay.windows import ReplayStep, Windows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -106,13 +106,7 @@ class Replayer:
         Commits that the checkpoint covers are passed over. While one window's checkpoint is saved the next is written.
         When this returns, the checkpoint is mirrored too.
         """
-        windows = Windows(
-            reader=self.reader,
-            window_bytes=self.window_bytes,
-            known=KnownNames(self._held_names),
-            kept=() if self.keeper is None else self.keeper.specifications,
-            skipped=self.checkpoint.within,
-        )
+        windows = Windows(reader=self.reader, window_bytes=self.window_bytes, skipped=self.checkpoint.within)
         self._saving = None  # of an earlier call, which may have failed
         async with task_group() as self._group, windows.of(self._beyond(links)) as portions:
             async with beside(self._keep_mirrored()):
@@ -128,16 +122,6 @@ class Replayer:
         async for link in links:
             if link.commit.sequence > reached:
                 yield link
-
-    async def _held_names(self) -> set[Namespace] | None:
-        """Return what the target holds, and collections of which something is in doubt; None: not to be relied upon.
-
-        Where a collation forbids writes, it matters which collection a rename leaves under a name: so it is performed.
-        """
-        if self.collated.locales:
-            return None
-        doubts = self.checkpoint.doubts
-        return {*await self.target_reader.collections(), *doubts.documents, *doubts.whole}
 
     async def try_refused(self) -> Sequence[Failure]:
         """Write what was refused as the source has it now; return what is refused for good: no later event settles it.

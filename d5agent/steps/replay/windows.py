@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from d5agent.core.log.operation import OWN_DATABASE, Operation
@@ -15,12 +13,11 @@ from d5agent.core.replay.replay import Window, barrier_of, is_known_barrier
 from d5agent.steps.parallel import beside
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from d5agent.core.log.chain import Commit, Link
-    from d5agent.core.log.operation import Namespace
-    from d5agent.core.replay.replay import Barrier
-    from d5agent.steps.log.reader import LogReader, StoredSegment
+    from d5agent.core.log.glance import Change
+    from d5agent.steps.log.reader import LogReader
 
 _HELD: Final = 2  # windows: one fills up while the other is written
 _BREATH: Final = 1_000  # operations between two moments in which writes may go on
@@ -44,15 +41,11 @@ class ReplayStep:
 class Windows:
     """Reads commits into portions while the one before is being written. `window_bytes`: what both may hold.
 
-    `skipped`: operations of the first commit that are applied already. `known`: which collections the target may hold.
-    `kept`: names whose indexes and options are built again. The target performs a rename of them, or onto them: the
-    indexes go with a collection, and one that cannot be built on it is refused by name, with its documents in place.
+    `skipped`: operations of the first commit that are applied already.
     """
 
     reader: LogReader
     window_bytes: int
-    known: KnownNames
-    kept: Container[Namespace] = ()
     skipped: int = 0
     _window: Window = field(default_factory=Window)
     _reached: Commit | None = None
@@ -84,106 +77,44 @@ class Windows:
                 if segment is None:
                     self._reached, self._within, self.skipped = link.commit, 0, 0
                     continue
-                async for portion in self._portions_of(segment, link.commit):
+                async for portion in self._portions_of(decode_changes(*segment), link.commit):
                     yield portion
         yield self._cut()
 
-    async def _portions_of(self, segment: StoredSegment, commit: Commit) -> AsyncGenerator[ReplayStep]:
+    async def _portions_of(self, changes: Iterator[Change | Operation], commit: Commit) -> AsyncGenerator[ReplayStep]:
         """Take a segment's operations; they are numbered through their commit, as it lists its segments."""
-        before, skipped = self._within, max(0, self.skipped - self._within)
-        for number, change in islice(enumerate(decode_changes(*segment), before + 1), skipped, None):
+        skipped = max(0, self.skipped - self._within)
+        before, number = self._within, 0
+        for number, change in enumerate(changes, 1):
+            if number <= skipped:
+                continue
             if isinstance(change, Operation):
-                async for portion in self._barrier(change, commit, number):
+                async for portion in self._barrier(change, commit, before + number):
                     yield portion
             elif change.namespace.database != OWN_DATABASE:
-                if change.namespace in self._window.absorbed:
-                    yield self._cut_at(number - 1)
                 self._window.add(change)
             if self._window.bytes >= self.window_bytes // _HELD or self._window.is_full:
-                yield self._cut_at(number)
+                self._within = before + number
+                yield self._cut()
             if number % _BREATH == 0:
                 await _breathe()
-        self._within = before + segment[0].count
+        self._within = before + number
 
     async def _barrier(self, operation: Operation, commit: Commit, number: int) -> AsyncGenerator[ReplayStep]:
         """Take a barrier into the window; where it cannot be taken, yield what came before, then the barrier alone."""
-        if operation.is_ours:
+        if operation.is_ours or (is_known_barrier(operation) and self._window.take(barrier_of(operation))):
             return
-        if operation.rename_to in self._window.absorbed:
-            yield self._cut_at(number - 1)
-        if is_known_barrier(operation) and await self._is_taken(barrier_of(operation)):
-            return
-        yield self._cut_at(number - 1)
+        self._within = number - 1
+        yield self._cut()
         if number == sum(ref.count for ref in commit.segments):
             self._reached, self._within = commit, 0
         else:
             self._within = number
-        if is_known_barrier(operation):
-            self.known.rename(barrier_of(operation))
         yield ReplayStep(barrier=operation, reached=self._reached, within=self._within)
-
-    async def _is_taken(self, barrier: Barrier) -> bool:
-        window, name = self._window, barrier.namespace
-        if window.take(barrier):
-            return True
-        if not window.touches(name) or name in self.kept or barrier.rename_to in self.kept:
-            return False
-        return await self.known.lack(name) and window.take(barrier, is_lacking=True)
-
-    def _cut_at(self, within: int) -> ReplayStep:
-        self._within = within
-        return self._cut()
 
     def _cut(self) -> ReplayStep:
         window, self._window = self._window, Window()
-        self.known.follow(window)
         return ReplayStep(window=window, reached=self._reached, within=self._within)
-
-
-@dataclass(slots=True)
-class KnownNames:
-    """Which collections the target may hold once all windows so far are applied. It is asked when that is needed first.
-
-    `list_names` returns the target's collections, and others that count as held; None: nobody can tell.
-    """
-
-    list_names: Callable[[], Awaitable[Iterable[Namespace] | None]]
-    _names: set[Namespace] | None = None
-    _is_unknown: bool = False
-    _recent: deque[set[Namespace]] = field(default_factory=lambda: deque(maxlen=_HELD))
-    """Of the windows that may be under way while the target is asked."""
-
-    async def lack(self, namespace: Namespace) -> bool:
-        """Whether the target lacks a collection."""
-        if self._names is None and not self._is_unknown:
-            found = await self.list_names()
-            self._is_unknown = found is None
-            self._names = None if found is None else set(found).union(*self._recent)
-        return self._names is not None and namespace not in self._names
-
-    def follow(self, window: Window) -> None:
-        """Take the next window."""
-        for barrier in window.removals():
-            self._remove(barrier.namespace)
-        self._add(window.names())
-
-    def rename(self, barrier: Barrier) -> None:
-        """Take a rename that the target performs."""
-        self._remove(barrier.namespace)
-        self._add({barrier.rename_to} if barrier.rename_to is not None else set())
-
-    def _add(self, names: set[Namespace]) -> None:
-        self._recent.append(names)
-        if self._names is not None:
-            self._names |= names
-
-    def _remove(self, name: Namespace) -> None:
-        if self._names is None:
-            return
-        if name.collection is None:
-            self._names = {known for known in self._names if known.database != name.database}
-        else:
-            self._names.discard(name)
 
 
 async def _breathe() -> None:
