@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from bson import Int64
 from typing_extensions import override
 
 from d5agent.core.log.operation import Namespace
@@ -300,3 +301,16 @@ async def test_a_circle_larger_than_what_is_read_from_the_source_at_a_time_is_tu
     await case.replay(Life(None))
     assert target.database.contents() == recording.cluster.database.contents()
     assert len(target.deleted) == 1
+
+
+@pytest.mark.parametrize("held", [Int64(2), 2], ids=["the target has the new type", "the target has the old type"])
+async def test_what_is_in_doubt_may_be_in_the_source_under_an_id_of_another_type(held: object) -> None:
+    stage = Stage()
+    new = raw_document({"_id": Int64(2), "n": 1})
+    stage.database.put(ORDERS, raw_id(Int64(2)), new)
+    stage.target.database.put(ORDERS, raw_id(held), raw_document({"_id": held, "n": 0}))
+    replayer = await replayer_of(stage)
+    replayer.checkpoint.doubts.add(ORDERS, raw_id(2))
+    assert not await replayer.settle()
+    assert stage.target.database.contents() == {ORDERS: {raw_id(Int64(2)): new}}
+    assert not replayer.checkpoint.doubts.documents

@@ -6,7 +6,9 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from d5agent.core.log.identity import identity_of
 from d5agent.core.log.operation import Namespace
+from d5agent.core.log.raw import document_id
 from d5agent.core.replay.collation import Collated
 from d5agent.core.replay.pace import RateLimit
 from d5agent.core.replay.replay import (
@@ -28,7 +30,7 @@ from d5agent.steps.replay.lanes import Lanes
 from d5agent.steps.replay.windows import ReplayStep, Windows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from d5agent.core.log.chain import Link
     from d5agent.core.log.raw import DocumentId
@@ -174,11 +176,13 @@ class Replayer:
         return conflicts, refused
 
     async def _settle(self, namespace: Namespace, ids: Sequence[DocumentId]) -> list[Failure]:
-        found = await self.source.fetch(namespace, ids)
-        writes = tuple(Write(id=id_, document=found.get(id_)) for id_ in ids)
+        found = {identity_of(id_): document for id_, document in (await self.source.fetch(namespace, ids)).items()}
+        writes = tuple(write for id_ in ids for write in _settled(id_, found.get(identity_of(id_))))
         failures = await self._write([WriteBatch(namespace=namespace, writes=writes)])
-        for id_ in set(ids) - {failure.write.id for failure in failures}:
-            self.checkpoint.doubts.remove(namespace, id_)
+        refused = {identity_of(failure.write.id) for failure in failures}
+        for id_ in ids:
+            if identity_of(id_) not in refused:
+                self.checkpoint.doubts.remove(namespace, id_)
         return failures
 
     def _forget(self, failure: Failure) -> bool:
@@ -309,3 +313,11 @@ class Replayer:
 
 def _names_of(barrier: Barrier) -> set[Namespace | None]:
     return {barrier.namespace, barrier.rename_to}
+
+
+def _settled(id_: DocumentId, document: bytes | None) -> Iterator[Write]:
+    """Yield what makes a document what the source has. Its `_id` may be of another type by now, and one place still."""
+    found = id_ if document is None else document_id(document)
+    if found != id_:
+        yield Write(id=id_, document=None)
+    yield Write(id=found, document=document)
