@@ -57,11 +57,13 @@ class Repairer:
         which = [id_ for id_ in ids if id_ in source or identity_of(id_) not in replaced]
         writes = tuple(Write(id=id_, document=source.get(id_)) for id_ in which)
         self.has_written = True
-        conflicts, refused = split_conflicts(await self._writer.write([WriteBatch(namespace=namespace, writes=writes)]))
+        conflicts, refused = split_conflicts(
+            await self._resolver.write([WriteBatch(namespace=namespace, writes=writes)])
+        )
         for place in ((namespace, identity_of(id_)) for id_ in ids):
             self._refused.pop(place, None)
             self._conflicts.pop(place, None)
-        for conflict in await self._writer.holders.of(conflicts):
+        for conflict in await self._resolver.holders.of(conflicts):
             failure = without_document(conflict.failure)
             self._conflicts[place_of(failure)] = replace(conflict, failure=failure)
         self._refused |= {place_of(failure): without_document(failure) for failure in refused}
@@ -77,11 +79,11 @@ class Repairer:
     async def park(self) -> bool:
         """Let documents leave the target for a moment where unique values form a circle; False: there is none left."""
         circle = untangle(list(self._conflicts.values())).parked
-        return bool(circle) and await self._writer.park(circle, self._parked)
+        return bool(circle) and await self._resolver.park(circle, self._parked)
 
     async def put_back(self) -> None:
         """Write parked documents as they were, where the new ones are refused after all."""
-        await self._writer.put_back([*self._refused.values(), *self._failures_of_conflicts()], self._parked)
+        await self._resolver.put_back([*self._refused.values(), *self._failures_of_conflicts()], self._parked)
 
     def refused(self, unequal: Unresolved) -> list[Failure]:
         """Return what the target refused, as far as it still differs."""
@@ -95,5 +97,5 @@ class Repairer:
         return [conflict.failure for conflict in self._conflicts.values()]
 
     @property
-    def _writer(self) -> ConflictResolver:
+    def _resolver(self) -> ConflictResolver:
         return ConflictResolver(lanes=_OneLane(target=self.target), target=self.reader)

@@ -64,14 +64,14 @@ class Verifier:
     """What was written to the target before this comparison; what is compared now leaves it."""
     keep: Keep | None = None
     repairer: Repairer | None = field(init=False, default=None)
-    _settler: DifferenceResolver = field(init=False)
+    _resolver: DifferenceResolver = field(init=False)
     _counts: bool = True
 
     def __post_init__(self) -> None:
         """Make what has the last word on documents; it reports into the same report."""
         if self.repair_into is not None:
             self.repairer = Repairer(target=self.repair_into, reader=self.target)
-        self._settler = DifferenceResolver(
+        self._resolver = DifferenceResolver(
             source=self.source,
             target=self.target,
             repairer=self.repairer,
@@ -200,7 +200,7 @@ class Verifier:
             namespace, ids, _, events = batch
             self.changed.forget(namespace, ids)
             self._count(namespace, len(ids))
-            await self._settler.settle(namespace, ids, events)
+            await self._resolver.settle(namespace, ids, events)
             self.on_progress(self.report)
 
         await parallel(compare, [batch for batch in batches if batch[2] <= _BATCH_BYTES], limit=limit)

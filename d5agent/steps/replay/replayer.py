@@ -78,7 +78,7 @@ class Replayer:
     gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before each window or barrier is written: whoever wants a pause does not return."""
     _lanes: Lanes = field(init=False)
-    _writer: ConflictResolver = field(init=False)
+    _resolver: ConflictResolver = field(init=False)
     _waiting: list[Failure] = field(default_factory=list)
     """Writes that the next window tries again. They are in doubt too: a kill forgets them, and does no harm."""
     _failed: int = 0
@@ -100,7 +100,7 @@ class Replayer:
             busy=self.busy,
             limit=RateLimit(per_second=self.max_operations_per_second),
         )
-        self._writer = ConflictResolver(lanes=self._lanes, target=self.target_reader)
+        self._resolver = ConflictResolver(lanes=self._lanes, target=self.target_reader)
 
     async def apply_log(self, links: AsyncIterator[Link]) -> None:
         """Apply commits, in order; the checkpoint is saved after each window that the target has acknowledged.
@@ -110,10 +110,10 @@ class Replayer:
         """
         windows = Windows(reader=self.reader, window_bytes=self.window_bytes, skipped=self.checkpoint.within)
         self._saving = None  # of an earlier call, which may have failed
-        async with task_group() as self._group, windows.of(self._beyond(links)) as portions:
+        async with task_group() as self._group, windows.of(self._beyond(links)) as steps:
             async with beside(self._keep_mirrored()):
-                async for portion in portions:
-                    await self._apply(portion)
+                async for step in steps:
+                    await self._apply(step)
             await self._saved()
             if not self._is_mirrored:
                 await self._save(self.checkpoint.to_json(), mirrors=True)
@@ -153,9 +153,9 @@ class Replayer:
             # What one document gave up, another may have now: go round while that settles any. A circle may be larger
             # than what is read from the source at a time.
             is_over = not doubts.documents or len(doubts) == before
-            if is_over and not await self._writer.park(untangle(conflicts).parked, parked):
+            if is_over and not await self._resolver.park(untangle(conflicts).parked, parked):
                 break
-        await self._writer.put_back([*refused, *(conflict.failure for conflict in conflicts)], parked)
+        await self._resolver.put_back([*refused, *(conflict.failure for conflict in conflicts)], parked)
         left = [conflict.failure for conflict in conflicts if not self._forget(conflict.failure)]
         return refused + left
 
@@ -169,7 +169,7 @@ class Replayer:
                 held, others = split_conflicts(await self._settle(namespace, ordered[at : at + _FETCH]))
                 # Without their documents: there may be many.
                 conflicts += [
-                    replace(c, failure=without_document(c.failure)) for c in await self._writer.holders.of(held)
+                    replace(c, failure=without_document(c.failure)) for c in await self._resolver.holders.of(held)
                 ]
                 refused += map(without_document, others)
         await self._save(self.checkpoint.to_json(), mirrors=True)
@@ -193,21 +193,21 @@ class Replayer:
             doubts.remove(namespace, failure.write.id)
         return is_whole
 
-    async def _apply(self, portion: ReplayStep) -> None:
+    async def _apply(self, step: ReplayStep) -> None:
         if self.gate is not None:
             await self.gate()
-        self._refuse_collations(portion)
-        if portion.barrier is not None:
-            await self._rename(barrier_of(portion.barrier), portion)
+        self._refuse_collations(step)
+        if step.barrier is not None:
+            await self._rename(barrier_of(step.barrier), step)
             return
-        await self._flush(portion.window)
-        reached = portion.reached
-        if portion.window.operations or (reached is not None and reached.sequence > self.checkpoint.sequence):
+        await self._flush(step.window)
+        reached = step.reached
+        if step.window.operations or (reached is not None and reached.sequence > self.checkpoint.sequence):
             await self._saved()
-            self._reach(portion)
+            self._reach(step)
             self._saving = self._group.create_task(self._save(self.checkpoint.to_json(), mirrors=self._is_mirror_due()))
 
-    async def _rename(self, barrier: Barrier, portion: ReplayStep) -> None:
+    async def _rename(self, barrier: Barrier, step: ReplayStep) -> None:
         """Apply a rename between two checkpoints: repeated after a crash, it meets the target as it left it.
 
         They are mirrored now and then only. A host that has lost its disk may repeat a rename whose old name has been
@@ -223,15 +223,15 @@ class Replayer:
         self.checkpoint.doubts.apply_barrier(barrier)
         self.checkpoint.refusals.apply_barrier(barrier)
         self._waiting = [failure for failure in self._waiting if failure.namespace not in _names_of(barrier)]
-        self._reach(portion)
+        self._reach(step)
         await self._save(self.checkpoint.to_json(), mirrors=mirrors or self._is_mirror_due())
 
-    def _refuse_collations(self, portion: ReplayStep) -> None:
+    def _refuse_collations(self, step: ReplayStep) -> None:
         """Raise before what came into the log meanwhile is written to a collection with a collation."""
-        barrier = portion.barrier
+        barrier = step.barrier
         if barrier is not None and barrier.rename_to is not None:
             self.collated.rename(barrier.namespace, barrier.rename_to)
-        for namespace, ids in portion.window.touched() if self.collated.locales else ():
+        for namespace, ids in step.window.touched() if self.collated.locales else ():
             self.collated.see(namespace, ids)
         self.collated.require_none()
 
@@ -274,15 +274,15 @@ class Replayer:
 
     async def _write(self, batches: Sequence[WriteBatch]) -> list[Failure]:
         self.checkpoint.written += sum(len(batch.writes) for batch in batches)
-        return await self._writer.write(batches)
+        return await self._resolver.write(batches)
 
-    def _reach(self, portion: ReplayStep) -> None:
-        reached, checkpoint = portion.reached, self.checkpoint
+    def _reach(self, step: ReplayStep) -> None:
+        reached, checkpoint = step.reached, self.checkpoint
         if reached is None or reached.sequence == checkpoint.sequence:
-            checkpoint.within = max(checkpoint.within, portion.within)
+            checkpoint.within = max(checkpoint.within, step.within)
         elif reached.sequence > checkpoint.sequence:
             checkpoint.sequence, checkpoint.operations = reached.sequence, reached.total.operations
-            checkpoint.within = portion.within
+            checkpoint.within = step.within
 
     async def _save(self, checkpoint: dict[str, Any], *, mirrors: bool) -> None:
         async with self._saves:

@@ -39,7 +39,7 @@ class ReplayStep:
 
 @dataclass(slots=True, kw_only=True)
 class Windows:
-    """Reads commits into portions while the one before is being written. `window_bytes`: what both may hold.
+    """Reads commits into steps while the one before is being written. `window_bytes`: what both may hold.
 
     `skipped`: operations of the first commit that are applied already.
     """
@@ -53,35 +53,35 @@ class Windows:
 
     @asynccontextmanager
     async def of(self, links: AsyncIterator[Link]) -> AsyncGenerator[AsyncGenerator[ReplayStep]]:
-        """Read commits beside the block, one portion ahead of it; the block gets the portions, in order."""
+        """Read commits beside the block, one step ahead of it; the block gets the steps, in order."""
         ready: asyncio.Queue[ReplayStep | None] = asyncio.Queue(1)
 
         async def read() -> None:
-            async with aclosing(self._portions(links)) as portions:
-                async for portion in portions:
-                    await ready.put(portion)
+            async with aclosing(self._steps(links)) as steps:
+                async for step in steps:
+                    await ready.put(step)
                     await ready.join()  # taken: the next one may fill up
             await ready.put(None)
 
         async def taken() -> AsyncGenerator[ReplayStep]:
-            while (portion := await ready.get()) is not None:
+            while (step := await ready.get()) is not None:
                 ready.task_done()
-                yield portion
+                yield step
 
         async with beside(read()):
             yield taken()
 
-    async def _portions(self, links: AsyncIterator[Link]) -> AsyncGenerator[ReplayStep]:
+    async def _steps(self, links: AsyncIterator[Link]) -> AsyncGenerator[ReplayStep]:
         async with aclosing(self.reader.segments_of(links)) as segments:
             async for link, segment in segments:
                 if segment is None:
                     self._reached, self._within, self.skipped = link.commit, 0, 0
                     continue
-                async for portion in self._portions_of(decode_changes(*segment), link.commit):
-                    yield portion
+                async for step in self._steps_of(decode_changes(*segment), link.commit):
+                    yield step
         yield self._cut()
 
-    async def _portions_of(self, changes: Iterator[Change | Operation], commit: Commit) -> AsyncGenerator[ReplayStep]:
+    async def _steps_of(self, changes: Iterator[Change | Operation], commit: Commit) -> AsyncGenerator[ReplayStep]:
         """Take a segment's operations; they are numbered through their commit, as it lists its segments."""
         skipped = max(0, self.skipped - self._within)
         before, number = self._within, 0
@@ -89,8 +89,8 @@ class Windows:
             if number <= skipped:
                 continue
             if isinstance(change, Operation):
-                async for portion in self._barrier(change, commit, before + number):
-                    yield portion
+                async for step in self._barrier(change, commit, before + number):
+                    yield step
             elif change.namespace.database != OWN_DATABASE:
                 self._window.add(change)
             if self._window.bytes >= self.window_bytes // _HELD or self._window.is_full:
